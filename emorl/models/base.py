@@ -1,0 +1,144 @@
+"""What every model has in common: its results, saving and loading."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from emorl.training.objective import GECO
+
+
+@dataclass
+class Stage:
+    """A decomposition on the way to the final one: a stochastic layer's or a refinement step's."""
+
+    name: str
+    decomposition: Decomposition
+
+
+@dataclass
+class Decomposition:
+    """An image explained as a mixture of K slots.
+
+    Attributes:
+        reconstruction: sum of the masked components, [B, 3, H, W] in [0, 1].
+        masks: probability that a pixel belongs to each slot, [B, K, 1, H, W], sums to 1 over K.
+        components: each slot's appearance, [B, K, 3, H, W] in [0, 1].
+        slots: latent codes, [B, K, D].
+        attention: softmax over slots of each attention layer, [B, L, K, H, W], if asked for.
+        stages: the decompositions on the way, first layer first, if asked for.
+    """
+
+    reconstruction: Tensor
+    masks: Tensor
+    components: Tensor
+    slots: Tensor
+    attention: Tensor | None = None
+    stages: tuple[Stage, ...] = ()
+
+    def labels(self) -> Tensor:
+        """The most probable slot of each pixel, int64 [B, H, W]."""
+        return self.masks[:, :, 0].argmax(dim=1)
+
+
+@dataclass
+class Objective:
+    """The training loss of a batch and what it is made of.
+
+    Attributes:
+        loss: scalar to differentiate.
+        nll: negative log-likelihood of the last step, mean over the batch, in nats.
+        kl: Kullback-Leibler term of the last step, mean over the batch, in nats.
+        terms: every term of the loss for each image, name -> [B], detached.
+        diagnostics: other scalars worth a curve, detached.
+        decomposition: the last step's, detached.
+    """
+
+    loss: Tensor
+    nll: Tensor
+    kl: Tensor
+    terms: dict[str, Tensor]
+    decomposition: Decomposition
+    diagnostics: dict[str, Tensor] = field(default_factory=dict)
+
+
+class ObjectCentricModel(nn.Module, ABC):
+    """The face that training, evaluation and benchmarks know; each model has a `Config`."""
+
+    name: ClassVar[str]
+    Config: ClassVar[type]
+    config: Any
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    @abstractmethod
+    def objective(
+        self,
+        images: Tensor,
+        *,
+        geco: GECO | None = None,
+        step: int | None = None,
+        kl_weight: float = 1.0,
+        refinement_steps: int | None = None,
+        num_slots: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Objective:
+        """The training loss of `images`, uint8 or float in [0, 1], [B, 3, H, W]."""
+
+    @abstractmethod
+    def forward(
+        self,
+        images: Tensor,
+        *,
+        num_slots: int | None = None,
+        refinement_steps: int | None = None,
+        generator: torch.Generator | None = None,
+        details: bool = False,
+    ) -> Decomposition:
+        """Decompose `images`, uint8 or float in [0, 1], [B, 3, H, W]."""
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors` into `folder`, which is made if needed."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        description = {"model": self.name, **dataclasses.asdict(self.config)}
+        (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n")
+        safetensors.torch.save_file(self.state_dict(), folder / "model.safetensors")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """Load what `save_pretrained` wrote.
+
+        Raises:
+            ValueError: if the folder is not one of this model's, with the reason.
+        """
+        description = read_description(folder)
+        if description.pop("model", None) != cls.name:
+            raise ValueError(f"{folder}: not a folder of the model {cls.name}")
+        model = cls(cls.Config(**description))
+        model.load_state_dict(safetensors.torch.load_file(Path(folder) / "model.safetensors"))
+        return model
+
+
+def read_description(folder: str | Path) -> dict[str, Any]:
+    """The contents of a model folder's `config.json`.
+
+    Raises:
+        ValueError: if the folder is not one that `save_pretrained` wrote.
+    """
+    missing = [f for f in ("config.json", "model.safetensors") if not (Path(folder) / f).is_file()]
+    if missing:
+        raise ValueError(f"{folder}: not a model folder, {' and '.join(missing)} missing")
+    description: dict[str, Any] = json.loads((Path(folder) / "config.json").read_text())
+    return description
