@@ -1,0 +1,192 @@
+"""How well a decomposition recovers the true segmentation and the image.
+
+The functions take label maps: `Decomposition.labels()` gives the predicted one, the argmax of the
+masks that mix the reconstruction. These are the decoder's masks, not the maps of slot attention,
+and the two give different numbers: say which one you used when you compare with other work.
+
+Shapes: B batch, N pixels, T and P distinct labels among all true and all predicted maps.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+RANGE_TOLERANCE = 1e-3  # rounding of half precision may leave [0, 1] by this much
+
+
+def adjusted_rand_index(
+    true: Tensor, predicted: Tensor, *, foreground_only: bool = False
+) -> Tensor:
+    """Agreement of two segmentations on pairs of pixels, corrected for chance.
+
+    With tp, tn, fp, fn = ordered pairs of distinct pixels that both put together, both apart, only
+    the prediction together, only the truth together:
+
+        ARI = 2 (tp tn - fn fp) / ((tp + fn) (fn + tn) + (tp + fp) (fp + tn))
+
+    1 is a perfect match up to the names of the labels, 0 is what chance gives, less than 0 is
+    possible. A perfect match is 1 also where the formula is 0/0: one segment on both sides, every
+    pixel its own segment on both sides, or a single pixel. One segment on one side only is 0.
+
+    Args:
+        true: label maps, any integer dtype, non-negative, [B, ...]; need not be contiguous numbers.
+        predicted: label maps of the same shape.
+        foreground_only: leave out the pixels whose true label is 0. This is the FG-ARI of Greff et
+            al. (2019). It does not see true background at all, so a slot that covers an object and
+            half of the background loses nothing. Pixels that are *predicted* as background count.
+
+    Returns:
+        float64 [B], in [-0.5, 1]. NaN for an image without any pixel left, such as one without
+        foreground: leave it out of a mean, and say how many were left out.
+
+    Raises:
+        ValueError: if shapes differ or labels are not non-negative integers.
+
+    Source: Hubert & Arabie, Comparing partitions (1985); Greff et al., IODINE (2019).
+    """
+    counts = _contingency(true, predicted, foreground_only).counts
+    total = counts.sum((1, 2))
+    together = (counts * counts).sum((1, 2))
+    together_true = counts.sum(2).square().sum(1)
+    together_predicted = counts.sum(1).square().sum(1)
+    # Integer until here, so that fp == fn == 0 is exact.
+    tp = (together - total).double()
+    fn = (together_true - together).double()
+    fp = (together_predicted - together).double()
+    tn = (total * total + together - together_true - together_predicted).double()
+    index = 2 * (tp * tn - fn * fp) / ((tp + fn) * (fn + tn) + (tp + fp) * (fp + tn))
+    index = index.masked_fill((fn == 0) & (fp == 0), 1.0)
+    return index.masked_fill(total == 0, torch.nan)
+
+
+def mean_iou(true: Tensor, predicted: Tensor, *, foreground_only: bool = False) -> Tensor:
+    """Mean intersection over union of the true segments with their best matching predictions.
+
+    Each true segment t gets at most one predicted segment p and vice versa, so that the sum of
+    `IoU(t, p) = |t and p| / |t or p|` is largest (Hungarian matching). A true segment left without
+    a partner counts 0; predicted segments left over only count through what they take away.
+
+    Args:
+        true: label maps, any integer dtype, non-negative, [B, ...].
+        predicted: label maps of the same shape.
+        foreground_only: leave out the true *segment* 0, not its pixels: unlike in FG-ARI, a
+            prediction that spills over into the background has a larger union and scores less.
+
+    Returns:
+        float64 [B], in [0, 1]. NaN for an image without a true segment (to match).
+
+    Raises:
+        ValueError: if shapes differ or labels are not non-negative integers.
+    """
+    table = _contingency(true, predicted)
+    iou = _intersection_over_union(table.counts)
+    present = table.counts.sum(2) > 0  # [B, T]
+    if foreground_only:
+        foreground = table.true_labels != 0
+        iou, present = iou[:, foreground], present[:, foreground]
+    matched = [float(m[linear_sum_assignment(m, maximize=True)].sum()) for m in iou.cpu().numpy()]
+    # An image without a segment divides 0 by 0, which is the NaN promised above.
+    return iou.new_tensor(matched) / present.sum(1)
+
+
+def match_segments(true: Tensor, predicted: Tensor) -> list[dict[int, int]]:
+    """The matching behind `mean_iou`: for each image, predicted label -> true label.
+
+    Only pairs that share at least one pixel are listed.
+
+    Args:
+        true: label maps, any integer dtype, non-negative, [B, ...].
+        predicted: label maps of the same shape.
+
+    Raises:
+        ValueError: if shapes differ or labels are not non-negative integers.
+    """
+    table = _contingency(true, predicted)
+    true_labels, predicted_labels = table.true_labels.tolist(), table.predicted_labels.tolist()
+    matches = []
+    for iou in _intersection_over_union(table.counts).cpu().numpy():
+        pairs = zip(*linear_sum_assignment(iou, maximize=True), strict=True)
+        matches.append({predicted_labels[p]: true_labels[t] for t, p in pairs if iou[t, p] > 0})
+    return matches
+
+
+def mean_squared_error(image: Tensor, reconstruction: Tensor) -> Tensor:
+    """Mean over all pixels and channels of the squared difference, both in [0, 1].
+
+    Args:
+        image: uint8, or float in [0, 1], [B, ...].
+        reconstruction: the same shape, uint8 or float in [0, 1].
+
+    Returns:
+        float64 [B]; NaN where an image has no pixel.
+
+    Raises:
+        ValueError: if shapes differ, or the values are of another dtype or range.
+    """
+    if image.shape != reconstruction.shape or image.dim() < 2:
+        raise ValueError(
+            "mean_squared_error: expected image and reconstruction of one shape [B, ...], "
+            f"got {list(image.shape)} and {list(reconstruction.shape)}"
+        )
+    difference = _unit_range(image, "image") - _unit_range(reconstruction, "reconstruction")
+    return difference.square().flatten(1).mean(1)
+
+
+class _Contingency(NamedTuple):
+    """Pixels per pair of labels: counts int64 [B, T, P], and the labels of rows and columns."""
+
+    counts: Tensor
+    true_labels: Tensor
+    predicted_labels: Tensor
+
+
+def _contingency(true: Tensor, predicted: Tensor, foreground_only: bool = False) -> _Contingency:
+    _check_labels(true, predicted)
+    true, predicted, batch = true.long(), predicted.long(), len(true)
+    true_labels, row = torch.unique(true, return_inverse=True)
+    predicted_labels, column = torch.unique(predicted, return_inverse=True)
+    shape = (batch, len(true_labels), len(predicted_labels))
+    image = torch.arange(batch, device=true.device).view(-1, *[1] * (true.dim() - 1))
+    cell = (image * shape[1] + row) * shape[2] + column
+    cell = cell[true != 0] if foreground_only else cell.flatten()
+    counts = torch.bincount(cell, minlength=shape[0] * shape[1] * shape[2])
+    return _Contingency(counts.view(shape), true_labels, predicted_labels)
+
+
+def _intersection_over_union(counts: Tensor) -> Tensor:
+    union = counts.sum(2, keepdim=True) + counts.sum(1, keepdim=True) - counts
+    return counts.double() / union.clamp(min=1)  # labels absent from an image: 0 / 1
+
+
+def _check_labels(true: Tensor, predicted: Tensor) -> None:
+    if true.shape != predicted.shape or true.dim() < 2:
+        raise ValueError(
+            "expected true and predicted label maps of one shape [B, ...], "
+            f"got {list(true.shape)} and {list(predicted.shape)}"
+        )
+    if true.device != predicted.device:
+        raise ValueError(f"expected labels on one device, got {true.device} and {predicted.device}")
+    for name, labels in (("true", true), ("predicted", predicted)):
+        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+            raise ValueError(f"expected integer labels, got {name} labels of {labels.dtype}")
+        if labels.numel() and (smallest := int(labels.long().amin())) < 0:
+            raise ValueError(f"expected labels >= 0, got {name} label {smallest}")
+
+
+def _unit_range(values: Tensor, name: str) -> Tensor:
+    if values.dtype == torch.uint8:
+        return values.double() / 255
+    if not values.is_floating_point():
+        raise ValueError(f"mean_squared_error: expected uint8 or float, got {name} {values.dtype}")
+    values = values.double()
+    if values.numel():
+        low, high = values.amin().item(), values.amax().item()
+        if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
+            raise ValueError(
+                f"mean_squared_error: expected {name} in [0, 1], got values from {low} to {high}"
+            )
+    return values

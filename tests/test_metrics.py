@@ -1,0 +1,206 @@
+"""Segmentation metrics against scikit-learn, brute force and hand-made cases."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import adjusted_rand_score
+from torch import Tensor
+
+from emorl.metrics import adjusted_rand_index, match_segments, mean_iou, mean_squared_error
+
+BOTH = [adjusted_rand_index, mean_iou]
+
+
+def oracle_iou(true: np.ndarray, predicted: np.ndarray, foreground_only: bool) -> float:
+    """The definition, by trying every assignment of predicted to true segments."""
+    segments = [t for t in np.unique(true) if not (foreground_only and t == 0)]
+    if not segments:
+        return float("nan")
+    partners = [*np.unique(predicted), *[None] * len(segments)]
+    iou = {
+        (t, p): np.sum((true == t) & (predicted == p)) / np.sum((true == t) | (predicted == p))
+        for t in segments
+        for p in np.unique(predicted)
+    }
+    return max(
+        sum(iou.get(pair, 0.0) for pair in zip(segments, chosen, strict=True)) / len(segments)
+        for chosen in permutations(partners, len(segments))
+    )
+
+
+def oracle_ari(true: np.ndarray, predicted: np.ndarray, foreground_only: bool) -> float:
+    kept = true != 0 if foreground_only else np.full(true.shape, True)
+    return adjusted_rand_score(true[kept], predicted[kept]) if kept.any() else float("nan")
+
+
+@st.composite
+def label_maps(draw: st.DrawFn, names: int = 4) -> tuple[Tensor, Tensor]:
+    """Two batches of label maps, with few or many labels, gaps in the numbering, any sizes."""
+    batch, pixels = draw(st.integers(1, 4)), draw(st.integers(1, 24))
+    dtype = draw(st.sampled_from([torch.uint8, torch.int32, torch.int64]))
+    both = []
+    for _ in range(2):
+        labels = draw(st.lists(st.integers(0, 200), min_size=1, max_size=names, unique=True))
+        element = st.sampled_from(labels)
+        flat = draw(st.lists(element, min_size=batch * pixels, max_size=batch * pixels))
+        both.append(torch.tensor(flat, dtype=dtype).view(batch, pixels))
+    return both[0], both[1]
+
+
+@pytest.mark.parametrize("foreground_only", [False, True], ids=["all", "foreground"])
+@pytest.mark.parametrize(
+    ("metric", "oracle"),
+    [(adjusted_rand_index, oracle_ari), (mean_iou, oracle_iou)],
+    ids=["ari-sklearn", "iou-brute-force"],
+)
+def test_equals_oracle(metric, oracle, foreground_only) -> None:
+    @settings(max_examples=100, deadline=None)
+    @given(label_maps())
+    def check(maps: tuple[Tensor, Tensor]) -> None:
+        got = metric(*maps, foreground_only=foreground_only)
+        pairs = zip(*(m.numpy() for m in maps), strict=True)
+        expected = [oracle(t, p, foreground_only) for t, p in pairs]
+        assert got.dtype == torch.float64
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-12)
+
+    check()
+
+
+@pytest.mark.parametrize("foreground_only", [False, True], ids=["all", "foreground"])
+@pytest.mark.parametrize("metric", BOTH)
+def test_ignores_names_of_predicted_labels(metric, foreground_only) -> None:
+    @settings(max_examples=50, deadline=None)
+    @given(label_maps(), st.permutations(range(201)))
+    def check(maps: tuple[Tensor, Tensor], names: list[int]) -> None:
+        true, predicted = maps
+        renamed = torch.tensor(names)[predicted.long()].to(predicted.dtype)
+        got = metric(true, renamed, foreground_only=foreground_only)
+        expected = metric(true, predicted, foreground_only=foreground_only)
+        torch.testing.assert_close(got, expected, rtol=0, atol=1e-12, equal_nan=True)
+        if not foreground_only:  # the truth has one special label only, the background
+            assert metric(renamed, renamed.clone()).eq(1).all()
+
+    check()
+
+
+def test_ari_equals_sklearn_on_images() -> None:
+    true = torch.randint(0, 7, (5, 128, 128), dtype=torch.uint8)
+    predicted = torch.where(torch.rand(true.shape) < 0.7, true, torch.randint_like(true, 11))
+    expected = [
+        oracle_ari(t, p, True) for t, p in zip(true.numpy(), predicted.numpy(), strict=True)
+    ]
+    got = adjusted_rand_index(true, predicted, foreground_only=True)
+    np.testing.assert_allclose(got, expected, rtol=1e-13)
+
+
+ONE_IMAGE = [  # true, predicted, ARI, FG-ARI, mean IoU, mean IoU of the foreground
+    pytest.param([5, 5, 5], [2, 2, 2], 1, 1, 1, 1, id="one-segment-on-both-sides"),
+    pytest.param([3, 3, 4, 4], [1, 1, 1, 1], 0, 0, 0.25, 0.25, id="one-predicted-segment"),
+    pytest.param([3, 3, 3, 3], [1, 1, 2, 2], 0, 0, 0.5, 0.5, id="one-true-segment"),
+    pytest.param([1, 2, 3], [7, 8, 9], 1, 1, 1, 1, id="each-pixel-its-own-segment"),
+    pytest.param([1], [0], 1, 1, 1, 1, id="one-pixel"),
+    pytest.param([0], [0], 1, np.nan, 1, np.nan, id="one-background-pixel"),
+    pytest.param([0, 0, 0], [1, 1, 2], 0, np.nan, 2 / 3, np.nan, id="no-foreground"),
+    pytest.param([0, 0, 1, 2], [4, 4, 4, 5], 1 / 3, 1, 5 / 9, 2 / 3, id="slot-over-background"),
+    pytest.param([1, 1, 2, 2], [1, 2, 1, 2], -0.5, -0.5, 1 / 3, 1 / 3, id="worse-than-chance"),
+]
+
+
+@pytest.mark.parametrize(("true", "predicted", "ari", "fg_ari", "iou", "fg_iou"), ONE_IMAGE)
+def test_by_hand(true, predicted, ari, fg_ari, iou, fg_iou) -> None:
+    maps = torch.tensor([true]), torch.tensor([predicted])
+    values = [m(*maps, foreground_only=f).item() for m in BOTH for f in (False, True)]
+    np.testing.assert_allclose(values, [ari, fg_ari, iou, fg_iou], atol=1e-12)
+
+
+def test_fg_ari_does_not_see_the_true_background() -> None:
+    true = torch.tensor([[0, 0, 0, 0, 1, 1, 2, 2]])
+    spilled = torch.tensor([[1, 2, 1, 2, 1, 1, 2, 2]])
+    assert adjusted_rand_index(true, spilled, foreground_only=True).item() == 1
+    assert adjusted_rand_index(true, spilled).item() < 0.5
+    assert mean_iou(true, spilled, foreground_only=True).item() == 0.5
+
+
+def test_match_segments_pairs_the_best_overlaps() -> None:
+    true = torch.tensor([[0, 0, 0, 7, 7, 9], [0, 0, 0, 0, 0, 0]])
+    predicted = torch.tensor([[3, 3, 1, 1, 1, 2], [5, 5, 5, 6, 6, 5]])
+    assert match_segments(true, predicted) == [{3: 0, 1: 7, 2: 9}, {5: 0}]
+
+
+def test_image_shaped_maps_and_strides() -> None:
+    true = torch.randint(0, 3, (2, 1, 5, 4))
+    predicted = torch.randint(0, 3, (2, 1, 5, 4))
+    for metric in BOTH:
+        flat = metric(true.flatten(1), predicted.flatten(1))
+        turned = metric(true.mT, predicted.mT)
+        assert torch.equal(metric(true, predicted), flat)
+        assert torch.equal(turned, flat)
+
+
+def test_empty_batch_and_empty_images() -> None:
+    for metric in BOTH:
+        assert metric(torch.ones(0, 4).long(), torch.ones(0, 4).long()).shape == (0,)
+        assert metric(torch.ones(3, 0).long(), torch.ones(3, 0).long()).isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("true", "predicted", "message"),
+    [
+        ((2, 3), (2, 4), r"one shape \[B, ...\], got \[2, 3\] and \[2, 4\]"),
+        ((2, 1, 3), (2, 3), r"one shape \[B, ...\], got \[2, 1, 3\] and \[2, 3\]"),
+        ((3,), (3,), r"one shape \[B, ...\], got \[3\] and \[3\]"),
+    ],
+    ids=["sizes", "axes", "no-batch"],
+)
+@pytest.mark.parametrize("metric", BOTH)
+def test_shape_errors(metric, true, predicted, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        metric(torch.zeros(true).long(), torch.zeros(predicted).long())
+
+
+@pytest.mark.parametrize(
+    ("predicted", "message"),
+    [
+        (torch.zeros(1, 2), "expected integer labels, got predicted labels of torch.float32"),
+        (torch.zeros(1, 2).bool(), "expected integer labels, got predicted labels of torch.bool"),
+        (torch.tensor([[0, -1]]), "expected labels >= 0, got predicted label -1"),
+        (torch.zeros(1, 2, device="meta").long(), "one device, got cpu and meta"),
+    ],
+    ids=["float", "bool", "negative", "device"],
+)
+@pytest.mark.parametrize("metric", BOTH)
+def test_label_errors(metric, predicted, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        metric(torch.zeros(1, 2).long(), predicted)
+
+
+def test_mean_squared_error_of_uint8_and_float() -> None:
+    image = torch.randint(0, 256, (3, 3, 5, 7), dtype=torch.uint8)
+    reconstruction = torch.rand(3, 3, 5, 7)
+    expected = ((image.numpy() / 255 - reconstruction.double().numpy()) ** 2).mean((1, 2, 3))
+    got = mean_squared_error(image, reconstruction)
+    np.testing.assert_allclose(got, expected, rtol=1e-12)
+    assert got.dtype == torch.float64
+    assert mean_squared_error(image, image.double() / 255).eq(0).all()
+    assert mean_squared_error(torch.zeros(1, 2), torch.ones(1, 2).bfloat16()).item() == 1
+
+
+@pytest.mark.parametrize(
+    ("reconstruction", "message"),
+    [
+        (torch.zeros(1, 4), r"got \[1, 3\] and \[1, 4\]"),
+        (torch.full((1, 3), 200.0), r"expected reconstruction in \[0, 1\], got values from 200"),
+        (torch.full((1, 3), -1.0), r"expected reconstruction in \[0, 1\], got values from -1"),
+        (torch.zeros(1, 3).long(), "expected uint8 or float, got reconstruction torch.int64"),
+    ],
+    ids=["shape", "0-255", "centred", "dtype"],
+)
+def test_mean_squared_error_errors(reconstruction, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        mean_squared_error(torch.zeros(1, 3), reconstruction)
