@@ -1,1 +1,8 @@
-"""Placeholder."""
+"""Fused operators with a plain PyTorch reference each."""
+
+from emorl.ops._library import backends, load_native
+from emorl.ops.slot_attention import slot_attention
+
+load_native()
+
+__all__ = ["backends", "slot_attention"]

@@ -1,0 +1,201 @@
+// Slot attention on the CPU: one pass over the pixels in tiles, since the softmax over slots is
+// local to a pixel. Sums over pixels go to one partial result per task, added in a second pass in a
+// fixed order, so a result depends on nothing but the inputs and the number of threads.
+#if defined(__x86_64__) && !defined(CPU_CAPABILITY_AVX2) && !defined(CPU_CAPABILITY_AVX512)
+#error "at::vec would be scalar: see CMakeLists.txt"
+#endif
+#ifndef _OPENMP
+#error "at::parallel_for would use one thread: add -fopenmp"
+#endif
+
+#include "cpu/slot_attention_tile.h"
+
+namespace emorl {
+namespace {
+
+template <typename T>
+constexpr int64_t kLanes = at::vec::Vectorized<T>::size();
+
+// Adds one tile's share of the updates to sums [slots, value_width] and of the mass to lanes.
+template <typename T>
+void forward_tile(
+    const SlotAttentionShape& s, const SlotAttentionInputs<T>& in,
+    const SlotAttentionOutputs<T>& out, const Slots<T>& slots, int64_t image, int64_t first,
+    Scratch<T>& scratch, T* sums, T* lanes) {
+  const int64_t pixels = std::min(kTile, s.pixels - first), row = image * s.pixels + first;
+  T* weights = scratch.attention.data();
+  attend(s, slots, pixels, in.k + row * s.key_width, scratch);
+  for (int64_t j = 0; j < slots.count(); ++j) {
+    if (out.attention != nullptr) {
+      std::copy_n(weights + j * kTile, pixels, out.attention + slots.index[j] * s.pixels + first);
+    }
+    for (int64_t p = 0; p < pixels; ++p) {
+      weights[j * kTile + p] += in.eps;
+    }
+  }
+  add_over_pixels(slots.count(), pixels, weights, lanes);
+  tile_gemm<T>(
+      slots.count(), s.value_width, pixels, {weights, kTile, 1}, in.v + row * s.value_width,
+      s.value_width, sums, s.value_width, true);
+}
+
+// The slots' incoming gradients, packed: g = grad_updates / mass and g . updates.
+template <typename T>
+struct SlotGradients {
+  std::vector<T> g, dot;
+
+  SlotGradients(
+      const SlotAttentionShape& s, const SlotAttentionGradients<T>& grad, const Slots<T>& slots)
+      : g(slots.gather(grad.grad_updates, s.value_width)) {
+    T* values = g.data();
+    for (const int64_t row : slots.index) {
+      const T* updates = grad.updates + row * s.value_width;
+      T sum = 0;
+      for (int64_t e = 0; e < s.value_width; ++e) {
+        values[e] /= grad.mass[row];
+        sum += values[e] * updates[e];
+      }
+      dot.push_back(sum);
+      values += s.value_width;
+    }
+  }
+};
+
+// With w_j = attention_j + eps and dw_j = g_j . v - g_j . updates_j in scratch.other:
+// other_j = attention_j (dw_j - sum_i attention_i dw_i), the gradient of the logits; attention_j = w_j
+template <typename T>
+void softmax_backward(int64_t slots, int64_t pixels, T eps, Scratch<T>& scratch) {
+  using Vec = at::vec::Vectorized<T>;
+  T *attention = scratch.attention.data(), *other = scratch.other.data();
+  for (int64_t p = 0; p < pixels; p += Vec::size()) {
+    // mean = sum_j attention[j] * other[j]
+    Vec mean(T(0));
+    for (int64_t j = p; j < slots * kTile; j += kTile) {
+      mean = at::vec::fmadd(Vec::loadu(attention + j), Vec::loadu(other + j), mean);
+    }
+    // other[j] = attention[j] * (other[j] - mean), attention[j] += eps
+    for (int64_t j = p; j < slots * kTile; j += kTile) {
+      const Vec value = Vec::loadu(attention + j);
+      (value * (Vec::loadu(other + j) - mean)).store(other + j);
+      (value + Vec(eps)).store(attention + j);
+    }
+  }
+}
+
+// Writes one tile of grad_k and grad_v; adds its share of grad_q to sums, of grad_logit_bias to lanes.
+template <typename T>
+void backward_tile(
+    const SlotAttentionShape& s, const SlotAttentionInputs<T>& in,
+    const SlotAttentionGradients<T>& grad, const Slots<T>& slots, const SlotGradients<T>& incoming,
+    int64_t image, int64_t first, Scratch<T>& scratch, T* sums, T* lanes) {
+  const int64_t pixels = std::min(kTile, s.pixels - first), row = image * s.pixels + first;
+  const int64_t count = slots.count(), d = s.key_width, e = s.value_width;
+  const T *k = in.k + row * d, *v = in.v + row * e, *v_transposed = scratch.k.data();
+  T *weights = scratch.attention.data(), *grad_logits = scratch.other.data();
+  attend(s, slots, pixels, k, scratch);
+  if (in.v != in.k || e != d) {
+    transpose(pixels, e, v, e, scratch.v.data(), kTile);
+    v_transposed = scratch.v.data();
+  }
+  for (int64_t j = 0; j < count; ++j) {
+    std::fill_n(grad_logits + j * kTile, kTile, -incoming.dot[j]);
+  }
+  tile_gemm<T>(
+      count, kTile, e, {incoming.g.data(), e, 1}, v_transposed, kTile, grad_logits, kTile, true);
+  softmax_backward(count, pixels, in.eps, scratch);
+  add_over_pixels(count, pixels, grad_logits, lanes);
+  if (grad.grad_q != nullptr) {
+    tile_gemm<T>(count, d, pixels, {grad_logits, kTile, 1}, k, d, sums, d, true);
+  }
+  if (grad.grad_k != nullptr) {
+    T* grad_k = grad.grad_k + row * d;
+    tile_gemm<T>(pixels, d, count, {grad_logits, 1, kTile}, slots.q.data(), d, grad_k, d, false);
+  }
+  if (grad.grad_v != nullptr) {
+    tile_gemm<T>(
+        pixels, e, count, {weights, 1, kTile}, incoming.g.data(), e, grad.grad_v + row * e, e,
+        grad.grad_v == grad.grad_k);
+  }
+}
+
+}  // namespace
+
+template <typename T>
+void slot_attention_cpu(
+    const SlotAttentionShape& s, const SlotAttentionInputs<T>& in,
+    const SlotAttentionOutputs<T>& out) {
+  const Tasks tasks(s);
+  const int64_t rows = tasks.count * s.slots;
+  std::vector<T> sums(rows * s.value_width), lanes(rows * kLanes<T>);
+  at::parallel_for(0, tasks.count, tasks.grain, [&](int64_t begin, int64_t end) {
+    Scratch<T> scratch(s, false);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t image = tasks.image(task), row = task * s.slots;
+      const Slots<T> slots(s, in, image);
+      for (int64_t tile = tasks.first_tile(task); tile < tasks.last_tile(task); ++tile) {
+        forward_tile(
+            s, in, out, slots, image, tile * kTile, scratch, sums.data() + row * s.value_width,
+            lanes.data() + row * kLanes<T>);
+      }
+    }
+  });
+  std::vector<T> mass_lanes(s.batch * s.slots * kLanes<T>);
+  for (int64_t image = 0; image < s.batch; ++image) {
+    const Slots<T> slots(s, in, image);
+    add_partials(s, tasks, image, slots.index, s.value_width, sums.data(), out.updates);
+    add_partials(s, tasks, image, slots.index, kLanes<T>, lanes.data(), mass_lanes.data());
+    std::fill_n(out.mass + image * s.slots, s.slots, T(0));
+    for (const int64_t row : slots.index) {
+      out.mass[row] = sum_lanes(mass_lanes.data() + row * kLanes<T>);
+      T* updates = out.updates + row * s.value_width;
+      for (int64_t e = 0; e < s.value_width; ++e) {
+        updates[e] /= out.mass[row];
+      }
+    }
+  }
+}
+
+template <typename T>
+void slot_attention_backward_cpu(
+    const SlotAttentionShape& s, const SlotAttentionInputs<T>& in,
+    const SlotAttentionGradients<T>& grad) {
+  const Tasks tasks(s);
+  const int64_t rows = tasks.count * s.slots;
+  std::vector<T> sums(rows * s.key_width), lanes(rows * kLanes<T>);
+  at::parallel_for(0, tasks.count, tasks.grain, [&](int64_t begin, int64_t end) {
+    Scratch<T> scratch(s, true);
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t image = tasks.image(task), row = task * s.slots;
+      const Slots<T> slots(s, in, image);
+      const SlotGradients<T> incoming(s, grad, slots);
+      for (int64_t tile = tasks.first_tile(task); tile < tasks.last_tile(task); ++tile) {
+        backward_tile(
+            s, in, grad, slots, incoming, image, tile * kTile, scratch,
+            sums.data() + row * s.key_width, lanes.data() + row * kLanes<T>);
+      }
+    }
+  });
+  std::vector<T> bias_lanes(s.batch * s.slots * kLanes<T>);
+  for (int64_t image = 0; image < s.batch; ++image) {
+    const Slots<T> slots(s, in, image);
+    add_partials(s, tasks, image, slots.index, kLanes<T>, lanes.data(), bias_lanes.data());
+    if (grad.grad_q != nullptr) {
+      add_partials(s, tasks, image, slots.index, s.key_width, sums.data(), grad.grad_q);
+    }
+    for (int64_t row = image * s.slots; row < (image + 1) * s.slots; ++row) {
+      if (grad.grad_logit_bias != nullptr) {
+        grad.grad_logit_bias[row] = sum_lanes(bias_lanes.data() + row * kLanes<T>);
+      }
+    }
+  }
+}
+
+#define INSTANTIATE(T)                                                                         \
+  template void slot_attention_cpu<T>(                                                         \
+      const SlotAttentionShape&, const SlotAttentionInputs<T>&, const SlotAttentionOutputs<T>&); \
+  template void slot_attention_backward_cpu<T>(                                                \
+      const SlotAttentionShape&, const SlotAttentionInputs<T>&, const SlotAttentionGradients<T>&);
+INSTANTIATE(float)
+INSTANTIATE(double)
+
+}  // namespace emorl

@@ -1,0 +1,154 @@
+// What the forward and the backward pass of slot attention share: the division of labour, the slots
+// of an image, and the attention of one tile of pixels.
+#pragma once
+
+#include <ATen/Parallel.h>
+#include <ATen/cpu/vec/vec.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "cpu/tile_gemm.h"
+#include "kernels.h"
+
+namespace emorl {
+
+constexpr int64_t kTile = 64;  // pixels; whole vectors for every type
+
+// The pixels of all images, cut into tasks of whole tiles of one image.
+struct Tasks {
+  int64_t tiles, per_image, count, grain;
+
+  explicit Tasks(const SlotAttentionShape& s) {
+    constexpr int64_t kTasksPerThread = 4, kWorthAThread = 1 << 15;
+    tiles = (s.pixels + kTile - 1) / kTile;
+    const int64_t wanted = at::divup(kTasksPerThread * at::get_num_threads(), s.batch);
+    per_image = std::max<int64_t>(1, std::min(wanted, tiles));
+    count = s.batch * per_image;
+    const int64_t work = s.pixels / per_image * s.slots * (s.key_width + s.value_width);
+    grain = kWorthAThread / std::max<int64_t>(1, work) + 1;
+  }
+  int64_t image(int64_t task) const { return task / per_image; }
+  int64_t first_tile(int64_t task) const { return task % per_image * tiles / per_image; }
+  int64_t last_tile(int64_t task) const { return (task % per_image + 1) * tiles / per_image; }
+};
+
+// The slots of one image that take part, packed: masked slots cost nothing from here on.
+template <typename T>
+struct Slots {
+  std::vector<int64_t> index;  // row in [batch * slots]
+  std::vector<T> q, bias;
+
+  Slots(const SlotAttentionShape& s, const SlotAttentionInputs<T>& in, int64_t image) {
+    for (int64_t row = image * s.slots; row < (image + 1) * s.slots; ++row) {
+      if (in.slot_mask == nullptr || in.slot_mask[row]) {
+        index.push_back(row);
+        bias.push_back(in.logit_bias == nullptr ? T(0) : in.logit_bias[row]);
+      }
+    }
+    q = gather(in.q, s.key_width);
+  }
+  int64_t count() const { return static_cast<int64_t>(index.size()); }
+  std::vector<T> gather(const T* rows, int64_t width) const {
+    std::vector<T> packed;
+    packed.reserve(index.size() * width);
+    for (const int64_t row : index) {
+      packed.insert(packed.end(), rows + row * width, rows + (row + 1) * width);
+    }
+    return packed;
+  }
+};
+
+// One thread's memory for a tile; rows of kTile pixels.
+template <typename T>
+struct Scratch {
+  std::vector<T> k, v;             // [width, kTile], transposed
+  std::vector<T> attention, other;  // [slots, kTile]
+
+  Scratch(const SlotAttentionShape& s, bool backward)
+      : k(s.key_width * kTile),
+        v(backward ? s.value_width * kTile : 0),
+        attention(s.slots * kTile),
+        other(backward ? s.slots * kTile : 0) {}
+};
+
+template <typename T>
+void softmax_over_slots(int64_t slots, int64_t pixels, T* logits) {
+  using Vec = at::vec::Vectorized<T>;
+  for (int64_t p = 0; p < pixels; p += Vec::size()) {
+    // highest = max_j logits[j]
+    Vec highest = Vec::loadu(logits + p);
+    for (int64_t j = 1; j < slots; ++j) {
+      highest = at::vec::maximum(highest, Vec::loadu(logits + j * kTile + p));
+    }
+    // logits[j] = exp(logits[j] - highest), total += logits[j]
+    Vec total(T(0));
+    for (int64_t j = 0; j < slots; ++j) {
+      const Vec value = (Vec::loadu(logits + j * kTile + p) - highest).exp();
+      value.store(logits + j * kTile + p);
+      total = total + value;
+    }
+    // logits[j] /= total
+    const Vec scale = Vec(T(1)) / total;
+    for (int64_t j = 0; j < slots; ++j) {
+      (Vec::loadu(logits + j * kTile + p) * scale).store(logits + j * kTile + p);
+    }
+  }
+}
+
+// scratch.attention = softmax over slots of q k^T + bias, for the pixels k[0 .. pixels)
+template <typename T>
+void attend(
+    const SlotAttentionShape& s, const Slots<T>& slots, int64_t pixels, const T* k,
+    Scratch<T>& scratch) {
+  T* attention = scratch.attention.data();
+  transpose(pixels, s.key_width, k, s.key_width, scratch.k.data(), kTile);
+  for (int64_t j = 0; j < slots.count(); ++j) {
+    std::fill_n(attention + j * kTile, kTile, slots.bias[j]);
+  }
+  tile_gemm<T>(
+      slots.count(), kTile, s.key_width, {slots.q.data(), s.key_width, 1}, scratch.k.data(), kTile,
+      attention, kTile, true);
+  softmax_over_slots(slots.count(), pixels, attention);
+}
+
+// values[j, p] for the pixels that do not exist = 0, then lanes[j] += values[j], vector by vector
+template <typename T>
+void add_over_pixels(int64_t slots, int64_t pixels, T* values, T* lanes) {
+  using Vec = at::vec::Vectorized<T>;
+  for (int64_t j = 0; j < slots; ++j) {
+    std::fill(values + j * kTile + pixels, values + (j + 1) * kTile, T(0));
+    Vec sum = Vec::loadu(lanes + j * Vec::size());
+    for (int64_t p = 0; p < pixels; p += Vec::size()) {
+      sum = sum + Vec::loadu(values + j * kTile + p);
+    }
+    sum.store(lanes + j * Vec::size());
+  }
+}
+
+template <typename T>
+T sum_lanes(const T* lanes) {
+  T sum = 0;
+  for (int64_t i = 0; i < at::vec::Vectorized<T>::size(); ++i) {
+    sum += lanes[i];
+  }
+  return sum;
+}
+
+// out[row] = sum over the tasks of this image; rows of slots that take no part become 0.
+template <typename T>
+void add_partials(
+    const SlotAttentionShape& s, const Tasks& tasks, int64_t image,
+    const std::vector<int64_t>& index, int64_t width, const T* partials, T* out) {
+  std::fill_n(out + image * s.slots * width, s.slots * width, T(0));
+  for (int64_t task = image * tasks.per_image; task < (image + 1) * tasks.per_image; ++task) {
+    const T* partial = partials + task * s.slots * width;
+    for (const int64_t row : index) {
+      for (int64_t i = 0; i < width; ++i) {
+        out[row * width + i] += *partial++;
+      }
+    }
+  }
+}
+
+}  // namespace emorl

@@ -1,0 +1,114 @@
+// Small matrix products whose operands stay in the first-level cache.
+#pragma once
+
+#include <ATen/cpu/vec/vec.h>
+
+#include <algorithm>
+#include <cstdint>
+
+namespace emorl {
+
+// Element (i, j) is data[i * row + j * column].
+template <typename T>
+struct Strided {
+  const T* data;
+  int64_t row, column;
+};
+
+// kRows x kVectors accumulators in registers. Where kPartial, only `count` columns exist.
+template <typename T, int kRows, int kVectors, bool kPartial>
+void gemm_block(
+    int64_t depth, Strided<T> a, const T* b, int64_t ldb, T* c, int64_t ldc, bool accumulate,
+    int64_t count) {
+  using Vec = at::vec::Vectorized<T>;
+  const auto load = [&](const T* from) {
+    return kPartial ? Vec::loadu(from, count) : Vec::loadu(from);
+  };
+  Vec sum[kRows][kVectors];
+  for (int i = 0; i < kRows; ++i) {
+    for (int j = 0; j < kVectors; ++j) {
+      sum[i][j] = accumulate ? load(c + i * ldc + j * Vec::size()) : Vec(T(0));
+    }
+  }
+  // for i, n: sum[i, n] += a[i, d] * b[d, n]
+  for (int64_t d = 0; d < depth; ++d) {
+    Vec row[kVectors];
+    for (int j = 0; j < kVectors; ++j) {
+      row[j] = load(b + d * ldb + j * Vec::size());
+    }
+    for (int i = 0; i < kRows; ++i) {
+      const Vec factor(a.data[i * a.row + d * a.column]);
+      for (int j = 0; j < kVectors; ++j) {
+        sum[i][j] = at::vec::fmadd(factor, row[j], sum[i][j]);
+      }
+    }
+  }
+  for (int i = 0; i < kRows; ++i) {
+    for (int j = 0; j < kVectors; ++j) {
+      sum[i][j].store(c + i * ldc + j * Vec::size(), kPartial ? count : int64_t(Vec::size()));
+    }
+  }
+}
+
+template <typename T, int kRows>
+void gemm_rows(
+    int64_t columns, int64_t depth, Strided<T> a, const T* b, int64_t ldb, T* c, int64_t ldc,
+    bool accumulate) {
+  constexpr int64_t kWidth = at::vec::Vectorized<T>::size();
+  int64_t n = 0;
+  for (; n + 2 * kWidth <= columns; n += 2 * kWidth) {
+    gemm_block<T, kRows, 2, false>(depth, a, b + n, ldb, c + n, ldc, accumulate, 0);
+  }
+  if (n + kWidth <= columns) {
+    gemm_block<T, kRows, 1, false>(depth, a, b + n, ldb, c + n, ldc, accumulate, 0);
+    n += kWidth;
+  }
+  if (n < columns) {
+    gemm_block<T, kRows, 1, true>(depth, a, b + n, ldb, c + n, ldc, accumulate, columns - n);
+  }
+}
+
+// c[m, n] = sum_d a[m, d] b[d, n], added to c where `accumulate`; vectorised along n.
+template <typename T>
+void tile_gemm(
+    int64_t rows, int64_t columns, int64_t depth, Strided<T> a, const T* b, int64_t ldb, T* c,
+    int64_t ldc, bool accumulate) {
+  constexpr int64_t kMaxRows = 6;  // 6 x 2 accumulators leave room for operands in 16 registers
+  for (int64_t blocks = (rows + kMaxRows - 1) / kMaxRows; blocks > 0; --blocks) {
+    const int64_t count = (rows + blocks - 1) / blocks;  // even shares: 7 = 4 + 3, not 6 + 1
+    const auto run = [&]<int kRows>() {
+      gemm_rows<T, kRows>(columns, depth, a, b, ldb, c, ldc, accumulate);
+    };
+    switch (count) {
+      case 1: run.template operator()<1>(); break;
+      case 2: run.template operator()<2>(); break;
+      case 3: run.template operator()<3>(); break;
+      case 4: run.template operator()<4>(); break;
+      case 5: run.template operator()<5>(); break;
+      default: run.template operator()<6>(); break;
+    }
+    a.data += count * a.row;
+    c += count * ldc;
+    rows -= count;
+  }
+}
+
+// to[j, i] = from[i, j]
+template <typename T>
+void transpose(int64_t rows, int64_t columns, const T* from, int64_t ld_from, T* to, int64_t ld_to) {
+  constexpr int64_t kWidth = at::vec::Vectorized<T>::size();
+  const int64_t whole_rows = rows - rows % kWidth, whole_columns = columns - columns % kWidth;
+  for (int64_t i = 0; i < whole_rows; i += kWidth) {
+    for (int64_t j = 0; j < whole_columns; j += kWidth) {
+      at::vec::transpose_mxn<T, kWidth, kWidth>(
+          from + i * ld_from + j, ld_from, to + j * ld_to + i, ld_to);
+    }
+  }
+  for (int64_t i = 0; i < rows; ++i) {
+    for (int64_t j = i < whole_rows ? whole_columns : 0; j < columns; ++j) {
+      to[j * ld_to + i] = from[i * ld_from + j];
+    }
+  }
+}
+
+}  // namespace emorl

@@ -1,0 +1,21 @@
+// The Python module emorl._C. The ops of this library register themselves when it is loaded; only
+// build_info() is called from Python directly.
+#include <pybind11/pybind11.h>
+
+namespace py = pybind11;
+
+PYBIND11_MODULE(_C, m) {
+  m.doc() = "Native kernels of emorl";
+  m.def(
+      "build_info",
+      [] {
+        py::dict info;
+        info["compiler"] = __VERSION__;
+        info["flags"] = EMORL_FLAGS;
+        info["cpu_capability"] = EMORL_CAPABILITY;
+        info["torch"] = EMORL_TORCH_VERSION;
+        info["cuda"] = static_cast<bool>(EMORL_CUDA);
+        return info;
+      },
+      "How this library was built: compiler, flags, cpu_capability, torch version, cuda.");
+}
