@@ -1,0 +1,112 @@
+"""What every source of images gives: samples, batches, and the data set that makes them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+UNBOUNDED = 2**31
+"""Length of a generator that nobody limited; its indices run from 0 to 2**31 - 1."""
+
+
+@dataclass
+class Batch:
+    """Images with what is known about them; all tensors on one device.
+
+    Attributes:
+        image: uint8 [B, 3, H, W], 0 to 255.
+        mask: uint8 label map [B, 1, H, W], 0 = background, 1.. = objects; None if unknown.
+        factors: by name, float32 [B, E] or [B, E, n] for E entities of which 0 is the background.
+        index: int64 [B], the position of each image in its data set.
+    """
+
+    image: Tensor
+    mask: Tensor | None
+    factors: dict[str, Tensor] = field(default_factory=dict)
+    index: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def apply(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        """A batch of `function(tensor)` for each tensor of this one."""
+        return Batch(
+            image=function(self.image),
+            mask=None if self.mask is None else function(self.mask),
+            factors={name: function(value) for name, value in self.factors.items()},
+            index=function(self.index),
+        )
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on `device`; the copy is asynchronous where the memory is pinned."""
+        return self.apply(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Batch:
+        """The batch in page-locked memory; called by `DataLoader(pin_memory=True)`."""
+        return self.apply(lambda tensor: tensor.pin_memory())
+
+
+class ObjectDataset(Dataset[dict[str, Any]]):
+    """A map-style data set of images made of objects.
+
+    `DataLoader(dataset, batch_sampler=..., collate_fn=collate)` reads whole batches through
+    `__getitems__`. Every implementation can be pickled and used in forked or spawned workers.
+
+    Attributes:
+        name: what the data are, e.g. "tetrominoes".
+        image_size: height and width in pixels.
+    """
+
+    name: str
+    image_size: tuple[int, int]
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Number of images; `UNBOUNDED` for a generator without a limit."""
+
+    @abstractmethod
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """The images at `indices`, in that order.
+
+        Raises:
+            IndexError: if an index is negative or beyond the end.
+        """
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One sample: image, mask (left out if unknown), factors, index."""
+        batch = self.__getitems__([index]).apply(lambda tensor: tensor[0])
+        sample: dict[str, Any] = {"image": batch.image}
+        if batch.mask is not None:
+            sample["mask"] = batch.mask
+        return {**sample, "factors": batch.factors, "index": batch.index}
+
+    def count(self, most: int) -> int:
+        """The length, but at most `most`: cheap also where the whole length takes long to find."""
+        return min(most, len(self))
+
+    def _require_indices(self, indices: Sequence[int], length: int) -> None:
+        wrong = next((index for index in indices if not 0 <= index < length), None)
+        if wrong is not None:
+            raise IndexError(f"{self.name}: index {wrong} outside of 0..{length - 1}")
+
+
+def collate(samples: Batch | Sequence[dict[str, Any]]) -> Batch:
+    """The `collate_fn` for every `ObjectDataset`: a whole batch passes, samples are stacked."""
+    if isinstance(samples, Batch):
+        return samples
+    first = samples[0]
+    return Batch(
+        image=torch.stack([sample["image"] for sample in samples]),
+        mask=torch.stack([sample["mask"] for sample in samples]) if "mask" in first else None,
+        factors={
+            name: torch.stack([sample["factors"][name] for sample in samples])
+            for name in first["factors"]
+        },
+        index=torch.stack([sample["index"] for sample in samples]),
+    )

@@ -1,0 +1,41 @@
+"""What the readers of files have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from emorl.data.base import Batch, ObjectDataset
+
+
+class FileDataset(ObjectDataset):
+    """A data set that is read from a file with one mask per entity."""
+
+    @abstractmethod
+    def read(self, indices: Sequence[int]) -> tuple[Batch, Tensor | None]:
+        """The images at `indices` and their entity masks as stored, [B, E, H, W]."""
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """The images at `indices`."""
+        return self.read(indices)[0]
+
+
+def label_map(entity_masks: Tensor) -> Tensor:
+    """The entity that is strongest at each pixel.
+
+    Args:
+        entity_masks: [B, E, H, W], any scale; entity 0 is the background, which also gets the
+            pixels that no mask covers.
+
+    Returns:
+        uint8 [B, 1, H, W].
+    """
+    strongest, *others = entity_masks.unbind(dim=1)
+    labels = torch.zeros(strongest.shape, dtype=torch.uint8)
+    for label, mask in enumerate(others, start=1):  # argmax over uint8 is a hundred times slower
+        labels = torch.where(mask > strongest, label, labels)
+        strongest = torch.maximum(mask, strongest)
+    return labels[:, None]

@@ -1,0 +1,65 @@
+"""Data sets that are programs: each image is computed from its index."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from emorl.data.base import UNBOUNDED, Batch, ObjectDataset
+
+_AHEAD = 512
+
+
+class GeneratedDataset(ObjectDataset):
+    """Makes images on demand; small batches that come at a regular stride are made ahead.
+
+    A call costs much more than an image, so after two requests with the same stride the next
+    few are made in one call. What an index gives never depends on it.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device = torch.device(device)
+        self._ahead: dict[tuple[int, int], Batch] = {}
+        self._latest: tuple[int, int, int] = (0, 0, 0)
+
+    def __len__(self) -> int:
+        return UNBOUNDED
+
+    @abstractmethod
+    def generate(self, index: Tensor) -> Batch:
+        """The images of `index` (int64 [B] on `self.device`), a pure function of each index."""
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        """The images at `indices`, on the data set's device."""
+        self._require_indices(indices, len(self))
+        start, count = (indices[0] if indices else 0), len(indices)
+        if 0 < count < _AHEAD and list(indices) == list(range(start, start + count)):
+            return self._run(start, count)
+        return self.generate(torch.as_tensor(indices, dtype=torch.int64, device=self.device))
+
+    def _run(self, start: int, count: int) -> Batch:
+        """Images start .. start + count - 1, from those made ahead if they are there."""
+        last_start, last_count, last_stride = self._latest
+        stride = start - last_start
+        self._latest = (start, count, stride)
+        if (start, count) in self._ahead:
+            return self._ahead.pop((start, count))
+        regular = count == last_count and stride == last_stride and stride > 0
+        runs = _AHEAD // count if regular else 1
+        runs = min(runs, (len(self) - start - count) // max(stride, 1) + 1)
+        starts = [start + run * stride for run in range(runs)]
+        offsets = torch.arange(count, device=self.device)
+        batch = self.generate((torch.tensor(starts, device=self.device)[:, None] + offsets).ravel())
+        self._ahead = {
+            (first, count): _copy(batch, slice(run * count, (run + 1) * count))
+            for run, first in enumerate(starts)
+        }
+        return self._ahead.pop((start, count))
+
+
+def _copy(batch: Batch, rows: slice) -> Batch:
+    """Some rows of a batch; copied, since a worker process would send a view's whole storage."""
+    return batch.apply(lambda tensor: tensor[rows].clone())
