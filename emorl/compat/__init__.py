@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Other packages' checkpoints and modules."""

@@ -1,1 +1,40 @@
-"""Placeholder."""
+"""Object-centric models; all share the face of `ObjectCentricModel`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from emorl.models.base import (
+    Decomposition,
+    ObjectCentricModel,
+    Objective,
+    Stage,
+    read_description,
+)
+from emorl.models.efficient_morl import EfficientMORL, EfficientMORLConfig
+
+MODELS: dict[str, type[ObjectCentricModel]] = {model.name: model for model in (EfficientMORL,)}
+
+
+def load_model(folder: str | Path) -> ObjectCentricModel:
+    """Load whatever model a folder of `save_pretrained` holds.
+
+    Raises:
+        ValueError: if the folder or its model is unknown.
+    """
+    name = read_description(folder).get("model")
+    if name not in MODELS:
+        raise ValueError(f"{folder}: unknown model {name!r}, expected one of {[*MODELS]}")
+    return MODELS[name].from_pretrained(folder)
+
+
+__all__ = [
+    "MODELS",
+    "Decomposition",
+    "EfficientMORL",
+    "EfficientMORLConfig",
+    "ObjectCentricModel",
+    "Objective",
+    "Stage",
+    "load_model",
+]

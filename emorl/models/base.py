@@ -96,6 +96,23 @@ class ObjectCentricModel(nn.Module, ABC):
     ) -> Objective:
         """The training loss of `images`, uint8 or float in [0, 1], [B, 3, H, W]."""
 
+    @torch.no_grad()
+    def score(
+        self,
+        images: Tensor,
+        *,
+        refinement_steps: int | None = None,
+        num_slots: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Objective:
+        """How well the model explains images: every term of the loss, without a graph."""
+        return self.objective(
+            images,
+            refinement_steps=refinement_steps,
+            num_slots=num_slots,
+            generator=generator,
+        )
+
     @abstractmethod
     def forward(
         self,

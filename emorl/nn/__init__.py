@@ -1,1 +1,28 @@
-"""Placeholder."""
+"""Building blocks of object-centric models, each usable alone."""
+
+from emorl.nn.decoder import DeconvolutionDecoder, SpatialBroadcastDecoder, make_decoder
+from emorl.nn.encoder import ImageEncoder
+from emorl.nn.gaussian import Gaussian, kl_divergence
+from emorl.nn.gru import DualGRU, SingleGRU
+from emorl.nn.hierarchy import HierarchicalPosterior, HierarchicalPrior
+from emorl.nn.positions import PositionMap, position_ramps
+from emorl.nn.refinement import RefinementNetwork
+from emorl.nn.score import Score, score_once
+
+__all__ = [
+    "DeconvolutionDecoder",
+    "DualGRU",
+    "Gaussian",
+    "HierarchicalPosterior",
+    "HierarchicalPrior",
+    "ImageEncoder",
+    "PositionMap",
+    "RefinementNetwork",
+    "Score",
+    "SingleGRU",
+    "SpatialBroadcastDecoder",
+    "kl_divergence",
+    "make_decoder",
+    "position_ramps",
+    "score_once",
+]

@@ -1,1 +1,8 @@
-"""Placeholder."""
+"""Objectives and the trainer.
+
+`GECO` needs torch alone; the trainer is in `emorl.training.trainer` (extra "train").
+"""
+
+from emorl.training.objective import GECO
+
+__all__ = ["GECO"]

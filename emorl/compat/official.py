@@ -1,0 +1,176 @@
+"""Checkpoints and configurations of the released EfficientMORL code (pemami4911/EfficientMORL).
+
+The released weights keep their shapes here; only their names differ.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from emorl.models.efficient_morl import EfficientMORL, EfficientMORLConfig
+
+# Released name -> ours, tried in this order; the file's prefixes are already gone.
+_RENAMES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
+    (r"hvae_networks\.pos_embed_projection\.", "encoder.position.project."),
+    (r"hvae_networks\.encoder_pt_1\.(\d+)\.", lambda m: f"encoder.convolutions.{int(m[1]) // 2}."),
+    (r"hvae_networks\.encoder_pt_2\.0\.", "encoder.norm."),
+    (r"hvae_networks\.encoder_pt_2\.1\.", "encoder.hidden."),
+    (r"hvae_networks\.encoder_pt_2\.3\.", "encoder.output."),
+    (r"hvae_networks\.init_posterior$", "posterior.initial"),
+    (r"hvae_networks\.norm_slots\.", "posterior.norm_slots."),
+    (r"hvae_networks\.norm_mu_pre_ff\.", "posterior.norm_mean."),
+    (r"hvae_networks\.norm_softplus_pre_ff\.", "posterior.norm_raw."),
+    (r"hvae_networks\.to_q\.", "posterior.query."),
+    (r"hvae_networks\.to_k\.", "posterior.key."),
+    (r"hvae_networks\.to_v\.", "posterior.value."),
+    (r"hvae_networks\.mlp_mu\.", "posterior.mlp_mean."),
+    (r"hvae_networks\.mlp_softplus\.", "posterior.mlp_raw."),
+    (r"hvae_networks\.gru\.cell\.", "posterior.gru."),
+    (r"hvae_networks\.gru\.(\w+)_l0$", r"posterior.gru.cell.\1"),
+    (r"hvae_networks\.project_update\.", "posterior.gru.project."),
+    (r"hvae_networks\.image_decoder\.pos_embed_projection\.", "decoder.position.project."),
+    (r"hvae_networks\.indep_prior\.z_linear\.0\.", "prior.hidden."),
+    (r"hvae_networks\.indep_prior\.z_mu\.", "prior.mean."),
+    (r"hvae_networks\.indep_prior\.z_softplus\.", "prior.raw."),
+    (r"refinenet\.encoding\.0\.", "refinement.hidden."),
+    (r"refinenet\.encoding\.2\.", "refinement.encoded."),
+    (r"refinenet\.loc\.", "refinement.mean."),
+    (r"refinenet\.softplus\.", "refinement.raw."),
+    (r"refinenet\.recurrence\.(\w+)_l0$", r"refinement.cell.\1"),
+]
+# Constants that older checkpoints carry, networks that later code dropped, and GECO's state.
+_DROPPED = re.compile(r"gru\.cell\.zeros|generation_relation|geco_")
+_DECODER = re.compile(r"hvae_networks\.image_decoder\.decode\.(\d+)\.(\w+)$")
+_PRIORS = {(True, False): "bottom_up", (False, False): "reversed", (False, True): "reversed++"}
+
+
+def config_from_net(net: Mapping[str, Any]) -> EfficientMORLConfig:
+    """The configuration that a released `Net` dictionary describes.
+
+    Args:
+        net: the "Net" part of a released JSON configuration; missing keys take its defaults.
+
+    Raises:
+        ValueError: if a value is impossible.
+    """
+    bottom_up = bool(net.get("bottom_up_prior", False))
+    plusplus = bool(net.get("reverse_prior_plusplus", True))
+    if (bottom_up, plusplus) not in _PRIORS:
+        raise ValueError("Net: bottom_up_prior and reverse_prior_plusplus exclude each other")
+    likelihoods = {"GMM": "mixture", "Gaussian": "gaussian"}
+    likelihood = net.get("image_likelihood", "Gaussian")
+    if likelihood not in likelihoods:
+        raise ValueError(f"Net: image_likelihood: expected {[*likelihoods]}, got {likelihood!r}")
+    return EfficientMORLConfig(
+        image_size=tuple(net.get("input_size", (3, 64, 64))[1:]),
+        num_slots=net.get("K", 4),
+        slot_dim=net.get("z_size", 64),
+        stochastic_layers=net.get("stochastic_layers", 3),
+        refinement_steps=net.get("refinement_iters", 3),
+        decoder=net.get("image_decoder", "iodine"),
+        likelihood=likelihoods[likelihood],
+        sigma=math.exp(net.get("log_scale", math.log(0.1))),
+        prior=_PRIORS[bottom_up, plusplus],
+        gru="dual" if net.get("use_DualGRU", True) else "single",
+    )
+
+
+def parameter_name(released: str, decoder_layers: int) -> str | None:
+    """Our name of a released parameter; None for what we do not keep.
+
+    Args:
+        released: name in the checkpoint's "model", with or without its "module." prefix.
+        decoder_layers: number of the decoder's hidden convolutions.
+
+    Raises:
+        ValueError: if the name is not one that any released version wrote.
+    """
+    name = _current_name(released)
+    if _DROPPED.search(name):
+        return None
+    if match := _DECODER.match(name):
+        layer = int(match[1]) // 2
+        owner = "output" if layer == decoder_layers else f"convolutions.{layer}"
+        return f"decoder.{owner}.{match[2]}"
+    for pattern, replacement in _RENAMES:
+        renamed, count = re.subn("^" + pattern, replacement, name)
+        if count:
+            return renamed
+    raise ValueError(f"not a parameter of the released EfficientMORL: {released}")
+
+
+def _current_name(released: str) -> str:
+    """Undo the prefixes of distributed training and of earlier versions of the released code."""
+    name = released.removeprefix("module.")
+    if name.startswith(("pos_embed_projection.", "encoder_pt_")):
+        return f"hvae_networks.{name}"
+    if name.startswith("object_discovery_block."):
+        return name.replace("object_discovery_block.", "hvae_networks.", 1)
+    return name
+
+
+def load_checkpoint(
+    path: str | Path, net: Mapping[str, Any], refinement_steps: int | None = None
+) -> EfficientMORL:
+    """Load a released `.pth` checkpoint.
+
+    Args:
+        path: the file; only tensors are read from it, never code (`weights_only=True`).
+        net: the "Net" dictionary of the released configuration it was trained with.
+        refinement_steps: I; None for the configuration's.
+
+    Returns:
+        The model; `loss_weights` holds the multiplier of the checkpoint's GECO state.
+
+    Raises:
+        ValueError: if the file is not such a checkpoint or does not fit `net`, with the reason.
+    """
+    released = _read(path)
+    config = config_from_net(net)
+    if refinement_steps is not None:
+        config.refinement_steps = refinement_steps
+    model = EfficientMORL(config)
+    layers = len(model.decoder.convolutions)
+    names = {name: parameter_name(name, layers) for name in released}
+    state = {ours: released[name] for name, ours in names.items() if ours is not None}
+    raw = next((v for k, v in released.items() if k.endswith("geco_beta")), None)
+    multiplier = 1.0 if raw is None else float(torch.nn.functional.softplus(raw))
+    state["loss_weights"] = torch.tensor([multiplier, 1.0])
+    _check_fit(path, state, model.state_dict())
+    model.load_state_dict(state)
+    return model
+
+
+def _read(path: str | Path) -> dict[str, Tensor]:
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such file")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for broken or unsafe files
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path}: not a readable checkpoint: {reason}") from error
+    state = content.get("model") if isinstance(content, dict) else None
+    if not isinstance(state, dict):
+        raise ValueError(f'{path}: expected a released checkpoint with the key "model"')
+    return state
+
+
+def _check_fit(path: str | Path, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    """Name the first thing in which a checkpoint and a configuration differ."""
+    for name, value in wanted.items():
+        if name not in found:
+            raise ValueError(f"{path}: does not fit the configuration: {name} is missing")
+        if found[name].shape != value.shape:
+            raise ValueError(
+                f"{path}: does not fit the configuration: {name} is {[*found[name].shape]}, "
+                f"expected {[*value.shape]}"
+            )
+    if extra := found.keys() - wanted.keys():
+        raise ValueError(f"{path}: does not fit the configuration: {min(extra)}")

@@ -1,0 +1,52 @@
+"""Image encoder: convolutions, positions and a pixel-wise MLP."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from emorl.nn.initialisation import init_small
+from emorl.nn.positions import PositionMap
+
+
+class ImageEncoder(nn.Module):
+    """Features of every pixel (Emami et al. 2021, appendix F; Locatello et al. 2020).
+
+    5x5 convolutions with ReLU, plus projected position ramps, layer norm and a two-layer MLP.
+
+    Args:
+        channels: width of every layer.
+        layers: number of convolutions.
+        image_size: (height, width) usually seen.
+    """
+
+    def __init__(self, channels: int, layers: int, image_size: tuple[int, int]) -> None:
+        super().__init__()
+        widths = [3] + [channels] * layers
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(a, b, kernel_size=5, padding=2) for a, b in pairwise(widths)
+        )
+        self.norm = nn.LayerNorm(channels)
+        self.hidden = nn.Linear(channels, channels)
+        self.output = nn.Linear(channels, channels)
+        init_small(self)
+        self.position = PositionMap(channels, image_size)  # keeps PyTorch's initialisation
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Encode images.
+
+        Args:
+            images: [B, 3, H, W] in [-1, 1].
+
+        Returns:
+            [B, H * W, C].
+        """
+        features = images.contiguous(memory_format=torch.channels_last)
+        for convolution in self.convolutions:
+            features = F.relu(convolution(features))
+        features = features + self.position(*images.shape[-2:])
+        features = self.norm(features.flatten(2).mT)
+        return self.output(F.relu(self.hidden(features)))

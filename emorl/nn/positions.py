@@ -1,0 +1,49 @@
+"""Positions as four linear ramps, projected to the width of the features they are added to."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def position_ramps(height: int, width: int) -> Tensor:
+    """Distances to the bottom, top, left and right edge, in [0, 1].
+
+    Args:
+        height: rows of the grid.
+        width: columns of the grid.
+
+    Returns:
+        [4, height, width]: 1 - row, row, column, 1 - column (the released code's order).
+    """
+    down, up = torch.linspace(0, 1, height), torch.linspace(1, 0, height)
+    right, left = torch.linspace(0, 1, width), torch.linspace(1, 0, width)
+    rows = [ramp[:, None].expand(height, width) for ramp in (up, down)]
+    columns = [ramp.expand(height, width) for ramp in (right, left)]
+    return torch.stack(rows + columns)
+
+
+class PositionMap(nn.Module):
+    """A learned linear map of the position ramps, one map for the whole batch.
+
+    Args:
+        width: channels of the map.
+        grid: (height, width) whose ramps are kept; other sizes are made when asked for.
+    """
+
+    ramps: Tensor
+
+    def __init__(self, width: int, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.project = nn.Linear(4, width)
+        self.register_buffer("ramps", position_ramps(*grid), persistent=False)
+
+    def forward(self, height: int, width: int) -> Tensor:
+        """The position map of a grid, [C, height, width]."""
+        ramps = self.ramps
+        if ramps.shape[1:] != (height, width):
+            ramps = position_ramps(height, width).to(ramps)
+        return (
+            torch.einsum("cr,rhw->chw", self.project.weight, ramps)
+            + self.project.bias[:, None, None]
+        )

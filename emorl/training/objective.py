@@ -1,0 +1,108 @@
+"""GECO: a constrained evidence lower bound (Rezende & Viola 2018)."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor
+
+
+class GECO:
+    """Minimise the KL subject to a reconstruction target, by a growing or shrinking multiplier.
+
+    EfficientMORL's form (Emami et al. 2021, appendix F.2, as released): the penalty is
+    softplus(raw) * (nll - target), where the value uses a moving average of (target - nll) and
+    the gradient the current batch. The raw multiplier never falls below 0.55 (softplus: 1.005).
+
+    Args:
+        target_per_dim: wanted negative log-likelihood per pixel and channel, in nats.
+        moving_average: of target - nll, summed over the image, in nats.
+        raw_multiplier: before its softplus.
+        warm_start: steps of plain training; the moving average starts at that step.
+        decay: of the moving average, in [0, 1).
+        step_size: of the multiplier.
+        acceleration: factor of step_size while the target is met (moving average > 0).
+    """
+
+    FLOOR = 0.55
+
+    def __init__(
+        self,
+        target_per_dim: float,
+        *,
+        moving_average: float = 0.0,
+        raw_multiplier: float = FLOOR,
+        warm_start: int = 1000,
+        decay: float = 0.99,
+        step_size: float = 1e-6,
+        acceleration: float = 1.0,
+    ) -> None:
+        self.target_per_dim = target_per_dim
+        self.moving_average = moving_average
+        self.raw_multiplier = raw_multiplier
+        self.warm_start = warm_start
+        self.decay = decay
+        self.step_size = step_size
+        self.acceleration = acceleration
+
+    @property
+    def multiplier(self) -> float:
+        """Weight of the negative log-likelihood, softplus(raw)."""
+        return math.log1p(math.exp(-abs(self.raw_multiplier))) + max(self.raw_multiplier, 0.0)
+
+    def active(self, step: int | None) -> bool:
+        """Whether the constraint is in force at a training step (None: after all training)."""
+        return step is None or step >= self.warm_start
+
+    def penalty(self, nll: Tensor, dims: int) -> Tensor:
+        """The constraint's term of the loss.
+
+        Args:
+            nll: mean over the batch, scalar, in nats.
+            dims: pixels times channels of an image.
+
+        Returns:
+            Scalar with the value of the moving average and the gradient of nll.
+        """
+        slack = self.target_per_dim * dims - nll
+        return -self.multiplier * (slack + (self.moving_average - slack).detach())
+
+    def update(self, nll: float, dims: int, step: int) -> None:
+        """Follow a training step, after the optimiser's.
+
+        Args:
+            nll: of the last refinement step, mean over the batch, in nats.
+            dims: pixels times channels of an image.
+            step: the training step just done.
+        """
+        slack = self.target_per_dim * dims - nll
+        if step == self.warm_start:
+            self.moving_average = slack
+        elif step > self.warm_start:
+            self.moving_average = self.decay * self.moving_average + (1 - self.decay) * slack
+            size = self.step_size * (self.acceleration if self.moving_average > 0 else 1.0)
+            self.raw_multiplier = max(self.FLOOR, self.raw_multiplier - size * self.moving_average)
+
+    def unreachable(self, sigma: float) -> str | None:
+        """A warning if no reconstruction, however good, can meet the target; else None.
+
+        Args:
+            sigma: standard deviation of a pixel; log(sigma) is the lowest NLL per dimension.
+        """
+        floor = math.log(sigma)
+        if self.target_per_dim >= floor:
+            return None
+        return (
+            f"GECO's target of {self.target_per_dim:.4f} nats per dimension is below {floor:.4f}, "
+            f"the lowest value that sigma = {sigma:g} allows: the multiplier of the likelihood "
+            f"will grow for the whole run"
+        )
+
+    def state_dict(self) -> dict[str, float]:
+        """What changes during training."""
+        return {"moving_average": self.moving_average, "raw_multiplier": self.raw_multiplier}
+
+    def load_state_dict(self, state: dict[str, float]) -> None:
+        """Restore what `state_dict` returned."""
+        self.moving_average = float(state["moving_average"])
+        self.raw_multiplier = float(state["raw_multiplier"])
