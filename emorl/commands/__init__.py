@@ -1,0 +1,1 @@
+"""The subcommands of `emorl`: each module has `run(arguments) -> exit code`."""

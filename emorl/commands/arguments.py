@@ -1,0 +1,45 @@
+"""Command lines whose mistakes are answered by one line."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from emorl.suggestions import near
+
+
+class Parser(argparse.ArgumentParser):
+    """An `ArgumentParser` that raises a ValueError of one line instead of printing its usage."""
+
+    def __init__(self, command: str, description: str) -> None:
+        super().__init__(
+            prog=f"emorl {command}",
+            description=description,
+            allow_abbrev=False,
+            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what is wrong."""
+        raise ValueError(message)
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Parse all arguments; an unknown one gets the nearest known one suggested."""
+        known, unknown = self.parse_known_args(list(arguments))
+        if unknown:
+            name = unknown[0].partition("=")[0]
+            options = self._option_string_actions if name.startswith("-") else []
+            raise ValueError(f"unknown argument {name}{near(name, options)}")
+        return known
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """An argument's type: an integer that is `least` or more."""
+
+    def parse(text: str) -> int:
+        if not text.removeprefix("-").isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"expected a whole number >= {least}, got {text}")
+        return int(text)
+
+    return parse

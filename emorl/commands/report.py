@@ -1,0 +1,21 @@
+"""`emorl report`: the report of a run as one HTML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from emorl.commands.arguments import Parser
+
+
+def run(arguments: list[str]) -> int:
+    """Write the report and say where it is."""
+    parser = Parser("report", "Write a run's report.html anew.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+    folder = parser.parse(arguments).run
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(f"{folder}: expected a run's folder (config.yaml, metrics.jsonl, ...)")
+
+    from emorl.report import write_report
+
+    print(write_report(folder))
+    return 0

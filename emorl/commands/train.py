@@ -1,0 +1,70 @@
+"""`emorl train`: a configuration, dotted overrides, a run folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from emorl.cli import INTERRUPTED
+from emorl.commands.arguments import Parser
+
+_USAGE = "emorl train --config NAME|FILE [--out DIR] [--resume auto] [--KEY VALUE ...]"
+
+
+def run(arguments: list[str]) -> int:
+    """Train, and say where the run is and how to go on."""
+    parser = Parser("train", "Train a model.")
+    for name in ("config", "model", "out"):
+        parser.add_argument(f"--{name}")
+    parser.add_argument("--resume", choices=["auto"])
+    if {"-h", "--help"} & {*arguments}:
+        options, _ = parser.parse_known_args([a for a in arguments if a not in ("-h", "--help")])
+        return _print_help(options.model)
+    options, overrides = parser.parse_known_args(arguments)
+    config_path, out = _places(options)
+
+    from emorl.training.config_file import load_config
+
+    config = load_config(config_path, options.model, overrides)
+
+    from emorl.training.run import train
+
+    result = train(config, out, resume=options.resume is not None)
+    if result.interrupted:
+        print(f"stopped after step {result.step} of {config.trainer.steps} and saved", end="; ")
+        print(f"go on with: emorl train --out {out} --resume auto")
+        return INTERRUPTED
+    print(f"{result.step} steps done; see {out / 'report.html'}")
+    return 0
+
+
+def _places(options: argparse.Namespace) -> tuple[Path, Path]:
+    """The configuration's file and the run's folder."""
+    from emorl.training.config_file import config_names, find_config
+
+    if options.config is None and options.out and options.resume:
+        out = Path(options.out)
+        if not (out / "config.yaml").is_file():
+            raise ValueError(f"--out: {out} holds no run to resume; to begin one give --config")
+        return out / "config.yaml", out
+    if options.config is None:
+        names = ", ".join(config_names(options.model))
+        raise ValueError(f"--config: a file or one of {names} is needed")
+    path = find_config(options.config, options.model)
+    return path, Path(options.out or f"runs/{path.stem}")
+
+
+def _print_help(model: str | None) -> int:
+    from emorl.training.config_file import DEFAULT_MODEL, build_parser, config_names
+
+    parser = build_parser(model or DEFAULT_MODEL)
+    parser.usage = _USAGE
+    parser.add_argument("--out", type=Path, help="the run's folder; null: runs/NAME")
+    parser.add_argument(
+        "--resume",
+        choices=["auto"],
+        help="go on from the newest checkpoint in the folder, or begin if there is none",
+    )
+    print(parser.format_help())
+    print(f"Configurations of {model or DEFAULT_MODEL}: {', '.join(config_names(model))}")
+    return 0

@@ -1,0 +1,149 @@
+"""What a training run is made of, as dataclasses; `config_file` reads and writes them as YAML."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from emorl.training.schedule import Curriculum, check_curriculum
+
+
+@dataclass
+class DataConfig:
+    """The images to train on.
+
+    Attributes:
+        train: a generator's name (tetrominoes, ...) or a file or folder of images.
+        held_out: images for `eval_every` and the pictures: another generator or file; null takes
+            the split "val" of `train`.
+        split: the part of the data to train on.
+        limit: use only the first images of the split; null uses all.
+        crop: "clevr" cuts rows 29 to 220 and columns 64 to 255 out of CLEVR's 240x320 images.
+        size: side in pixels to which images are resized; null leaves them.
+        seed: of the generator's images; another seed gives other images.
+        workers: processes that prepare batches; 0 prepares them in the training process, and lets
+            a generator run on the training device.
+    """
+
+    train: str = "tetrominoes"
+    held_out: str | None = None
+    split: str = "train"
+    limit: int | None = None
+    crop: Literal["clevr"] | None = None
+    size: int | None = None
+    seed: int = 0
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        _at_least("data.limit", self.limit, 1)
+        _at_least("data.size", self.size, 1)
+        _at_least("data.workers", self.workers, 0)
+
+
+@dataclass
+class GECOConfig:
+    """Training towards a likelihood (GECO) instead of with a fixed weight of the KL term.
+
+    Attributes:
+        target_per_dim: negative log-likelihood to reach, nats per image value (3 H W of them).
+        warm_start: steps of plain ELBO before the constraint counts.
+        decay: of the constraint's moving average, in [0, 1).
+        step_size: of the multiplier's update.
+        acceleration: factor of the step size while the target is met.
+    """
+
+    target_per_dim: float
+    warm_start: int = 1000
+    decay: float = 0.99
+    step_size: float = 1e-6
+    acceleration: float = 1.0
+
+    def __post_init__(self) -> None:
+        _at_least("trainer.geco.warm_start", self.warm_start, 0)
+        _at_least("trainer.geco.step_size", self.step_size, 0)
+        _at_least("trainer.geco.acceleration", self.acceleration, 0)
+        if not 0 <= self.decay < 1:
+            raise ValueError(f"trainer.geco.decay: expected a number in [0, 1), got {self.decay}")
+
+
+@dataclass
+class TrainerConfig:
+    """How to train.
+
+    Attributes:
+        steps: optimiser steps of the whole run.
+        batch_size: images per optimiser step, over all processes and accumulated parts.
+        learning_rate: Adam's, at the end of the warm-up.
+        warmup_steps: steps of linear warm-up.
+        decay_rate: factor of the learning rate per `decay_steps` after the warm-up.
+        decay_steps: null keeps the learning rate after the warm-up.
+        clip_norm: largest norm of the gradient; null does not clip.
+        curriculum: arguments of the objective by step, e.g. {refinement_steps: [[0, 3],
+            [100000, 1]]}; also kl_weight and num_slots.
+        geco: null trains on the ELBO.
+        seed: of the first weights, of the order of the images and of the model's noise.
+        precision: "bf16" computes in bfloat16 where that is safe.
+        accumulation: parts into which a batch is cut to save memory.
+        device: "auto" takes a GPU if there is one.
+        deterministic: also choose deterministic kernels on a GPU (slower), so that a resumed run
+            repeats every bit there too; on the CPU it always does.
+        log_every: steps between rows of metrics.jsonl.
+        checkpoint_every: steps between checkpoints.
+        keep_checkpoints: newest checkpoints that stay.
+        picture_every: steps between pictures of the current decomposition; 0 draws none.
+        eval_every: steps between measurements of FG-ARI on held-out images; 0 measures none.
+        eval_images: held-out images to measure.
+    """
+
+    steps: int = 300_000
+    batch_size: int = 32
+    learning_rate: float = 4e-4
+    warmup_steps: int = 10_000
+    decay_rate: float = 0.5
+    decay_steps: int | None = 100_000
+    clip_norm: float | None = 5.0
+    curriculum: Curriculum = field(default_factory=dict)
+    geco: GECOConfig | None = None
+    seed: int = 0
+    precision: Literal["no", "bf16"] = "no"
+    accumulation: int = 1
+    device: Literal["auto", "cpu"] = "auto"
+    deterministic: bool = False
+    log_every: int = 100
+    checkpoint_every: int = 5_000
+    keep_checkpoints: int = 3
+    picture_every: int = 5_000
+    eval_every: int = 0
+    eval_images: int = 320
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "accumulation", "log_every", "checkpoint_every"):
+            _at_least(f"trainer.{name}", getattr(self, name), 1)
+        for name in ("keep_checkpoints", "eval_images", "decay_steps"):
+            _at_least(f"trainer.{name}", getattr(self, name), 1)
+        for name in ("warmup_steps", "picture_every", "eval_every"):
+            _at_least(f"trainer.{name}", getattr(self, name), 0)
+        for name in ("learning_rate", "decay_rate", "clip_norm"):
+            _positive(f"trainer.{name}", getattr(self, name))
+        check_curriculum(self.curriculum)
+
+
+@dataclass
+class RunConfig:
+    """A whole run: `network` is the Config of the model called `model`."""
+
+    network: Any
+    model: str = "efficient_morl"
+    data: DataConfig = field(default_factory=DataConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+def _at_least(name: str, value: float | None, least: int) -> None:
+    if value is not None and not least <= value < math.inf:
+        raise ValueError(f"{name}: expected at least {least}, got {value}")
+
+
+def _positive(name: str, value: float | None) -> None:
+    if value is not None and not 0 < value < math.inf:
+        raise ValueError(f"{name}: expected a positive number, got {value}")

@@ -1,0 +1,41 @@
+"""Devices, processes and precision, by Accelerate."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import torch
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+
+from emorl.models import ObjectCentricModel, Objective
+from emorl.training.config import TrainerConfig
+
+
+class ObjectiveOf(nn.Module):
+    """Lets wrappers of `forward` (data parallelism, autocast) reach a model's objective."""
+
+    def __init__(self, model: ObjectCentricModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor, **arguments: Any) -> tuple[Tensor, Objective]:
+        """The loss by itself, where wrappers look for it, and all of the objective."""
+        objective = self.model.objective(images, **arguments)
+        return objective.loss, objective
+
+
+def make_accelerator(config: TrainerConfig) -> Accelerator:
+    """The devices and the precision of a run."""
+    if config.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    AcceleratorState._reset_state()  # several runs of one process may differ in precision
+    return Accelerator(
+        cpu=config.device == "cpu",
+        mixed_precision=config.precision,
+        gradient_accumulation_steps=config.accumulation,
+        kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+    )

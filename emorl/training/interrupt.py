@@ -1,0 +1,48 @@
+"""Turns Ctrl-C and SIGTERM into a request that the training loop reads between two steps."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopRequest:
+    """Context in which the first Ctrl-C or SIGTERM only sets `requested`; the second one ends.
+
+    Outside the main thread Python allows no signal handlers: there the context does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.requested = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {s: signal.signal(s, self._request) for s in _SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._restore()
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.requested = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+
+def ignore_ctrl_c(worker_id: int) -> None:
+    """For data loader workers: Ctrl-C reaches them too, but the step under way needs its batch."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

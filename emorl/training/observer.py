@@ -1,0 +1,113 @@
+"""What the main process of a run does besides training: log, measure, draw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from emorl.data import ObjectDataset
+from emorl.evaluation import evaluate
+from emorl.models import ObjectCentricModel
+from emorl.report import write_pictures
+from emorl.training.config import TrainerConfig
+from emorl.training.randomness import seed_for
+from emorl.training.run_log import Row, RunLog
+from emorl.training.schedule import objective_arguments
+
+_PICTURED = 8
+
+
+class Observer:
+    """Watches a model that is being trained; it draws no number that training draws.
+
+    Args:
+        model: the model, without wrappers.
+        dataset: training images.
+        held_out: images for pictures and FG-ARI; without them pictures show training images.
+        config: how often to do what.
+        run_dir: the run's folder.
+        start: step that the run begins or goes on with.
+    """
+
+    def __init__(
+        self,
+        model: ObjectCentricModel,
+        dataset: ObjectDataset,
+        held_out: ObjectDataset | None,
+        config: TrainerConfig,
+        run_dir: Path,
+        start: int,
+    ) -> None:
+        self.model, self.dataset, self.held_out = model, dataset, held_out
+        self.config, self.run_dir = config, run_dir
+        self.log = RunLog(run_dir, start, config.steps)
+        self._seconds, self._steps = 0.0, 0
+
+    def after_step(self, row: Row, seconds: float) -> None:
+        """Log, measure and draw what is due.
+
+        Args:
+            row: the step's numbers; row["step"] steps are done.
+            seconds: that the step took.
+        """
+        step = int(row["step"])
+        last = step == self.config.steps
+        self._seconds += seconds
+        self._steps += 1
+        row["images_per_second"] = self._steps * self.config.batch_size / self._seconds
+        self.log.step(row)
+        measured = _due(step, self.config.eval_every)
+        if measured:
+            row["fg_ari"] = self._measure(step)
+        if last or measured or _due(step, self.config.log_every):
+            self.log.row(row)
+            self._seconds, self._steps = 0.0, 0
+        if self.config.picture_every and (last or _due(step, self.config.picture_every)):
+            self.log.images(self._draw(step), step)
+
+    def say(self, lines: Sequence[str]) -> None:
+        """Tell the user something."""
+        for line in lines:
+            self.log.say(line)
+
+    def close(self) -> None:
+        """Bring everything to the files."""
+        self.log.close()
+
+    def _measure(self, step: int) -> float:
+        """FG-ARI on held-out images, with the same noise at every step."""
+        assert self.held_out is not None  # the trainer has made sure
+        result = evaluate(
+            self.model,
+            self.held_out,
+            images=self.config.eval_images,
+            batch_size=self.config.batch_size,
+            **self._sizes(step),
+        )
+        return float(result["metrics"]["fg_ari"]["mean"])
+
+    @torch.no_grad()
+    def _draw(self, step: int) -> list[Path]:
+        """Pictures of the first images' current decomposition."""
+        dataset = self.held_out or self.dataset
+        batch = dataset.__getitems__(range(dataset.count(_PICTURED)))
+        device = next(self.model.parameters()).device
+        noise = torch.Generator(device).manual_seed(seed_for("pictures", self.config.seed))
+        images = batch.image.to(device)
+        self.model.eval()
+        decomposition = self.model(images, generator=noise, details=True, **self._sizes(step))
+        self.model.train()
+        folder = self.run_dir / "pictures" / f"step-{step:08d}"
+        return write_pictures(folder, images, decomposition, batch.mask)
+
+    def _sizes(self, step: int) -> dict[str, Any]:
+        """The numbers of slots and refinement steps that the curriculum has reached."""
+        arguments = objective_arguments(self.config.curriculum, step - 1)
+        return {name: value for name, value in arguments.items() if name != "kl_weight"}
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and step % every == 0

@@ -1,0 +1,93 @@
+"""A run from its configuration: the folder, the data, the model, the training, the report."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from emorl.models import MODELS
+from emorl.report import write_report
+from emorl.training.config import RunConfig
+from emorl.training.config_file import load_config, save_config
+from emorl.training.devices import make_accelerator
+from emorl.training.images import held_out_images, training_images
+from emorl.training.trainer import Trainer, TrainingResult
+
+
+def train(config: RunConfig, run_dir: str | Path, *, resume: bool = False) -> TrainingResult:
+    """Train as `config` says and leave everything about it in `run_dir`.
+
+    Args:
+        config: the run.
+        run_dir: `config.yaml`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `pictures/` and,
+            at the end, `report.html` go there.
+        resume: go on from the newest checkpoint there, or begin if there is none.
+
+    Raises:
+        ValueError: in one line, for a folder in use, data that cannot be opened, a model that
+            cannot be built, or a checkpoint of another network.
+        NonFiniteError: if training diverges.
+    """
+    run_dir = Path(run_dir)
+    notes = check_folder(run_dir, config, resume)
+    accelerator = make_accelerator(config.trainer)
+    device = accelerator.device if config.data.workers == 0 else torch.device("cpu")
+    torch.manual_seed(config.trainer.seed)
+    trainer = Trainer(
+        MODELS[config.model](config.network),
+        training_images(config.data, device),
+        config.trainer,
+        run_dir,
+        held_out=held_out_images(config.data, device=device),
+        workers=config.data.workers,
+        resume=resume,
+        accelerator=accelerator,
+    )
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        beside = run_dir / ".config.yaml"
+        save_config(config, beside)
+        os.replace(beside, run_dir / "config.yaml")
+    result = trainer.run(notes)
+    if accelerator.is_main_process and not result.interrupted:
+        write_report(run_dir)
+    return result
+
+
+def check_folder(run_dir: Path, config: RunConfig, resume: bool) -> list[str]:
+    """Refuse a folder that holds something else; what changed since the run began.
+
+    Raises:
+        ValueError: if the folder is in use and not to be resumed, or not a run's.
+    """
+    if run_dir.exists() and not run_dir.is_dir():
+        raise ValueError(f"--out: {run_dir} is a file")
+    used = run_dir.is_dir() and any(not p.name.startswith(".") for p in run_dir.iterdir())
+    if not used:
+        return []
+    before = run_dir / "config.yaml"
+    if not before.is_file():
+        raise ValueError(f"--out: {run_dir} is not empty and not a run's folder")
+    if not resume:
+        raise ValueError(
+            f"--out: {run_dir} holds a run; go on with --resume auto or choose another --out"
+        )
+    old, new = (_flat(dataclasses.asdict(c)) for c in (load_config(before), config))
+    return [
+        f"changed since the run began: {key} from {old.get(key)} to {new.get(key)}"
+        for key in sorted({*old, *new})
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        inner = isinstance(value, dict)
+        flat |= _flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
+    return flat

@@ -1,0 +1,94 @@
+"""What a run tells: `metrics.jsonl`, TensorBoard, pictures, and a line or a bar on the terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+Row = dict[str, float | int]
+
+_SHOWN = ("loss", "nll", "kl", "images_per_second", "fg_ari")
+
+
+class RunLog:
+    """Writes the story of a run into its folder and to stderr.
+
+    Args:
+        run_dir: the run's folder.
+        start: step that the run begins or goes on with; what earlier attempts logged about later
+            steps is dropped.
+        steps: of the whole run.
+    """
+
+    def __init__(self, run_dir: Path, start: int, steps: int) -> None:
+        self.pictures = run_dir / "pictures"
+        metrics = run_dir / "metrics.jsonl"
+        drop_rows_after(metrics, start)
+        self._metrics = metrics.open("a")
+        # TensorBoard drops the steps from `purge_step` on.
+        self._board = SummaryWriter(run_dir / "tensorboard", purge_step=start + 1)
+        self._bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=None)
+
+    def step(self, values: Row) -> None:
+        """Move the progress bar on by one step."""
+        if not self._bar.disable:
+            self._bar.set_postfix_str(_in_short(values), refresh=False)
+        self._bar.update()
+
+    def row(self, values: Row) -> None:
+        """Log a step; a value that is not finite is written as null."""
+        finite = {name: v if np.isfinite(v) else None for name, v in values.items()}
+        self._metrics.write(json.dumps(finite) + "\n")
+        self._metrics.flush()
+        step = int(values["step"])
+        for name, value in values.items():
+            if name != "step":
+                self._board.add_scalar(name, value, step)
+        if self._bar.disable:
+            self.say(f"step {step}/{self._bar.total}: {_in_short(values)}")
+
+    def images(self, paths: list[Path], step: int) -> None:
+        """Show pictures that lie in the run's folder in TensorBoard too."""
+        for path in paths:
+            with Image.open(path) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+            self._board.add_image(path.stem, pixels, step, dataformats="HWC")
+        self._board.flush()
+
+    def say(self, text: str) -> None:
+        """A line on stderr that does not break the progress bar."""
+        tqdm.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """Bring everything to the files."""
+        self._bar.close()
+        self._metrics.close()
+        self._board.close()
+
+
+def drop_rows_after(metrics: Path, step: int) -> None:
+    """Keep the whole rows of a `metrics.jsonl` up to a step; a torn last line goes too."""
+    if not metrics.exists():
+        return
+    kept = []
+    for line in metrics.read_text().splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if row["step"] <= step:
+            kept.append(line + "\n")
+    beside = metrics.with_name(".metrics.jsonl")
+    beside.write_text("".join(kept))
+    os.replace(beside, metrics)
+
+
+def _in_short(values: Row) -> str:
+    return ", ".join(f"{name} {values[name]:.4g}" for name in _SHOWN if name in values)

@@ -1,0 +1,276 @@
+"""Training of any `ObjectCentricModel`, on one device or several, that can be killed and resumed.
+
+Everything random is a pure function of (seed, step, process): the images of a step, the noise of
+the model. A checkpoint therefore holds no generator's state, and a resumed run repeats an
+undisturbed one bit for bit (on a GPU with `deterministic`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from emorl.data import Batch, BatchSampler, ObjectDataset, collate
+from emorl.models import ObjectCentricModel
+from emorl.training import checkpoint
+from emorl.training.config import TrainerConfig
+from emorl.training.devices import ObjectiveOf, make_accelerator
+from emorl.training.interrupt import StopRequest, ignore_ctrl_c
+from emorl.training.objective import GECO
+from emorl.training.observer import Observer
+from emorl.training.randomness import seed_for
+from emorl.training.run_log import Row
+from emorl.training.schedule import learning_rate, objective_arguments
+
+_STOP = "stop"
+
+
+class NonFiniteError(ArithmeticError):
+    """The loss or its gradient is infinite or not a number; the weights are those before it."""
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a run ended.
+
+    Attributes:
+        step: optimiser steps done.
+        checkpoint: the last checkpoint's folder.
+        interrupted: whether Ctrl-C or SIGTERM ended the run before its last step.
+    """
+
+    step: int
+    checkpoint: Path
+    interrupted: bool
+
+
+class Trainer:
+    """Trains a model on a data set.
+
+    Args:
+        model: the model, on any device.
+        dataset: its images.
+        config: how to train.
+        run_dir: folder of this run; it is made if needed.
+        held_out: images for the pictures and for `eval_every`; without them pictures show training
+            images.
+        workers: processes that prepare batches.
+        resume: go on from the newest checkpoint in `run_dir`, if there is one.
+        accelerator: from `make_accelerator`, which is called if there is none.
+
+    Raises:
+        ValueError: if the batch cannot be shared out, `eval_every` has no images, or the
+            checkpoint is another model's.
+    """
+
+    def __init__(
+        self,
+        model: ObjectCentricModel,
+        dataset: ObjectDataset,
+        config: TrainerConfig,
+        run_dir: str | Path,
+        *,
+        held_out: ObjectDataset | None = None,
+        workers: int = 0,
+        resume: bool = False,
+        accelerator: Accelerator | None = None,
+    ) -> None:
+        self.accelerator = accelerator or make_accelerator(config)
+        self.model = model.to(self.accelerator.device)
+        self.dataset, self.held_out, self.workers = dataset, held_out, workers
+        self.config, self.run_dir = config, Path(run_dir)
+        self._check()
+        self.geco = GECO(**dataclasses.asdict(config.geco)) if config.geco else None
+        optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+        self.objective, self.optimizer = self.accelerator.prepare(ObjectiveOf(model), optimizer)
+        self.noise = torch.Generator(self.accelerator.device)
+        self.step = 0
+        self.last_checkpoint = checkpoint.latest(self.run_dir) if resume else None
+        if self.last_checkpoint:
+            self._load(self.last_checkpoint)
+
+    def run(self, notes: Sequence[str] = ()) -> TrainingResult:
+        """Train to the last step, or until Ctrl-C or SIGTERM, and save.
+
+        Args:
+            notes: lines for the user before the first step.
+
+        Raises:
+            NonFiniteError: naming the step, the term and the last good checkpoint.
+        """
+        observer = self._observer() if self.accelerator.is_main_process else None
+        try:
+            if observer:
+                observer.say([*notes, *self._warnings()])
+            with StopRequest() as stop:
+                self._loop(stop, observer)
+                saved = self._save()
+        finally:
+            if observer:
+                observer.close()
+        return TrainingResult(self.step, saved, interrupted=self.step < self.config.steps)
+
+    def _loop(self, stop: StopRequest, observer: Observer | None) -> None:
+        self.model.train()
+        batches = self._batches()
+        stopped = False
+        while self.step < self.config.steps and not stopped:
+            begin = time.perf_counter()
+            row = self._train_step(next(batches), stop.requested)
+            seconds = time.perf_counter() - begin
+            stopped = row.pop(_STOP) > 0  # in any process, so that all leave together
+            if observer:
+                observer.after_step(row, seconds)
+            if self.step % self.config.checkpoint_every == 0:
+                self._save()
+
+    def _observer(self) -> Observer:
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        checkpoint.clean(self.run_dir)
+        return Observer(
+            self.model, self.dataset, self.held_out, self.config, self.run_dir, self.step
+        )
+
+    def _train_step(self, batch: Batch, stop: bool) -> Row:
+        rate = learning_rate(
+            self.step,
+            base=self.config.learning_rate,
+            warmup_steps=self.config.warmup_steps,
+            decay_rate=self.config.decay_rate,
+            decay_steps=self.config.decay_steps,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        arguments = self._arguments()
+        parts = batch.image.chunk(self.config.accumulation)
+        scalars = [self._backward(i, images, arguments) for i, images in enumerate(parts)]
+        row = self._gather(scalars, self._gradient_norm(), stop)
+        self._require_finite(row)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if self.geco:
+            self.geco.update(row["nll"], batch.image[0].numel(), self.step)
+            row |= {f"geco_{name}": value for name, value in self.geco.state_dict().items()}
+        self.step += 1
+        return {"step": self.step, **row, "learning_rate": rate, **arguments}
+
+    def _backward(self, part: int, images: Tensor, arguments: dict[str, Any]) -> dict[str, Tensor]:
+        """Add the gradient of a part of the batch; the scalars of its objective."""
+        rank = self.accelerator.process_index
+        self.noise.manual_seed(seed_for("noise", self.config.seed, self.step, rank, part))
+        with self.accelerator.accumulate(self.objective):
+            loss, objective = self.objective(
+                images, geco=self.geco, step=self.step, generator=self.noise, **arguments
+            )
+            self.accelerator.backward(loss)
+        return {
+            **{name: values.mean() for name, values in objective.terms.items()},
+            "nll": objective.nll,
+            "kl": objective.kl,
+            "loss": loss.detach(),
+            **objective.diagnostics,
+        }
+
+    def _gradient_norm(self) -> Tensor:
+        """The norm before clipping, which happens here."""
+        limit = math.inf if self.config.clip_norm is None else self.config.clip_norm
+        norm: Tensor = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
+        return norm
+
+    def _gather(self, parts: Sequence[dict[str, Tensor]], norm: Tensor, stop: bool) -> Row:
+        """Means over parts and processes, by one transfer from the device."""
+        device = self.accelerator.device
+        sums = [
+            torch.stack([p[name].to(device).float() for p in parts]).mean() for name in parts[0]
+        ]
+        flag = torch.tensor(float(stop), device=device)
+        packed = torch.stack([*sums, norm.to(device).float(), flag])
+        values = self.accelerator.reduce(packed, "mean").tolist()
+        return dict(zip([*parts[0], "gradient_norm", _STOP], values, strict=True))
+
+    def _require_finite(self, row: Row) -> None:
+        for name, value in row.items():
+            if not math.isfinite(value):
+                last = self.last_checkpoint or "none yet"
+                raise NonFiniteError(
+                    f"step {self.step + 1}: {name} is {value}; stopped before the weights were "
+                    f"changed; last good checkpoint: {last}"
+                )
+
+    def _arguments(self) -> dict[str, Any]:
+        return objective_arguments(self.config.curriculum, self.step)
+
+    def _batches(self) -> Iterator[Batch]:
+        processes = self.accelerator.num_processes
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=BatchSampler(
+                len(self.dataset),
+                self.config.batch_size // processes,
+                seed=self.config.seed,
+                start_step=self.step,
+                rank=self.accelerator.process_index,
+                world_size=processes,
+            ),
+            collate_fn=collate,
+            num_workers=self.workers,
+            worker_init_fn=ignore_ctrl_c,
+            pin_memory=self.workers > 0 and self.accelerator.device.type == "cuda",
+        )
+        for batch in loader:
+            yield batch.to(self.accelerator.device)
+
+    def _save(self) -> Path:
+        """The checkpoint of the current step, written by the main process."""
+        state = {
+            "step": self.step,
+            "optimizer": self.optimizer.state_dict(),
+            "geco": self.geco.state_dict() if self.geco else None,
+        }
+        place = checkpoint.place_of(self.run_dir, self.step)
+        if self.accelerator.is_main_process:
+            checkpoint.save(place, self.model, state, keep=self.config.keep_checkpoints)
+        self.accelerator.wait_for_everyone()
+        self.last_checkpoint = place
+        return place
+
+    def _load(self, folder: Path) -> None:
+        saved = type(self.model).from_pretrained(folder)
+        own, other = vars(self.model.config), vars(saved.config)
+        if differing := [name for name in own if own[name] != other[name]]:
+            raise ValueError(
+                f"{folder}: its network differs from the one to train: {', '.join(differing)}"
+            )
+        self.model.load_state_dict(saved.state_dict())
+        state = checkpoint.load_state(folder)
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.geco and state["geco"]:
+            self.geco.load_state_dict(state["geco"])
+        self.step = state["step"]
+
+    def _check(self) -> None:
+        shares = self.accelerator.num_processes * self.config.accumulation
+        if self.config.batch_size % shares:
+            raise ValueError(
+                f"trainer.batch_size: expected a multiple of {shares} (processes times "
+                f"accumulation), got {self.config.batch_size}"
+            )
+        if self.config.eval_every and self.held_out is None:
+            raise ValueError("trainer.eval_every: there are no held-out images; see data.held_out")
+
+    def _warnings(self) -> list[str]:
+        """What the user should know before the first step."""
+        lines = [f"going on from {self.last_checkpoint}"] if self.last_checkpoint else []
+        sigma = getattr(self.model.config, "sigma", None)
+        warning = self.geco.unreachable(sigma) if self.geco and sigma else None
+        return [*lines, f"warning: {warning}"] if warning else lines

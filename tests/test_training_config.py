@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from emorl.training.config_file import config_names, find_config, load_config, save_config
+
+NAMES = [
+    "clevr6",
+    "clevr6-128",
+    "clevrtex",
+    "multi_dsprites",
+    "smoke",
+    "tetrominoes",
+    "tetrominoes-laptop",
+]
+
+
+def published(name: str):
+    return load_config(find_config(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "network", "geco", "curriculum", "steps"),
+    [
+        (
+            "tetrominoes",
+            (4, 32, (35, 35), "small", "gaussian", 0.3),
+            (-1.224, 1.0),
+            [(0, 3)],
+            200_000,
+        ),
+        (
+            "multi_dsprites",
+            (6, 64, (64, 64), "iodine", "gaussian", 0.1),
+            None,
+            [(0, 3), (100_000, 1)],
+            300_000,
+        ),
+        (
+            "clevr6",
+            (7, 64, (96, 96), "iodine", "mixture", 0.1),
+            (-2.206, 1.0),
+            [(0, 3), (100_000, 1)],
+            300_000,
+        ),
+        (
+            "clevr6-128",
+            (11, 64, (128, 128), "iodine", "mixture", 0.1),
+            (-2.1, 5.0),
+            [(0, 3), (100_000, 2)],
+            300_000,
+        ),
+        (
+            "clevrtex",
+            (11, 64, (128, 128), "iodine", "mixture", 0.1),
+            (-1.5, 5.0),
+            [(0, 3), (100_000, 2)],
+            300_000,
+        ),
+    ],
+    ids=["tetrominoes", "multi_dsprites", "clevr6", "clevr6-128", "clevrtex"],
+)
+def test_official_configurations_are_the_published_ones(name, network, geco, curriculum, steps):
+    config = published(name)
+    n, t = config.network, config.trainer
+    assert network == (
+        n.num_slots,
+        n.slot_dim,
+        n.image_size,
+        n.decoder,
+        n.likelihood,
+        n.sigma,
+    )
+    assert (n.stochastic_layers, n.encoder_channels, n.prior, n.gru) == (
+        3,
+        64,
+        "reversed++",
+        "dual",
+    )
+    assert geco == (t.geco and (t.geco.target_per_dim, t.geco.acceleration))
+    assert t.curriculum == {"refinement_steps": curriculum}
+    assert t.steps == steps
+    assert (t.batch_size, t.learning_rate, t.warmup_steps) == (32, 4e-4, 10_000)
+    assert (t.decay_rate, t.decay_steps, t.clip_norm) == (0.5, 100_000, 5.0)
+
+
+def test_clevr6_is_cropped_and_resized():
+    data = published("clevr6").data
+    assert (data.crop, data.size) == ("clevr", 96)
+
+
+def test_all_configurations_are_found():
+    assert config_names() == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_saved_configuration_is_the_same_run(tmp_path, name):
+    config = published(name)
+    path = tmp_path / "config.yaml"
+    save_config(config, path)
+    assert load_config(path) == config
+    fields = {**vars(config.trainer), "geco": None}
+    written = yaml.safe_load(path.read_text())
+    assert set(written["trainer"]) == set(fields), "every option is in the file"
+
+
+def test_overrides_come_last():
+    config = load_config(
+        find_config("smoke"),
+        overrides=[
+            "--trainer.steps=7",
+            "--network.image_size",
+            "[40, 30]",
+            "--trainer.geco.target_per_dim",
+            "-1.5",
+            "--trainer.curriculum.kl_weight",
+            "[[0, 0.5], [10, 1]]",
+        ],
+    )
+    assert config.trainer.steps == 7
+    assert config.network.image_size == (40, 30)
+    assert config.trainer.geco.target_per_dim == -1.5
+    assert config.trainer.curriculum["kl_weight"] == [(0, 0.5), (10, 1)]
+
+
+def test_geco_can_be_switched_off():
+    config = load_config(find_config("tetrominoes"), overrides=["--trainer.geco", "null"])
+    assert config.trainer.geco is None
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--trainer.stepz", "3"], "unknown option --trainer.stepz; did you mean trainer.steps?"),
+        (["--steps", "3"], "unknown option --steps; did you mean trainer.steps?"),
+        (["--trainer.steps", "abc"], "trainer.steps: expected int, got abc"),
+        (["--trainer.steps"], "argument --trainer.steps: expected one argument"),
+        (["--trainer.steps", "0"], "trainer.steps: expected at least 1, got 0"),
+        (["--trainer.learning_rate", "-1"], "trainer.learning_rate: expected a positive number"),
+        (["--trainer.decay_steps", "x"], "trainer.decay_steps: expected int or null, got x"),
+        (["--trainer.precision", "fp8"], "trainer.precision: expected one of no, bf16, got fp8"),
+        (["--trainer.geco", "1"], "expected {target_per_dim: NUMBER, ...} or null, got 1"),
+        (["--trainer.geco.step", "1"], "--trainer.geco.step; did you mean trainer.geco.step_size?"),
+        (["--trainer.geco.target_per_dim=0", "--trainer.geco.decay=1"], "in [0, 1), got 1"),
+        (["--data.crop", "x"], "data.crop: expected one of clevr or null, got x"),
+        (["--data.workers", "-1"], "data.workers: expected at least 0, got -1"),
+        (["--trainer.curriculum.beta", "[[0, 1]]"], "trainer.curriculum.beta: expected one of"),
+        (["--network.prior", "x"], "prior"),
+        (["steps=3"], "steps=3"),
+    ],
+)
+def test_wrong_overrides_are_named_in_one_line(overrides, message):
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        load_config(find_config("smoke"), overrides=overrides)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trainer: {stepz: 3}", "unknown key trainer.stepz; did you mean trainer.steps?"),
+        ("modle: x", "unknown key modle; did you mean model?"),
+        ("network: {slots: 3}", "unknown key network.slots; did you mean network."),
+        ("model: monet2", "no model is called monet2"),
+        ("trainer: [", "not a YAML file"),
+        ("[1, 2]", "expected keys and values, got list"),
+        ("trainer: {steps: many}", "trainer.steps: expected int, got many"),
+    ],
+)
+def test_wrong_files_are_named_in_one_line(tmp_path, text, message):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        load_config(path)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "model", "message"),
+    [
+        ("tetromino", None, "no file and no configuration is called tetromino; did you mean tet"),
+        ("nowhere.yaml", None, "--config: no such file: nowhere.yaml"),
+        ("smoke", "slotty", "no configurations for slotty; there are: efficient_morl"),
+    ],
+)
+def test_unknown_names_get_a_suggestion(name, model, message):
+    with pytest.raises(ValueError, match=r".") as error:
+        find_config(name, model)
+    assert message in str(error.value)

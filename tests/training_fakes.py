@@ -1,0 +1,102 @@
+"""A model and images that are quick to train on, for the tests of training and evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from emorl.data import Batch, ObjectDataset
+from emorl.models import Decomposition, ObjectCentricModel, Objective
+
+SIZE = 8
+
+
+@dataclass
+class FakeConfig:
+    """A network of hardly anything; `noise` scales what the generator draws."""
+
+    num_slots: int = 3
+    refinement_steps: int = 1
+    sigma: float = 0.3
+    noise: float = 1.0
+
+
+class FakeModel(ObjectCentricModel):
+    """Explains each pixel by K learned colours; its noise moves the colours."""
+
+    name: ClassVar[str] = "fake"
+    Config: ClassVar[type] = FakeConfig
+
+    def __init__(self, config: FakeConfig | None = None) -> None:
+        super().__init__(config or FakeConfig())
+        self.masks = nn.Conv2d(3, self.config.num_slots, 3, padding=1)
+        self.colours = nn.Parameter(torch.rand(self.config.num_slots, 3))
+
+    def forward(self, images: Tensor, **options: Any) -> Decomposition:
+        return self._explain(images, options.get("generator"))
+
+    def objective(
+        self,
+        images: Tensor,
+        *,
+        geco: Any = None,
+        step: int | None = None,
+        kl_weight: float = 1.0,
+        refinement_steps: int | None = None,
+        num_slots: int | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Objective:
+        steps = self.config.refinement_steps if refinement_steps is None else refinement_steps
+        terms: dict[str, Tensor] = {}
+        loss = torch.zeros(())
+        for i in range(steps + 1):
+            decomposition = self._explain(images, generator)
+            error = decomposition.reconstruction - images.float() / 255
+            nll = error.square().flatten(1).sum(1) / (2 * self.config.sigma**2)
+            kl = self.colours.square().sum().expand(len(images))
+            if geco is not None and geco.active(step):
+                loss = loss + geco.penalty(nll.mean(), images[0].numel())
+            else:
+                loss = loss + nll.mean()
+            loss = loss + kl_weight * kl.mean()
+            terms[f"nll_{i}"] = nll.detach()
+            terms["kl_layer_1" if i == 0 else f"kl_refinement_{i}"] = kl.detach()
+        return Objective(loss, nll.mean().detach(), kl.mean().detach(), terms, decomposition)
+
+    def _explain(self, images: Tensor, generator: torch.Generator | None) -> Decomposition:
+        pixels = images.float() / 255
+        noise = torch.randn(self.colours.shape, generator=generator)
+        colours = (self.colours + 0.01 * self.config.noise * noise).sigmoid()
+        masks = self.masks(pixels).softmax(1)[:, :, None]
+        components = colours[None, :, :, None, None].expand(len(images), -1, -1, SIZE, SIZE)
+        reconstruction = (masks * components).sum(1)
+        slots = colours[None].expand(len(images), -1, -1)
+        return Decomposition(reconstruction, masks, components, slots)
+
+
+class FakeImages(ObjectDataset):
+    """Squares on black, a pure function of the index; every third image is empty."""
+
+    name = "squares"
+    image_size = (SIZE, SIZE)
+
+    def __init__(self, length: int = 48) -> None:
+        self.length = length
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        mask = torch.zeros(len(indices), 1, SIZE, SIZE, dtype=torch.uint8)
+        image = torch.zeros(len(indices), 3, SIZE, SIZE, dtype=torch.uint8)
+        for row, index in enumerate(indices):
+            if index % 3:
+                top, colour = index % 4, torch.tensor([40 * (index % 6), 255, 5 * index])
+                mask[row, :, top : top + 3, 1:4] = 1
+                mask[row, :, top : top + 3, 5:8] = 2
+                image[row] = (mask[row] * colour[:, None, None]).to(torch.uint8)
+        return Batch(image, mask, {}, torch.tensor(list(indices)))
