@@ -122,7 +122,8 @@ class CMakeBuild(build_ext):
         shutil.copyfile(Path(self.build_lib) / "emorl" / RECORD, ROOT / "emorl" / RECORD)
 
 
-setup(
-    ext_modules=[Extension("emorl._C", sources=[], optional=True)],
-    cmdclass={"build_ext": CMakeBuild},
-)
+if __name__ == "__main__":
+    setup(
+        ext_modules=[Extension("emorl._C", sources=[], optional=True)],
+        cmdclass={"build_ext": CMakeBuild},
+    )

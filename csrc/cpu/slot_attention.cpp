@@ -24,7 +24,10 @@ void forward_tile(
     Scratch<T>& scratch, T* sums, T* lanes) {
   const int64_t pixels = std::min(kTile, s.pixels - first), row = image * s.pixels + first;
   T* weights = scratch.attention.data();
+  prefetch(in.v + row * s.value_width, pixels * s.value_width);
   attend(s, slots, pixels, in.k + row * s.key_width, scratch);
+  const int64_t next = std::min(kTile, s.pixels - first - pixels);
+  prefetch(in.k + (row + pixels) * s.key_width, next * s.key_width);
   for (int64_t j = 0; j < slots.count(); ++j) {
     if (out.attention != nullptr) {
       std::copy_n(weights + j * kTile, pixels, out.attention + slots.index[j] * s.pixels + first);
@@ -61,8 +64,8 @@ struct SlotGradients {
   }
 };
 
-// With w_j = attention_j + eps and dw_j = g_j . v - g_j . updates_j in scratch.other:
-// other_j = attention_j (dw_j - sum_i attention_i dw_i), the gradient of the logits; attention_j = w_j
+// Given the gradient dw_j of the weights in scratch.other, leaves there the gradient of the logits,
+// attention_j (dw_j - sum_i attention_i dw_i), and in scratch.attention the weights.
 template <typename T>
 void softmax_backward(int64_t slots, int64_t pixels, T eps, Scratch<T>& scratch) {
   using Vec = at::vec::Vectorized<T>;
@@ -82,7 +85,8 @@ void softmax_backward(int64_t slots, int64_t pixels, T eps, Scratch<T>& scratch)
   }
 }
 
-// Writes one tile of grad_k and grad_v; adds its share of grad_q to sums, of grad_logit_bias to lanes.
+// Writes one tile of grad_k and grad_v; adds its share of grad_q to sums and its share of
+// grad_logit_bias to lanes. The gradient of a weight is g_j . v - g_j . updates_j.
 template <typename T>
 void backward_tile(
     const SlotAttentionShape& s, const SlotAttentionInputs<T>& in,
@@ -92,7 +96,10 @@ void backward_tile(
   const int64_t count = slots.count(), d = s.key_width, e = s.value_width;
   const T *k = in.k + row * d, *v = in.v + row * e, *v_transposed = scratch.k.data();
   T *weights = scratch.attention.data(), *grad_logits = scratch.other.data();
+  prefetch(v, pixels * e);
   attend(s, slots, pixels, k, scratch);
+  const int64_t next = std::min(kTile, s.pixels - first - pixels);
+  prefetch(k + pixels * d, next * d);
   if (in.v != in.k || e != d) {
     transpose(pixels, e, v, e, scratch.v.data(), kTile);
     v_transposed = scratch.v.data();

@@ -95,7 +95,8 @@ void tile_gemm(
 
 // to[j, i] = from[i, j]
 template <typename T>
-void transpose(int64_t rows, int64_t columns, const T* from, int64_t ld_from, T* to, int64_t ld_to) {
+void transpose(
+    int64_t rows, int64_t columns, const T* from, int64_t ld_from, T* to, int64_t ld_to) {
   constexpr int64_t kWidth = at::vec::Vectorized<T>::size();
   const int64_t whole_rows = rows - rows % kWidth, whole_columns = columns - columns % kWidth;
   for (int64_t i = 0; i < whole_rows; i += kWidth) {

@@ -1,0 +1,51 @@
+"""What this installation consists of: versions, threads, and the backends of each operator."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+import sys
+
+import torch
+
+import emorl
+from emorl.ops import backends
+from emorl.ops._library import build_record
+
+
+def describe() -> str:
+    """Text for `emorl info`, one fact a line; a missing backend comes with the reason."""
+    lines = [
+        f"emorl      {emorl.__version__}",
+        f"python     {platform.python_version()} ({sys.executable})",
+        f"torch      {torch.__version__}, {_cuda()}",
+        f"cpu        {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
+        f"extension  {_extension()}",
+    ]
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    for device in devices:
+        for op, reasons in backends(device).items():
+            for backend, reason in reasons.items():
+                state = "yes" if reason is None else f"no: {reason}"
+                lines.append(f"{op} / {backend} / {device}: {state}")
+    return "\n".join(lines)
+
+
+def _cuda() -> str:
+    if torch.version.cuda is None:
+        return "without CUDA"
+    if not torch.cuda.is_available():
+        return f"CUDA {torch.version.cuda}, no usable GPU"
+    return f"CUDA {torch.version.cuda}, {torch.cuda.get_device_name()}"
+
+
+def _extension() -> str:
+    if "emorl._C" not in sys.modules:
+        return "not loaded (see below)"
+    info = importlib.import_module("emorl._C").build_info()
+    cuda = "with CUDA" if info["cuda"] else f"without CUDA ({build_record()['cuda']})"
+    return f"for torch {info['torch']}, {cuda}, compiler {info['compiler']}, {info['flags']}"
+
+
+if __name__ == "__main__":
+    print(describe())
