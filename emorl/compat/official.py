@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from emorl.models.efficient_morl import EfficientMORL, EfficientMORLConfig
+from emorl.nn.hierarchy import PriorKind
+from emorl.ops.mixture_nll import Likelihood
 
 # Released name -> ours, tried in this order; the file's prefixes are already gone.
 _RENAMES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
@@ -48,7 +50,11 @@ _RENAMES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
 # Constants that older checkpoints carry, networks that later code dropped, and GECO's state.
 _DROPPED = re.compile(r"gru\.cell\.zeros|generation_relation|geco_")
 _DECODER = re.compile(r"hvae_networks\.image_decoder\.decode\.(\d+)\.(\w+)$")
-_PRIORS = {(True, False): "bottom_up", (False, False): "reversed", (False, True): "reversed++"}
+_PRIORS: dict[tuple[bool, bool], PriorKind] = {
+    (True, False): "bottom_up",
+    (False, False): "reversed",
+    (False, True): "reversed++",
+}
 
 
 def config_from_net(net: Mapping[str, Any]) -> EfficientMORLConfig:
@@ -64,7 +70,7 @@ def config_from_net(net: Mapping[str, Any]) -> EfficientMORLConfig:
     plusplus = bool(net.get("reverse_prior_plusplus", True))
     if (bottom_up, plusplus) not in _PRIORS:
         raise ValueError("Net: bottom_up_prior and reverse_prior_plusplus exclude each other")
-    likelihoods = {"GMM": "mixture", "Gaussian": "gaussian"}
+    likelihoods: dict[str, Likelihood] = {"GMM": "mixture", "Gaussian": "gaussian"}
     likelihood = net.get("image_likelihood", "Gaussian")
     if likelihood not in likelihoods:
         raise ValueError(f"Net: image_likelihood: expected {[*likelihoods]}, got {likelihood!r}")

@@ -45,6 +45,18 @@ class Decomposition:
     attention: Tensor | None = None
     stages: tuple[Stage, ...] = ()
 
+    @classmethod
+    def assemble(cls, rgb: Tensor, mask_logits: Tensor, slots: Tensor) -> Self:
+        """From what a decoder returns.
+
+        Args:
+            rgb: appearance before its sigmoid, [B, K, 3, H, W].
+            mask_logits: [B, K, 1, H, W].
+            slots: [B, K, D].
+        """
+        masks, components = mask_logits.softmax(dim=1), rgb.sigmoid()
+        return cls((masks * components).sum(dim=1), masks, components, slots)
+
     def labels(self) -> Tensor:
         """The most probable slot of each pixel, int64 [B, H, W]."""
         return self.masks[:, :, 0].argmax(dim=1)
@@ -146,6 +158,25 @@ class ObjectCentricModel(nn.Module, ABC):
         model = cls(cls.Config(**description))
         model.load_state_dict(safetensors.torch.load_file(Path(folder) / "model.safetensors"))
         return model
+
+
+def checked_images(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """Images as a model's input, [B, 3, H, W] of `dtype` in [0, 1].
+
+    Raises:
+        ValueError: if they are neither uint8 nor in [0, 1], or not of that shape.
+    """
+    if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise ValueError(f"images: expected [B, 3, H, W], got {[*images.shape]}")
+    if images.dtype == torch.uint8:
+        return images.to(dtype) / 255
+    if not images.is_floating_point():
+        raise ValueError(f"images: expected uint8 or a float in [0, 1], got {images.dtype}")
+    if images.device.type == "cpu":  # elsewhere the check would wait for the device
+        low, high = (float(bound) for bound in images.detach().aminmax())
+        if low < 0 or high > 1:
+            raise ValueError(f"images: expected floats in [0, 1], got [{low:g}, {high:g}]")
+    return images.to(dtype)
 
 
 def read_description(folder: str | Path) -> dict[str, Any]:

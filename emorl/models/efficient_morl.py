@@ -6,23 +6,33 @@ Legend: B batch, K slots, M = B * K, D slot width, L stochastic layers, I refine
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
-from emorl.models.base import Decomposition, ObjectCentricModel, Objective, Stage
-from emorl.nn.decoder import make_decoder
+from emorl.models.base import (
+    Decomposition,
+    ObjectCentricModel,
+    Objective,
+    Stage,
+    checked_images,
+)
+from emorl.nn.decoder import Activation, DecoderKind, make_decoder
 from emorl.nn.encoder import ImageEncoder
-from emorl.nn.gaussian import Gaussian, kl_divergence
-from emorl.nn.hierarchy import PRIORS, HierarchicalPosterior, HierarchicalPrior, Hierarchy
-from emorl.nn.refinement import RefinementNetwork
-from emorl.nn.score import Score, score_once
-from emorl.ops.mixture_nll import KINDS, mixture_nll
+from emorl.nn.hierarchy import (
+    GRUKind,
+    HierarchicalPosterior,
+    HierarchicalPrior,
+    Hierarchy,
+    PriorKind,
+)
+from emorl.nn.refinement import RefinementNetwork, ScoredPosterior, refine
+from emorl.nn.score import score_once
+from emorl.ops import Backend
+from emorl.ops.mixture_nll import Likelihood, mixture_nll
 from emorl.training.objective import GECO
-
-WEIGHTINGS = ("released", "paper")
 
 
 @dataclass
@@ -55,28 +65,23 @@ class EfficientMORLConfig:
     refinement_steps: int = 3
     encoder_channels: int = 64
     encoder_layers: int = 4
-    decoder: str = "iodine"
+    decoder: DecoderKind = "iodine"
     decoder_channels: int | None = None
-    decoder_activation: str | None = None
-    likelihood: str = "gaussian"
+    decoder_activation: Activation | None = None
+    likelihood: Likelihood = "gaussian"
     sigma: float = 0.1
-    prior: str = "reversed++"
-    gru: str = "dual"
-    refinement_weighting: str = "released"
-    backend: str = "auto"
+    prior: PriorKind = "reversed++"
+    gru: GRUKind = "dual"
+    refinement_weighting: Literal["released", "paper"] = "released"
+    backend: Backend = "auto"
 
     def __post_init__(self) -> None:
         self.image_size = tuple(self.image_size)  # type: ignore[assignment]  # JSON has lists
         if len(self.image_size) != 2:
             raise ValueError(f"image_size: expected (height, width), got {self.image_size}")
-        choices = {
-            "likelihood": KINDS,
-            "prior": PRIORS,
-            "gru": ("dual", "single"),
-            "refinement_weighting": WEIGHTINGS,
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
+        for name, kind in get_type_hints(type(self)).items():
+            allowed = get_args(kind)
+            if get_origin(kind) is Literal and getattr(self, name) not in allowed:
                 raise ValueError(f"{name} must be one of {[*allowed]}, got {getattr(self, name)!r}")
         for name in ("num_slots", "slot_dim", "encoder_channels", "encoder_layers", "sigma"):
             if getattr(self, name) <= 0:
@@ -86,19 +91,25 @@ class EfficientMORLConfig:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
 
 
-class _Step(NamedTuple):
-    """A scored posterior: the hierarchy's last layer (step 0) or a refinement step's."""
+class _Request(NamedTuple):
+    """What is asked of an inference."""
 
-    score: Score
-    kl: Tensor  # [B]
-    slots: Tensor  # [B, K, D]
-    update: Gaussian | None = None
+    target: Tensor  # [B, 3, H, W] in [0, 1]
+    num_slots: int
+    steps: int
+    weights: Sequence[float]  # of NLL and KL, in the loss that refinement descends
+    generator: torch.Generator | None
+    details: bool = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self.target.shape[2], self.target.shape[3]
 
 
 class _Inference(NamedTuple):
     hierarchy: Hierarchy
     kl_layers: list[Tensor]  # [B] each
-    steps: list[_Step]
+    steps: list[ScoredPosterior]
 
 
 class EfficientMORL(ObjectCentricModel):
@@ -161,19 +172,18 @@ class EfficientMORL(ObjectCentricModel):
         Raises:
             ValueError: for images or numbers that are not possible, saying which are.
         """
-        target, count, total = self._checked(images, num_slots, refinement_steps)
-        constrained = geco is not None and kl_weight != 0 and geco.active(step)
-        weights = (geco.multiplier if geco is not None and constrained else 1.0, kl_weight)
+        constrained = geco if geco is not None and kl_weight and geco.active(step) else None
+        weights = (constrained.multiplier if constrained else 1.0, kl_weight)
+        request = self._request(images, num_slots, refinement_steps, weights, generator)
         if self.training and torch.is_grad_enabled():
             self.loss_weights.copy_(torch.tensor(weights))
-        inference = self._infer(target, count, total, weights, generator)
-        loss = target.new_zeros(())
-        for i, step_ in enumerate(inference.steps):
-            nll = step_.score.nll
-            if geco is not None and constrained:
-                nll = geco.penalty(nll, target[0].numel())
-            loss = loss + self._weight(i, total) * (nll + kl_weight * step_.kl.mean())
-        return self._report(loss, inference)
+        inference = self._infer(request)
+        losses = []
+        for scored in inference.steps:
+            nll = scored.score.nll
+            penalty = constrained.penalty(nll, request.target[0].numel()) if constrained else nll
+            losses.append(penalty + kl_weight * scored.kl.mean())
+        return self._report(losses, inference)
 
     @torch.no_grad()
     def score(
@@ -188,14 +198,11 @@ class EfficientMORL(ObjectCentricModel):
 
         Arguments and result as `objective`; `loss` is the weighted sum without a constraint.
         """
-        target, count, total = self._checked(images, num_slots, refinement_steps)
-        nll_weight, kl_weight = self.loss_weights.tolist()
-        inference = self._infer(target, count, total, (nll_weight, kl_weight), generator)
-        loss = target.new_zeros(())
-        for i, step in enumerate(inference.steps):
-            value = nll_weight * step.score.nll + kl_weight * step.kl.mean()
-            loss = loss + self._weight(i, total) * value
-        return self._report(loss, inference)
+        weights = self.loss_weights.tolist()
+        request = self._request(images, num_slots, refinement_steps, weights, generator)
+        inference = self._infer(request)
+        losses = [weights[0] * s.score.nll + weights[1] * s.kl.mean() for s in inference.steps]
+        return self._report(losses, inference)
 
     @torch.no_grad()
     def forward(
@@ -222,165 +229,137 @@ class EfficientMORL(ObjectCentricModel):
         Raises:
             ValueError: for images or numbers that are not possible, saying which are.
         """
-        target, count, total = self._checked(images, num_slots, refinement_steps)
-        size = (target.shape[2], target.shape[3])
-        steps: list[_Step] = []
-        if total == 0:
-            features = self.encoder(2 * target - 1)
-            hierarchy = self.posterior(features, count, generator, details)
-            result = self._decode(hierarchy.samples[-1], count, size)
+        weights = self.loss_weights.tolist()
+        request = self._request(images, num_slots, refinement_steps, weights, generator, details)
+        if request.steps == 0:
+            hierarchy, refined = self._hierarchy(self._features(request), request), []
+            result = self._decode(hierarchy.samples[-1], request)
         else:
-            weights = self.loss_weights.tolist()
-            hierarchy, _, steps = self._infer(target, count, total, weights, generator, details)
-            result = _decomposition(steps[-1])
+            hierarchy, _, steps = self._infer(request)
+            refined = [_decomposition(step) for step in (steps[1:] if details else steps[-1:])]
+            result = refined[-1]
         if details:
             layers = hierarchy.samples if self.config.stochastic_layers else []
-            decoded = [self._decode(slots, count, size) for slots in layers]
-            refined = [_decomposition(step) for step in steps[1:]]
-            result.stages = (
-                *(Stage(f"layer {n}", layer) for n, layer in enumerate(decoded, 1)),
-                *(Stage(f"refinement {i}", step) for i, step in enumerate(refined, 1)),
+            decoded = [self._decode(slots, request) for slots in layers]
+            result = replace(
+                result,
+                stages=(
+                    *(Stage(f"layer {n}", layer) for n, layer in enumerate(decoded, 1)),
+                    *(Stage(f"refinement {i}", step) for i, step in enumerate(refined, 1)),
+                ),
+                attention=torch.stack(hierarchy.attention, dim=1).unflatten(-1, request.size)
+                if hierarchy.attention
+                else None,
             )
-            if hierarchy.attention:
-                result.attention = torch.stack(hierarchy.attention, dim=1).unflatten(-1, size)
         return result
 
-    def _infer(
+    def _request(
         self,
-        target: Tensor,
-        num_slots: int,
-        total: int,
+        images: Tensor,
+        num_slots: int | None,
+        steps: int | None,
         weights: Sequence[float],
         generator: torch.Generator | None,
         details: bool = False,
-    ) -> _Inference:
-        """Infer the hierarchy, then refine and score its last posterior `total` times.
+    ) -> _Request:
+        """Check what was asked for, and fill in the configuration's numbers."""
+        target = checked_images(images, self.loss_weights.dtype)
+        num_slots = self.config.num_slots if num_slots is None else num_slots
+        steps = self.config.refinement_steps if steps is None else steps
+        if num_slots < 1:
+            raise ValueError(f"num_slots: expected 1 or more, got {num_slots}")
+        if steps < 0:
+            raise ValueError(f"refinement_steps: expected 0 or more, got {steps}")
+        return _Request(target, num_slots, steps, weights, generator, details)
+
+    def _features(self, request: _Request) -> Tensor:
+        features: Tensor = self.encoder(2 * request.target - 1)
+        return features
+
+    def _hierarchy(self, features: Tensor, request: _Request) -> Hierarchy:
+        hierarchy: Hierarchy = self.posterior(
+            features, request.num_slots, request.generator, request.details
+        )
+        return hierarchy
+
+    def _infer(self, request: _Request) -> _Inference:
+        """Infer the hierarchy, then refine and score its last posterior.
 
         Without gradients the decoder's weights are left out; refinement still differentiates with
         respect to the posterior, through the small graph between a posterior and its loss.
         """
-        features = self.encoder(2 * target - 1)
-        if torch.is_grad_enabled() or total == 0:
+        features = self._features(request)
+        if torch.is_grad_enabled() or request.steps == 0:
             trained = [p for p in self.decoder.parameters() if p.requires_grad]
-            return self._refine(
-                features, target, num_slots, total, weights, generator, details, trained
-            )
+            return self._two_stages(features, request, trained)
         with torch.inference_mode(False), torch.enable_grad():
-            features, target = features.clone(), target.clone()
-            return self._refine(features, target, num_slots, total, weights, generator, details, [])
+            request = request._replace(target=request.target.clone())
+            return self._two_stages(features.clone(), request, [])
 
-    def _refine(
-        self,
-        features: Tensor,
-        target: Tensor,
-        num_slots: int,
-        total: int,
-        weights: Sequence[float],
-        generator: torch.Generator | None,
-        details: bool,
-        trained: list[nn.Parameter],
+    def _two_stages(
+        self, features: Tensor, request: _Request, trained: list[nn.Parameter]
     ) -> _Inference:
-        batch = len(target)
+        target, batch = request.target, len(request.target)
 
-        def score(slots: Tensor, kl: Tensor, i: int, update: Gaussian | None = None) -> _Step:
+        def score(slots: Tensor, kl: Tensor, step: int) -> ScoredPosterior:
+            last = step == request.steps
             scored = score_once(
-                lambda z: self._likelihood(z, target), slots, trained, gradient=i < total
+                lambda z: self._likelihood(z, target), slots, trained, gradient=not last
             )
-            if i < total and not details:  # only the last image is looked at
+            if not last and not request.details:  # nobody will look at this image
                 scored = scored._replace(outputs=())
-            return _Step(scored, kl, slots.view(batch, num_slots, -1), update)
+            return ScoredPosterior(scored, kl.view(batch, -1).sum(1), slots)
 
-        hierarchy = self.posterior(features, num_slots, generator, details)
+        hierarchy = self._hierarchy(features, request)
         layers = hierarchy.posteriors if self.config.stochastic_layers else []
-        divergences, prior = self.prior(layers, generator)
-        kl_layers = [k.view(batch, num_slots).sum(1) for k in divergences]
-        kl = sum(kl_layers, target.new_zeros(batch))
-        steps = [score(hierarchy.samples[-1], kl, 0)]
-        posterior = hierarchy.posteriors[-1]
-        state = self.refinement.initial_state(posterior)
-        for i in range(1, total + 1):
-            gradient = _loss_gradient(posterior, steps[-1], weights)
-            update, state = self.refinement(posterior, gradient, state)
-            posterior = Gaussian(posterior.mean + update.mean, posterior.raw + update.raw)
-            slots = posterior.sample(generator)
-            kl = kl_divergence(posterior, prior).view(batch, num_slots).sum(1)
-            steps.append(score(slots, kl, i, update))
-        return _Inference(hierarchy, kl_layers, steps)
+        divergences, prior = self.prior(layers, request.generator)
+        kl = sum(divergences, target.new_zeros(batch * request.num_slots))
+        steps = refine(
+            self.refinement,
+            hierarchy.posteriors[-1],
+            prior,
+            score(hierarchy.samples[-1], kl, 0),
+            score,
+            request.steps,
+            request.weights,
+            request.generator,
+        )
+        return _Inference(hierarchy, [k.view(batch, -1).sum(1) for k in divergences], steps)
 
     def _likelihood(self, slots: Tensor, target: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         rgb, mask = self.decoder(slots, (target.shape[2], target.shape[3]))
         rgb, mask = (x.unflatten(0, (len(target), -1)) for x in (rgb, mask))
         c = self.config
         nll = mixture_nll(target, rgb, mask, sigma=c.sigma, kind=c.likelihood)
-        return nll, (rgb, mask)
+        slots = slots.unflatten(0, (len(target), -1))
+        return nll, (rgb, mask, slots)
 
-    def _decode(self, slots: Tensor, num_slots: int, size: tuple[int, int]) -> Decomposition:
-        rgb, mask = self.decoder(slots, size)
-        rgb, mask, slots = (x.unflatten(0, (-1, num_slots)) for x in (rgb, mask, slots))
-        return _assemble(rgb, mask, slots)
+    def _decode(self, slots: Tensor, request: _Request) -> Decomposition:
+        rgb, mask = self.decoder(slots, request.size)
+        parts = (x.unflatten(0, (-1, request.num_slots)) for x in (rgb, mask, slots))
+        return Decomposition.assemble(*parts)
 
-    def _weight(self, i: int, total: int) -> float:
-        """Weight of step i's loss; the released code's are flatter than the paper's."""
+    def _weight(self, step: int, total: int) -> float:
+        """Weight of a step's loss; the released code's are flatter than the paper's."""
         if self.config.refinement_weighting == "released":
-            return (total + 3 - i) / (total + 1)
-        return 1.0 if i == 0 else (total + 1 - i) / (total + 1)
+            return (total + 3 - step) / (total + 1)
+        return 1.0 if step == 0 else (total + 1 - step) / (total + 1)
 
-    def _report(self, loss: Tensor, inference: _Inference) -> Objective:
-        steps = inference.steps
+    def _report(self, losses: list[Tensor], inference: _Inference) -> Objective:
+        steps, total = inference.steps, len(losses) - 1
         terms = {f"nll_{i}": s.score.nll_per_image for i, s in enumerate(steps)}
         terms |= {f"kl_layer_{n}": kl for n, kl in enumerate(inference.kl_layers, 1)}
         terms |= {f"kl_refinement_{i}": s.kl for i, s in enumerate(steps[1:], 1)}
-        norms = {
-            f"update_norm_{i}": s.update.packed().norm(dim=1).mean().detach()
-            for i, s in enumerate(steps)
-            if s.update is not None
-        }
+        norms = {f"update_norm_{i}": s.update_norm for i, s in enumerate(steps[1:], 1)}
         return Objective(
-            loss=loss,
+            loss=torch.stack([self._weight(i, total) * x for i, x in enumerate(losses)]).sum(),
             nll=steps[-1].score.nll.detach(),
             kl=steps[-1].kl.mean().detach(),
             terms={name: value.detach() for name, value in terms.items()},
-            diagnostics=norms,
+            diagnostics={name: norm.detach() for name, norm in norms.items() if norm is not None},
             decomposition=_decomposition(steps[-1]),
         )
 
-    def _checked(
-        self, images: Tensor, num_slots: int | None, refinement_steps: int | None
-    ) -> tuple[Tensor, int, int]:
-        """Images as float in [0, 1], K and I, or a ValueError that says what is possible."""
-        if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
-            raise ValueError(f"images: expected [B, 3, H, W], got {[*images.shape]}")
-        if images.dtype != torch.uint8 and not images.is_floating_point():
-            raise ValueError(f"images: expected uint8 or a float in [0, 1], got {images.dtype}")
-        count = self.config.num_slots if num_slots is None else num_slots
-        total = self.config.refinement_steps if refinement_steps is None else refinement_steps
-        if count < 1:
-            raise ValueError(f"num_slots: expected 1 or more, got {count}")
-        if total < 0:
-            raise ValueError(f"refinement_steps: expected 0 or more, got {total}")
-        dtype = self.loss_weights.dtype
-        return (images.to(dtype) / 255 if images.dtype == torch.uint8 else images), count, total
 
-
-def _loss_gradient(posterior: Gaussian, step: _Step, weights: Sequence[float]) -> Gaussian:
-    """Gradient of a step's loss, mean over the batch, with respect to its posterior.
-
-    The part through the decoder is known already: d nll / d slots.
-    """
-    assert step.score.gradient is not None
-    outputs, seeds = [step.slots], [weights[0] * step.score.gradient.view_as(step.slots)]
-    if step.kl.requires_grad:
-        outputs.append(step.kl)
-        seeds.append(torch.full_like(step.kl, weights[1] / len(step.kl)))
-    gradient = torch.autograd.grad(outputs, [*posterior], seeds, retain_graph=True)
-    return Gaussian(*gradient)
-
-
-def _decomposition(step: _Step) -> Decomposition:
-    rgb, mask_logits = step.score.outputs
-    return _assemble(rgb, mask_logits, step.slots.detach())
-
-
-def _assemble(rgb: Tensor, mask_logits: Tensor, slots: Tensor) -> Decomposition:
-    masks, components = mask_logits.softmax(dim=1), rgb.sigmoid()
-    return Decomposition((masks * components).sum(1), masks, components, slots)
+def _decomposition(step: ScoredPosterior) -> Decomposition:
+    return Decomposition.assemble(*step.score.outputs)

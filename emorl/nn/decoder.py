@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from emorl.nn.initialisation import init_small
 from emorl.nn.positions import PositionMap
 
-ACTIVATIONS: dict[str, Callable[..., Tensor]] = {"elu": F.elu, "relu": F.relu}
+DecoderKind = Literal["iodine", "small", "big"]
+Activation = Literal["elu", "relu"]
+ACTIVATIONS: dict[Activation, Callable[..., Tensor]] = {"elu": F.elu, "relu": F.relu}
 
 
 class BroadcastSpec(NamedTuple):
@@ -27,7 +29,7 @@ class BroadcastSpec(NamedTuple):
     padding: int
     final_padding: int
     channels: int
-    activation: str
+    activation: Activation
 
     @property
     def margin(self) -> int:
@@ -36,11 +38,10 @@ class BroadcastSpec(NamedTuple):
         return hidden + 2 - 2 * self.final_padding
 
 
-BROADCAST_DECODERS = {
+BROADCAST_DECODERS: dict[DecoderKind, BroadcastSpec] = {
     "iodine": BroadcastSpec(4, 3, 0, 0, 64, "elu"),
     "small": BroadcastSpec(3, 5, 1, 1, 32, "relu"),
 }
-DECODERS = (*BROADCAST_DECODERS, "big")
 
 
 class SpatialBroadcastDecoder(nn.Module):
@@ -160,11 +161,11 @@ class DeconvolutionDecoder(nn.Module):
 
 
 def make_decoder(
-    kind: str,
+    kind: DecoderKind,
     dim: int,
     image_size: tuple[int, int],
     channels: int | None = None,
-    activation: str | None = None,
+    activation: Activation | None = None,
 ) -> SpatialBroadcastDecoder | DeconvolutionDecoder:
     """The decoder of that name; `channels` and `activation` override the published ones.
 
@@ -178,7 +179,7 @@ def make_decoder(
             raise ValueError(f'decoder "big": activation must be "relu", got {activation!r}')
         return DeconvolutionDecoder(dim, channels or 64, image_size)
     if kind not in BROADCAST_DECODERS:
-        raise ValueError(f"decoder must be one of {[*DECODERS]}, got {kind!r}")
+        raise ValueError(f"decoder must be one of {[*get_args(DecoderKind)]}, got {kind!r}")
     spec = BROADCAST_DECODERS[kind]
     spec = spec._replace(
         channels=channels or spec.channels, activation=activation or spec.activation

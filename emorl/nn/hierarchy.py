@@ -6,6 +6,7 @@ Legend: B batch, K slots, M = B * K, N pixels, C channels, D slot width, L stoch
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +15,10 @@ from torch import Tensor, nn
 from emorl.nn.gaussian import Gaussian, kl_divergence
 from emorl.nn.gru import DualGRU, SingleGRU
 from emorl.nn.initialisation import init_small
-from emorl.ops import slot_attention
+from emorl.ops import Backend, slot_attention
 
-PRIORS = ("bottom_up", "reversed", "reversed++")
+PriorKind = Literal["bottom_up", "reversed", "reversed++"]
+GRUKind = Literal["dual", "single"]
 
 
 @dataclass
@@ -52,7 +54,9 @@ class HierarchicalPosterior(nn.Module):
         backend: of the slot attention op.
     """
 
-    def __init__(self, channels: int, dim: int, layers: int, gru: str, backend: str) -> None:
+    def __init__(
+        self, channels: int, dim: int, layers: int, gru: GRUKind, backend: Backend
+    ) -> None:
         super().__init__()
         self.layers, self.dim, self.backend = layers, dim, backend
         initial = torch.cat([torch.zeros(1, dim), torch.ones(1, dim)], dim=1)
@@ -96,12 +100,13 @@ class HierarchicalPosterior(nn.Module):
         for _ in range(self.layers):
             query = self.query(self.norm_slots(slots)) * self.dim**-0.5
             query = query.view(batch, num_slots, -1)
-            update = slot_attention(
-                query, key, value, return_attention=keep_attention, backend=self.backend
-            )
             if keep_attention:
-                update, attention = update
-                result.attention.append(attention.detach())
+                update, attention = slot_attention(
+                    query, key, value, return_attention=True, backend=self.backend
+                )
+                result.attention.append(attention)
+            else:
+                update = slot_attention(query, key, value, backend=self.backend)
             state = _differentiable(self._update(update.flatten(0, 1), state))
             slots = state.sample(generator)
             result.posteriors.append(state)
@@ -131,11 +136,11 @@ class HierarchicalPrior(nn.Module):
 
     Args:
         dim: D, width of a slot.
-        kind: one of `PRIORS`.
+        kind: of the prior.
         hidden: width of the hidden layer.
     """
 
-    def __init__(self, dim: int, kind: str, hidden: int = 128) -> None:
+    def __init__(self, dim: int, kind: PriorKind, hidden: int = 128) -> None:
         super().__init__()
         self.kind = kind
         self.hidden = nn.Linear(dim, hidden)

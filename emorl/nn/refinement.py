@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emorl.nn.gaussian import Gaussian
+from emorl.nn.gaussian import Gaussian, kl_divergence
 from emorl.nn.initialisation import init_small
+from emorl.nn.score import Score
+
+
+class ScoredPosterior(NamedTuple):
+    """A posterior's loss: that of the hierarchy's last layer, or of a refinement step.
+
+    Attributes:
+        score: the likelihood of a sample.
+        kl: to the prior, [B].
+        slots: the sample, [M, D].
+        update_norm: mean over slots of the norm of the update that led here; None at first.
+    """
+
+    score: Score
+    kl: Tensor
+    slots: Tensor
+    update_norm: Tensor | None = None
 
 
 class RefinementNetwork(nn.Module):
@@ -53,3 +73,55 @@ class RefinementNetwork(nn.Module):
         encoded = self.encoded(F.elu(self.hidden(torch.cat([*posterior, *normalised], dim=1))))
         state = self.cell(encoded, state)
         return Gaussian(self.mean(state), self.raw(state)), state
+
+
+def refine(
+    network: RefinementNetwork,
+    posterior: Gaussian,
+    prior: Gaussian | None,
+    first: ScoredPosterior,
+    score: Callable[[Tensor, Tensor, int], ScoredPosterior],
+    steps: int,
+    weights: Sequence[float],
+    generator: torch.Generator | None,
+) -> list[ScoredPosterior]:
+    """Refine a posterior by the gradient of its loss, and score it again, `steps` times.
+
+    Args:
+        network: maps a gradient to an update.
+        posterior: of the hierarchy's last layer, [M, D].
+        prior: of the refined posteriors; None for the standard normal.
+        first: the posterior's score.
+        score: scores a sample [M, D] with its KL [M] at a step (1, 2, ..).
+        steps: I.
+        weights: of NLL and KL in the loss that is descended.
+        generator: of the noise; one sample per step.
+
+    Returns:
+        The first score and those of all steps.
+    """
+    scored = [first]
+    state = network.initial_state(posterior)
+    for step in range(1, steps + 1):
+        gradient = _loss_gradient(posterior, scored[-1], weights)
+        update, state = network(posterior, gradient, state)
+        posterior = Gaussian(posterior.mean + update.mean, posterior.raw + update.raw)
+        current = score(posterior.sample(generator), kl_divergence(posterior, prior), step)
+        scored.append(current._replace(update_norm=update.packed().norm(dim=1).mean()))
+    return scored
+
+
+def _loss_gradient(
+    posterior: Gaussian, scored: ScoredPosterior, weights: Sequence[float]
+) -> Gaussian:
+    """Gradient of the loss, mean over the batch, with respect to the posterior.
+
+    Its part through the decoder is known already: d nll / d slots.
+    """
+    assert scored.score.gradient is not None
+    outputs, seeds = [scored.slots], [weights[0] * scored.score.gradient]
+    if scored.kl.requires_grad:  # without stochastic layers the first KL is constant
+        outputs.append(scored.kl)
+        seeds.append(torch.full_like(scored.kl, weights[1] / len(scored.kl)))
+    gradient = torch.autograd.grad(outputs, [*posterior], seeds, retain_graph=True)
+    return Gaussian(*gradient)

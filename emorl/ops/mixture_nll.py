@@ -6,14 +6,15 @@ Legend: B batch, K slots, C channels, H W image.
 from __future__ import annotations
 
 import math
+from typing import Literal, get_args
 
 from torch import Tensor
 
-KINDS = ("gaussian", "mixture")
+Likelihood = Literal["gaussian", "mixture"]
 
 
 def mixture_nll(
-    image: Tensor, rgb: Tensor, mask_logits: Tensor, *, sigma: float, kind: str = "mixture"
+    image: Tensor, rgb: Tensor, mask_logits: Tensor, *, sigma: float, kind: Likelihood = "mixture"
 ) -> Tensor:
     """Negative log-likelihood in nats, summed over pixels and channels.
 
@@ -39,8 +40,10 @@ def mixture_nll(
 
     Source: Emami et al. 2021, appendix F; the released code's utilities.
     """
-    if kind not in KINDS:
-        raise ValueError(f"mixture_nll: kind must be one of {[*KINDS]}, got {kind!r}")
+    if kind not in get_args(Likelihood):
+        raise ValueError(
+            f"mixture_nll: kind must be one of {[*get_args(Likelihood)]}, got {kind!r}"
+        )
     if kind == "gaussian":
         mean = (mask_logits.softmax(dim=1) * rgb.sigmoid()).sum(dim=1)
         error = (image - mean).square().sum(dim=(1, 2, 3)) / (2 * sigma**2)
