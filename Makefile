@@ -1,0 +1,50 @@
+# make test   what CI runs: lint, types, tests with coverage (in .venv, made when missing)
+# make demo   train on Tetrominoes, evaluate, report; REAL=file evaluates on that data set as well
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := runs/demo
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
+NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f)
+
+.PHONY: venv test demo format clean
+
+venv: $(VENV)/.installed
+
+# A virtual environment that exists already is kept and completed.
+$(VENV)/.dependencies: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or \
+	  sys.exit("emorl needs Python >= 3.11; $(PYTHON) is " + sys.version.split()[0] + \
+	  " (choose another with make PYTHON=...)")'
+	@test -x $(BIN)/python || $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "$(PYTHON) has no venv module (on Debian: apt install python3-venv)"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) setuptools cmake ninja pybind11 torch
+	$(PIP) --no-build-isolation -e '.[train,dev]'
+	@touch $@
+
+$(VENV)/.installed: $(VENV)/.dependencies $(NATIVE)
+	$(PIP) --no-build-isolation --no-deps -e .
+	@$(BIN)/python -m emorl.info
+	@touch $@
+
+test: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --cov=emorl
+
+demo: venv
+	$(BIN)/emorl train --config tetrominoes-laptop --out $(RUN) --resume auto
+	$(BIN)/emorl evaluate $(RUN) --data tetrominoes --images 320
+	$(BIN)/emorl evaluate $(RUN) --data tetrominoes-real10
+	$(if $(REAL),$(BIN)/emorl evaluate $(RUN) --data $(REAL))
+	$(BIN)/emorl report $(RUN)
+
+format: venv
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -f emorl/_C*.so emorl/_build.json $(VENV)/.installed
