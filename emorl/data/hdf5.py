@@ -15,7 +15,8 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,8 @@ class HDF5Dataset(FileDataset):
 
     def _probe_range(self, images: h5py.Dataset) -> bool:
         """Whether the images are floats from 0 to 1."""
-        first = images[:_PROBE]
+        with _named_errors(self.path, images):
+            first = images[:_PROBE]
         low, high = first.min(), first.max()
         if not (low >= 0 and high <= 255):
             raise ValueError(
@@ -134,15 +136,14 @@ class HDF5Dataset(FileDataset):
     def _rows(self, name: str, indices: Sequence[int]) -> NDArray[Any]:
         """Rows of a data set; a loop, since h5py's own selection by a list is much slower."""
         stored = self._group()[name]
-        try:
-            if all(b - a == 1 for a, b in itertools.pairwise(indices)) and indices:
+        consecutive = all(b - a == 1 for a, b in itertools.pairwise(indices))
+        with _named_errors(self.path, stored):
+            if indices and consecutive:
                 rows: NDArray[Any] = stored[indices[0] : indices[-1] + 1]
                 return rows
             rows = np.empty((len(indices), *stored.shape[1:]), dtype=stored.dtype)
             for row, index in enumerate(indices):
                 rows[row] = stored[index]
-        except OSError as error:
-            raise ValueError(f"{self.path}: {self.split}/{name}: {error}") from None
         return rows
 
     def _factors(self, indices: Sequence[int]) -> dict[str, Tensor]:
@@ -156,6 +157,14 @@ class HDF5Dataset(FileDataset):
             factors[name] = table[..., start] if width == 1 else table[..., start : start + width]
             start += width
         return factors
+
+
+@contextmanager
+def _named_errors(path: Path, stored: h5py.Dataset) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"{path}: {stored.name}: {error}") from None
 
 
 def _open(path: Path) -> h5py.File:

@@ -125,6 +125,8 @@ class TFRecordDataset(FileDataset):
         """Payloads from this process's own reader, which can only go on or start anew at 0."""
         pid, reader = self._reader or (None, None)
         if pid != os.getpid() or reader is None or (indices and indices[0] == 0):
+            if reader is not None:
+                reader.close()
             reader = RecordReader(self.path)
             self._reader = (os.getpid(), reader)
         ascending = all(a < b for a, b in itertools.pairwise(indices))

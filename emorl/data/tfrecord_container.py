@@ -62,6 +62,10 @@ class RecordReader:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
         self._file.close()
 
     def __iter__(self) -> Iterator[bytes]:

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from emorl.data import UNBOUNDED, check, convert, open_dataset
+
+
+@pytest.fixture
+def clevr_file(tmp_path: Path) -> tuple[Path, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 240, 320, 3), np.uint8)
+    labels = rng.integers(0, 3, (2, 240, 320))
+    path = tmp_path / "clevr.h5"
+    with h5py.File(path, "w") as file:
+        file["train/imgs"] = images
+        masks = labels[:, None, ..., None] == np.arange(3)[:, None, None, None]
+        file["train/masks"] = masks.astype(np.uint8)
+    return path, images, labels
+
+
+def test_generators_are_found_by_name() -> None:
+    endless = open_dataset("tetrominoes")
+    assert len(endless) == UNBOUNDED
+    assert endless.image_size == (35, 35)
+    assert len(open_dataset("tetrominoes-real10")) == 10
+
+
+def test_split_and_seed_reach_the_generator() -> None:
+    images = [
+        open_dataset("tetrominoes", split=split, seed=seed)[0]["image"]
+        for split, seed in [("train", 0), ("test", 0), ("train", 1)]
+    ]
+    assert not torch.equal(images[0], images[1])
+    assert not torch.equal(images[0], images[2])
+
+
+def test_limit_keeps_the_first_images() -> None:
+    limited, whole = open_dataset("tetrominoes", limit=5), open_dataset("tetrominoes")
+    assert len(limited) == 5
+    assert torch.equal(limited[4]["image"], whole[4]["image"])
+    with pytest.raises(IndexError, match=r"tetrominoes: index 5 outside of 0\.\.4"):
+        limited[5]
+    assert len(open_dataset("tetrominoes-real10", limit=50)) == 10
+
+
+def test_crop_and_size_do_what_pillow_does(clevr_file: tuple[Path, np.ndarray, np.ndarray]) -> None:
+    path, images, labels = clevr_file
+    dataset = open_dataset(path, crop="clevr", size=96)
+    assert dataset.image_size == (96, 96)
+    batch = dataset.__getitems__([1, 0])
+    assert batch.mask is not None
+    assert batch.mask.shape == (2, 1, 96, 96)
+    for row, index in enumerate([1, 0]):
+        image = Image.fromarray(images[index, 29:221, 64:256]).resize((96, 96), Image.BICUBIC)
+        assert (batch.image[row].permute(1, 2, 0).numpy() == np.array(image)).all()
+        label = Image.fromarray(labels[index, 29:221, 64:256].astype(np.uint8))
+        assert (batch.mask[row, 0].numpy() == np.array(label.resize((96, 96), 0))).all()
+
+
+def test_crop_alone_cuts(clevr_file: tuple[Path, np.ndarray, np.ndarray]) -> None:
+    path, images, labels = clevr_file
+    sample = open_dataset(path, crop="clevr")[0]
+    assert (sample["image"].permute(1, 2, 0).numpy() == images[0, 29:221, 64:256]).all()
+    assert (sample["mask"][0].numpy() == labels[0, 29:221, 64:256]).all()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"crop": "clevr"}, "crop 'clevr': expected images of 240x320, got 35x35"),
+        ({"crop": "centre"}, "crop: expected one of clevr, got 'centre'"),
+        ({"size": 0}, "size: expected at least 1, got 0"),
+        ({"limit": 0}, "limit: expected at least 1, got 0"),
+        ({"split": "dev"}, "split: expected one of train, val, test, got 'dev'"),
+    ],
+    ids=["crop of other size", "crop", "size", "limit", "split"],
+)
+def test_wrong_arguments_are_named(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        open_dataset("tetrominoes", **arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("function", [open_dataset, check], ids=["open", "check"])
+@pytest.mark.parametrize("spec", ["tetromino", "folder", "empty", "picture"])
+def test_unknown_data_are_answered_with_what_there_is(
+    function: object, spec: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("folder").mkdir()
+    Path("empty").touch()
+    Path("picture").write_bytes(b"\xff\xd8\xff\xe0 not a data set")
+    with pytest.raises(ValueError, match=f"{spec}: .*HDF5 .* TFRecord") as caught:
+        function(spec)  # type: ignore[operator]
+    assert "\n" not in str(caught.value)
+    assert ("tetrominoes, tetrominoes-real10" in str(caught.value)) == (spec[:2] in ("te", "fo"))
+
+
+def test_files_are_recognised_by_content(fixtures_dir: Path, tmp_path: Path) -> None:
+    records = tmp_path / "records.h5"
+    records.write_bytes((fixtures_dir / "data" / "tetrominoes_mini.tfrecords").read_bytes())
+    assert open_dataset(str(records)).name == "tetrominoes"
+    stored = convert(open_dataset(records), tmp_path / "stored.tfrecords")
+    assert torch.equal(open_dataset(stored)[0]["image"], open_dataset(records)[0]["image"])
+
+
+def test_a_user_block_before_hdf5_is_skipped(tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w", userblock_size=512) as file:
+        file["train/imgs"] = np.zeros((1, 2, 2, 3), np.uint8)
+    assert len(open_dataset(path)) == 1
+
+
+def test_importing_needs_no_optional_package() -> None:
+    program = (
+        "import sys, emorl.data as d; d.open_dataset('tetrominoes')[0];"
+        "print(sorted({'h5py', 'PIL', 'crc32c', 'scipy'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stderr
