@@ -121,7 +121,7 @@ def test_a_user_block_before_hdf5_is_skipped(tmp_path: Path) -> None:
 def test_importing_needs_no_optional_package() -> None:
     program = (
         "import sys, emorl.data as d; d.open_dataset('tetrominoes')[0];"
-        "print(sorted({'h5py', 'PIL', 'crc32c', 'scipy'} & set(sys.modules)))"
+        "print(sorted({'h5py', 'PIL', 'google_crc32c', 'scipy'} & set(sys.modules)))"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.stdout.strip() == "[]", result.stderr

@@ -17,9 +17,9 @@ _LARGEST_RECORD = 1 << 28
 
 def masked_checksum(data: bytes) -> int:
     """TFRecord's rotated and offset CRC32C of `data`."""
-    import crc32c
+    import google_crc32c
 
-    value = crc32c.crc32c(data)
+    value = google_crc32c.value(data)
     return ((value >> 15 | value << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
