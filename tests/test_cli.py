@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from emorl.cli import main
+
+SHORT = ["--trainer.steps", "2", "--trainer.eval_every", "2", "--trainer.eval_images", "4"]
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory) -> Path:
+    """A finished run of two steps."""
+    folder = tmp_path_factory.mktemp("runs") / "smoke"
+    assert main(["train", "--config", "smoke", "--out", str(folder), *SHORT]) == 0
+    return folder
+
+
+def complaint(capsys: pytest.CaptureFixture[str]) -> str:
+    """What stderr has, which must be one line."""
+    text = capsys.readouterr().err
+    assert text.endswith("\n")
+    assert text.count("\n") == 1, text
+    return text
+
+
+def test_help_lists_the_commands_and_loads_no_torch():
+    script = "import sys, emorl.cli; emorl.cli.main(['--help']); assert 'torch' not in sys.modules"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    for command in ("train", "evaluate", "report", "data", "convert", "info"):
+        assert f"  {command}" in result.stdout
+
+
+def test_without_a_command_there_is_help(capsys):
+    assert main([]) == 0
+    assert capsys.readouterr().out.startswith("usage: emorl COMMAND")
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("emorl ")
+
+
+def test_train_help_has_every_option_with_its_default(capsys):
+    assert main(["train", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for piece in (
+        "--trainer.learning_rate",
+        "default: 0.0004",
+        "images per optimiser step, over all processes",
+        "--network.sigma",
+        "--data.train",
+        "--resume {auto}",
+        "Configurations of efficient_morl: clevr6, ",
+    ):
+        assert piece in text
+
+
+@pytest.mark.parametrize("command", ["evaluate", "report", "convert", "info", "data check"])
+def test_each_command_has_help(capsys, command):
+    with pytest.raises(SystemExit) as leaving:
+        main([*command.split(), "--help"])
+    assert leaving.value.code == 0
+    assert capsys.readouterr().out.startswith(f"usage: emorl {command}")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("trian", "emorl: unknown command trian; did you mean train?"),
+        ("train", "emorl train: --config: a file or one of clevr6, "),
+        ("train --config smok", "is called smok; did you mean smoke?"),
+        ("train --config no.yaml", "no such file: no.yaml"),
+        ("train --config smoke --trainer.stepz 3", "did you mean trainer.steps?"),
+        ("train --config smoke --trainer.steps x", "trainer.steps: expected int, got x"),
+        ("train --config smoke --data.train no.h5", "no.h5: neither a file nor a generator"),
+        ("train --config smoke --resume yes", "argument --resume: invalid choice: 'yes'"),
+        ("train --config smoke --network.sigma -1", "sigma"),
+        ("train --config smoke --model slotty", "no configurations for slotty"),
+        ("train --out no --resume auto", "no holds no run to resume"),
+        ("train --config multi_dsprites", "multi_dsprites_colored_on_grayscale.h5: neither"),
+        ("evaluate", "the following arguments are required: RUN|CHECKPOINT"),
+        ("evaluate no", "emorl evaluate: no: no such folder"),
+        ("evaluate . --images x", "expected a whole number >= 1, got x"),
+        ("evaluate . --imgaes 3", "unknown argument --imgaes; did you mean --images?"),
+        ("evaluate .", "expected a run folder"),
+        ("report no", "no: expected a run's folder"),
+        ("convert no.pth --config no.json --out x", "no such file: no.json"),
+        ("data chekc", "unknown argument chekc; did you mean check?"),
+        ("data check no", "no: neither a file nor a generator"),
+        ("data generate tetromino --out a.h5 --images 3", "did you mean tetrominoes?"),
+        ("data generate tetrominoes --out a.h5", "required: --images"),
+        ("info --all", "unknown argument --all"),
+    ],
+)
+def test_mistakes_are_answered_by_one_line(tmp_path, monkeypatch, capsys, line, message):
+    monkeypatch.chdir(tmp_path)
+    assert main(line.split()) == 2
+    assert message in complaint(capsys)
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+def test_a_missing_package_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "jsonargparse", None)
+    assert main(["train", "--config", "smoke"]) == 2
+    expected = "jsonargparse is not installed: pip install 'emorl[train]'"
+    assert expected in complaint(capsys)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyboardInterrupt(), 130, "emorl info: interrupted"),
+        (ArithmeticError("step 3: nll_1 is nan"), 1, "emorl info: step 3: nll_1 is nan"),
+        (ValueError("two\n  lines"), 2, "emorl info: two lines"),
+        (PermissionError(13, "Permission denied", "x.h5"), 2, "x.h5: Permission denied"),
+    ],
+    ids=["ctrl-c", "diverged", "value", "file"],
+)
+def test_errors_have_exit_codes(monkeypatch, capsys, error, code, message):
+    def fail(arguments: list[str]) -> int:
+        raise error
+
+    monkeypatch.setattr(importlib.import_module("emorl.commands.info"), "run", fail)
+    assert main(["info"]) == code
+    assert message in complaint(capsys)
+
+
+def test_faults_of_the_program_keep_their_traceback(monkeypatch):
+    def fail(arguments: list[str]) -> int:
+        raise RuntimeError("a fault")
+
+    monkeypatch.setattr(importlib.import_module("emorl.commands.info"), "run", fail)
+    with pytest.raises(RuntimeError, match="a fault"):
+        main(["info"])
+    monkeypatch.setattr(importlib.import_module("emorl.commands.info"), "run", int)
+    monkeypatch.setenv("EMORL_TRACEBACK", "1")
+    with pytest.raises(TypeError):
+        main(["info"])
+
+
+def test_a_run_leaves_everything(run_dir):
+    for name in (
+        "config.yaml",
+        "metrics.jsonl",
+        "report.html",
+        "tensorboard",
+        "checkpoints/step-00000002/training.pt",
+        "pictures/step-00000002/decomposition.png",
+    ):
+        assert (run_dir / name).exists(), name
+    row = json.loads((run_dir / "metrics.jsonl").read_text().splitlines()[-1])
+    assert row["step"] == 2
+    assert -1 <= row["fg_ari"] <= 1
+    assert row["loss"] is not None
+
+
+def test_the_written_configuration_runs_again(run_dir, tmp_path):
+    """Bit for bit: the file is complete."""
+    again = tmp_path / "again"
+    assert main(["train", "--config", str(run_dir / "config.yaml"), "--out", str(again)]) == 0
+    assert yaml.safe_load((again / "config.yaml").read_text()) == yaml.safe_load(
+        (run_dir / "config.yaml").read_text()
+    )
+    weights = "checkpoints/step-00000002/model.safetensors"
+    assert (again / weights).read_bytes() == (run_dir / weights).read_bytes()
+
+
+def test_a_run_goes_on_without_its_configuration(run_dir, tmp_path, capsys):
+    import shutil
+
+    copy = tmp_path / "copy"
+    shutil.copytree(run_dir, copy)
+    assert main(["train", "--out", str(copy)]) == 2
+    assert main(["train", "--config", "smoke", "--out", str(copy)]) == 2
+    assert "holds a run; go on with --resume auto" in capsys.readouterr().err
+    options = ["--out", str(copy), "--resume", "auto", "--trainer.steps", "3"]
+    assert main(["train", *options]) == 0
+    text = capsys.readouterr().err
+    assert "changed since the run began: trainer.steps from 2 to 3" in text
+    assert "going on from" in text
+    assert (copy / "checkpoints/step-00000003").is_dir()
+
+
+def test_evaluate_a_run_prints_and_stores(run_dir, tmp_path, capsys):
+    extra = tmp_path / "new" / "result.json"
+    line = ["evaluate", str(run_dir), "--images", "6", "--json", str(extra)]
+    assert main([*line, "--refinement-steps", "2"]) == 0
+    printed = capsys.readouterr().out
+    assert "tetrominoes (test): 6 images, 2 refinement steps" in printed
+    stored = json.loads((run_dir / "evaluation/tetrominoes.json").read_text())
+    assert stored == json.loads(extra.read_text())
+    assert stored["refinement_steps"] == 2
+    assert stored["checkpoint"].endswith("step-00000002")
+    for name in ("fg_ari", "ari", "miou", "fg_miou", "mse", "nll", "kl", "kl_refinement_2"):
+        assert stored["metrics"][name]["count"] == 6
+        assert name in printed
+
+
+def test_evaluate_a_checkpoint_stores_nothing_in_the_run(run_dir, capsys):
+    place = run_dir / "checkpoints/step-00000002"
+    before = sorted(run_dir.rglob("*"))
+    assert main(["evaluate", str(place), "--images", "2", "--data", "tetrominoes-real10"]) == 0
+    assert "tetrominoes-real10" in capsys.readouterr().out
+    assert sorted(run_dir.rglob("*")) == before
+
+
+def test_a_model_folder_needs_data(run_dir, tmp_path, capsys):
+    import shutil
+
+    shutil.copytree(run_dir / "checkpoints/step-00000002", tmp_path / "model")
+    assert main(["evaluate", str(tmp_path / "model")]) == 2
+    assert "--data: needed, since" in complaint(capsys)
+
+
+def test_report_is_written_anew(run_dir, capsys):
+    (run_dir / "report.html").unlink()
+    assert main(["report", str(run_dir)]) == 0
+    assert capsys.readouterr().out.strip() == str(run_dir / "report.html")
+    assert (run_dir / "report.html").is_file()
+
+
+def test_data_are_stored_and_checked(tmp_path, capsys):
+    path = tmp_path / "a.h5"
+    line = ["data", "generate", "tetrominoes", "--out", str(path), "--images", "5"]
+    assert main([*line, "--split", "test"]) == 0
+    assert main(["data", "check", str(path)]) == 0
+    assert "problems: none" in capsys.readouterr().out
+    copy = tmp_path / "b.h5"
+    assert main(["data", "convert", str(path), "--out", str(copy), "--split", "test"]) == 0
+    assert copy.is_file()
+
+
+def test_a_released_checkpoint_becomes_a_model_folder(fixtures_dir, tmp_path, capsys):
+    golden = fixtures_dir / "golden" / "tetrominoes_geco_i3"
+    arguments = [f"{golden}.pth", "--config", f"{golden}.json", "--out", str(tmp_path / "m")]
+    assert main(["convert", *arguments]) == 0
+    capsys.readouterr()
+    line = ["evaluate", str(tmp_path / "m"), "--data", "tetrominoes-real10"]
+    assert main([*line, "--refinement-steps", "0"]) == 0
+    assert "10 images, 0 refinement steps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "not a JSON file"),
+        ("[]", "expected a JSON object, got list"),
+        ("{}", "expected a released configuration"),
+    ],
+)
+def test_a_wrong_released_configuration_is_named(tmp_path, capsys, text, message):
+    (tmp_path / "net.json").write_text(text)
+    line = ["convert", "x.pth", "--config", str(tmp_path / "net.json"), "--out", "y"]
+    assert main(line) == 2
+    assert message in complaint(capsys)

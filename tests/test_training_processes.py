@@ -1,0 +1,167 @@
+"""Training runs that are killed, interrupted, or spread over processes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import multiprocessing
+import os
+import random
+import signal
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+from training_fakes import FakeConfig, FakeImages, FakeModel
+
+from emorl.training import checkpoint
+from emorl.training.config import GECOConfig, TrainerConfig
+from emorl.training.trainer import Trainer
+
+# Torch is imported once, in the server, with what its optimisers import when they are made; each
+# run is a fork of it.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(["emorl.training.trainer", "torch._dynamo"])
+
+CONFIG = {
+    "steps": 60,
+    "batch_size": 4,
+    "learning_rate": 0.01,
+    "warmup_steps": 10,
+    "checkpoint_every": 4,
+    "keep_checkpoints": 2,
+    "log_every": 3,
+    "picture_every": 0,
+    "device": "cpu",
+    "curriculum": {"refinement_steps": [(0, 2), (30, 1)]},
+}
+
+
+def train(run_dir: Path, changes: dict | None = None, pause: float = 0.0) -> None:
+    """A run in a process of its own; exit code 3 if it was interrupted."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    if pause:
+        patient = FakeModel.objective
+        FakeModel.objective = lambda *a, **k: (time.sleep(pause), patient(*a, **k))[1]
+    geco = GECOConfig(target_per_dim=0.2, warm_start=5, step_size=1e-3)
+    config = TrainerConfig(**{**CONFIG, "geco": geco, **(changes or {})})
+    network = FakeConfig(noise=0.0) if changes else FakeConfig()
+    trainer = Trainer(FakeModel(network), FakeImages(), config, run_dir, resume=True)
+    raise SystemExit(3 if trainer.run().interrupted else 0)
+
+
+def start(run_dir: Path, pause: float = 0.0) -> multiprocessing.process.BaseProcess:
+    process = processes.Process(target=train, args=(run_dir,), kwargs={"pause": pause})
+    process.start()
+    return process
+
+
+def finished(run_dir: Path) -> dict[str, torch.Tensor]:
+    place = checkpoint.latest(run_dir)
+    assert place is not None
+    assert checkpoint.load_state(place)["step"] == CONFIG["steps"]
+    return safetensors.torch.load_file(place / "model.safetensors")
+
+
+def logged_steps(run_dir: Path) -> list[int]:
+    with contextlib.suppress(FileNotFoundError):
+        lines = (run_dir / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line)["step"] for line in lines if line.endswith("}")]
+    return []
+
+
+def wait_until(happened: Callable[[], object], seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.002)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    run_dir = tmp_path_factory.mktemp("undisturbed")
+    process = start(run_dir)
+    process.join()
+    assert process.exitcode == 0
+    return run_dir
+
+
+def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path, undisturbed):
+    moments = random.Random(7)
+    kills = []
+    for _ in range(6):
+        process = start(tmp_path, pause=0.01)
+        before = max(logged_steps(tmp_path), default=0)
+        wait_until(lambda b=before: max(logged_steps(tmp_path), default=0) > b)
+        time.sleep(moments.uniform(0.0, 0.08))
+        process.kill()
+        process.join()
+        kills.append(process.exitcode)
+        assert max(logged_steps(tmp_path)) < CONFIG["steps"]
+    assert kills == [-signal.SIGKILL] * 6
+    last = start(tmp_path)
+    last.join()
+    assert last.exitcode == 0
+    resumed = finished(tmp_path)
+    for name, value in finished(undisturbed).items():
+        assert torch.equal(resumed[name], value), name
+    assert logged_steps(tmp_path) == logged_steps(undisturbed) == list(range(3, 61, 3))
+    left = {path.name for path in (tmp_path / "checkpoints").iterdir()}
+    assert left == {"step-00000056", "step-00000060"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
+def test_a_signal_finishes_the_step_and_saves(tmp_path, undisturbed, number):
+    process = start(tmp_path, pause=0.01)
+    wait_until(lambda: logged_steps(tmp_path))
+    os.kill(process.pid, number)
+    process.join()
+    assert process.exitcode == 3
+    place = checkpoint.latest(tmp_path)
+    step = checkpoint.load_state(place)["step"]
+    assert max(logged_steps(tmp_path)) <= step < CONFIG["steps"]
+    assert step - max(logged_steps(tmp_path)) < CONFIG["log_every"], "saved where it stopped"
+    last = start(tmp_path)
+    last.join()
+    resumed = finished(tmp_path)
+    for name, value in finished(undisturbed).items():
+        assert torch.equal(resumed[name], value), name
+
+
+def train_rank(run_dir: Path, rank: int, world: int, port: int) -> None:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    train(run_dir, {"steps": 12, "accumulation": 2})
+
+
+def test_two_processes_train_as_one(tmp_path):
+    """The same total batch gives the same weights, up to the order of additions."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    one, two = tmp_path / "one", tmp_path / "two"
+    ranks = [processes.Process(target=train_rank, args=(two, rank, 2, port)) for rank in range(2)]
+    alone = processes.Process(target=train, args=(one, {"steps": 12}))
+    for process in (*ranks, alone):
+        process.start()
+    for process in (*ranks, alone):
+        process.join(120)
+    assert [process.exitcode for process in (*ranks, alone)] == [0, 0, 0]
+    weights = [
+        safetensors.torch.load_file(checkpoint.latest(run) / "model.safetensors")
+        for run in (one, two)
+    ]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-4, atol=1e-5)
+    states = [checkpoint.load_state(checkpoint.latest(run))["geco"] for run in (one, two)]
+    assert states[0] == pytest.approx(states[1], rel=1e-4)
