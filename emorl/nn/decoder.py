@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emorl.nn.initialisation import init_small
+from emorl.nn.initialisation import init_xavier
 from emorl.nn.positions import PositionMap
 
 DecoderKind = Literal["iodine", "small", "big"]
@@ -59,9 +59,12 @@ class SpatialBroadcastDecoder(nn.Module):
         dim: D, width of a slot.
         spec: layers, kernel, padding, width and activation.
         image_size: (height, width) usually decoded.
+        gain: of the initial weights.
     """
 
-    def __init__(self, dim: int, spec: BroadcastSpec, image_size: tuple[int, int]) -> None:
+    def __init__(
+        self, dim: int, spec: BroadcastSpec, image_size: tuple[int, int], gain: float = 0.02
+    ) -> None:
         super().__init__()
         self.spec = spec
         self.activation = ACTIVATIONS[spec.activation]
@@ -71,7 +74,7 @@ class SpatialBroadcastDecoder(nn.Module):
         )
         self.output = nn.Conv2d(spec.channels, 4, 3, padding=spec.final_padding)
         self.position = PositionMap(dim, (image_size[0] + spec.margin, image_size[1] + spec.margin))
-        init_small(self)
+        init_xavier(self, gain)
 
     def forward(self, slots: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Decode slots.
@@ -123,11 +126,14 @@ class DeconvolutionDecoder(nn.Module):
         dim: D, width of a slot.
         channels: of the hidden layers.
         image_size: (height, width) usually decoded, multiples of 16.
+        gain: of the initial weights.
     """
 
     SCALE = 16
 
-    def __init__(self, dim: int, channels: int, image_size: tuple[int, int]) -> None:
+    def __init__(
+        self, dim: int, channels: int, image_size: tuple[int, int], gain: float = 0.02
+    ) -> None:
         super().__init__()
         widths = [dim] + [channels] * 4
         self.convolutions = nn.ModuleList(
@@ -137,7 +143,7 @@ class DeconvolutionDecoder(nn.Module):
         self.convolutions.append(nn.ConvTranspose2d(channels, channels, 5, padding=2))
         self.output = nn.ConvTranspose2d(channels, 4, 3, padding=1)
         self.position = PositionMap(dim, self._grid(image_size))
-        init_small(self)
+        init_xavier(self, gain)
 
     def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
         if min(size) <= 0 or size[0] % self.SCALE or size[1] % self.SCALE:
@@ -166,6 +172,7 @@ def make_decoder(
     image_size: tuple[int, int],
     channels: int | None = None,
     activation: Activation | None = None,
+    gain: float = 0.02,
 ) -> SpatialBroadcastDecoder | DeconvolutionDecoder:
     """The decoder of that name; `channels` and `activation` override the published ones.
 
@@ -177,11 +184,11 @@ def make_decoder(
     if kind == "big":
         if activation not in (None, "relu"):
             raise ValueError(f'decoder "big": activation must be "relu", got {activation!r}')
-        return DeconvolutionDecoder(dim, channels or 64, image_size)
+        return DeconvolutionDecoder(dim, channels or 64, image_size, gain)
     if kind not in BROADCAST_DECODERS:
         raise ValueError(f"decoder must be one of {[*get_args(DecoderKind)]}, got {kind!r}")
     spec = BROADCAST_DECODERS[kind]
     spec = spec._replace(
         channels=channels or spec.channels, activation=activation or spec.activation
     )
-    return SpatialBroadcastDecoder(dim, spec, image_size)
+    return SpatialBroadcastDecoder(dim, spec, image_size, gain)

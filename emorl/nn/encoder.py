@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emorl.nn.initialisation import init_small
+from emorl.nn.initialisation import init_xavier
 from emorl.nn.positions import PositionMap
 
 
@@ -21,9 +21,12 @@ class ImageEncoder(nn.Module):
         channels: width of every layer.
         layers: number of convolutions.
         image_size: (height, width) usually seen.
+        gain: of the initial weights.
     """
 
-    def __init__(self, channels: int, layers: int, image_size: tuple[int, int]) -> None:
+    def __init__(
+        self, channels: int, layers: int, image_size: tuple[int, int], gain: float = 0.02
+    ) -> None:
         super().__init__()
         widths = [3] + [channels] * layers
         self.convolutions = nn.ModuleList(
@@ -32,7 +35,7 @@ class ImageEncoder(nn.Module):
         self.norm = nn.LayerNorm(channels)
         self.hidden = nn.Linear(channels, channels)
         self.output = nn.Linear(channels, channels)
-        init_small(self)
+        init_xavier(self, gain)
         self.position = PositionMap(channels, image_size)  # keeps PyTorch's initialisation
 
     def forward(self, images: Tensor) -> Tensor:

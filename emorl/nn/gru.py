@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from emorl.nn.gaussian import Gaussian
-from emorl.nn.initialisation import init_small
+from emorl.nn.initialisation import init_xavier
 
 
 class DualGRU(nn.Module):
@@ -89,7 +89,7 @@ class SingleGRU(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.project = nn.Linear(dim, 2 * dim)
-        init_small(self.project)
+        init_xavier(self.project)
         self.cell = nn.GRUCell(2 * dim, 2 * dim)
 
     def forward(self, update: Tensor, state: Gaussian) -> Gaussian:

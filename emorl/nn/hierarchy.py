@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from emorl.nn.gaussian import Gaussian, kl_divergence
 from emorl.nn.gru import DualGRU, SingleGRU
-from emorl.nn.initialisation import init_small
+from emorl.nn.initialisation import init_xavier
 from emorl.ops import Backend, slot_attention
 
 PriorKind = Literal["bottom_up", "reversed", "reversed++"]
@@ -66,7 +66,7 @@ class HierarchicalPosterior(nn.Module):
         self.value = nn.Linear(channels, dim, bias=False)
         self.mlp_mean = _residual_mlp(dim)
         self.mlp_raw = _residual_mlp(dim)
-        init_small(self)
+        init_xavier(self)
         self.norm_slots = nn.LayerNorm(dim)
         self.norm_mean = nn.LayerNorm(dim)
         self.norm_raw = nn.LayerNorm(dim)
@@ -146,7 +146,7 @@ class HierarchicalPrior(nn.Module):
         self.hidden = nn.Linear(dim, hidden)
         self.mean = nn.Linear(hidden, dim)
         self.raw = nn.Linear(hidden, dim)
-        init_small(self)
+        init_xavier(self)
 
     def conditional(self, slots: Tensor) -> Gaussian:
         """The prior given a neighbouring layer's sample, [M, D]."""

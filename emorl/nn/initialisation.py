@@ -5,11 +5,11 @@ from __future__ import annotations
 from torch import nn
 
 
-def init_small(module: nn.Module, gain: float = 0.02) -> None:
-    """Draw linear and convolution weights by Xavier normal with a small gain; biases are zero.
+def init_xavier(module: nn.Module, gain: float = 0.02) -> None:
+    """Draw linear and convolution weights by Xavier normal; biases are zero.
 
-    EfficientMORL's released code does this for almost all layers (paper.md lists the exceptions in
-    `EfficientMORL`'s own constructors). With gain 0.02 every network starts close to zero output.
+    The released code does this with gain 0.02 for almost all layers, so that every network starts
+    close to zero output; what it leaves at PyTorch's defaults is created after this call.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorl.nn.gaussian import Gaussian, kl_divergence
-from emorl.nn.initialisation import init_small
+from emorl.nn.initialisation import init_xavier
 from emorl.nn.score import Score
 
 
@@ -48,7 +48,7 @@ class RefinementNetwork(nn.Module):
         self.encoded = nn.Linear(hidden, dim)
         self.mean = nn.Linear(dim, dim)
         self.raw = nn.Linear(dim, dim)
-        init_small(self)
+        init_xavier(self)
         self.cell = nn.GRUCell(dim, dim)  # keeps PyTorch's initialisation
 
     def initial_state(self, posterior: Gaussian) -> Tensor:
