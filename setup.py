@@ -111,6 +111,7 @@ class CMakeBuild(build_ext):
         definitions = [f"-D{name}={value}" for name, value in flags.items()]
         configure = [cmake, "-S", str(ROOT), "-B", folder, "-G", "Ninja", *definitions]
         if subprocess.run(configure).returncode:
+            shutil.rmtree(folder)  # a later try must look for the compiler anew
             raise CannotBuildError(
                 "cmake could not configure: is a C++20 compiler (g++ >= 11) installed?"
             )
