@@ -1,17 +1,21 @@
 """Figures of decompositions and training, and the HTML report of a run."""
 
+from emorl.report.curves import curves_figure
 from emorl.report.figures import (
     attention_figure,
     decomposition_figure,
     masks_figure,
     stages_figure,
 )
+from emorl.report.html import write_report
 from emorl.report.pictures import write_pictures
 
 __all__ = [
     "attention_figure",
+    "curves_figure",
     "decomposition_figure",
     "masks_figure",
     "stages_figure",
     "write_pictures",
+    "write_report",
 ]

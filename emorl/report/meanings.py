@@ -1,0 +1,58 @@
+"""Every metric of an evaluation in plain words."""
+
+from __future__ import annotations
+
+import re
+
+_EXACT = {
+    "fg_ari": (
+        "FG-ARI",
+        "Do pixels of one object share a slot, and pixels of two objects not? 1 is perfect, 0 is "
+        "chance. Pixels of the true background are left out, so a slot may spill over into it.",
+    ),
+    "ari": ("ARI", "The same with the true background counted as one more object."),
+    "fg_miou": (
+        "mean IoU, objects",
+        "Overlap (intersection over union) of each true object with the slot matched to it, "
+        "averaged over objects. 1 is perfect; spilling into the background costs.",
+    ),
+    "miou": ("mean IoU", "The same with the background counted as one more object."),
+    "mse": (
+        "MSE",
+        "Squared difference between image and reconstruction, colours from 0 to 1. 0 is perfect.",
+    ),
+    "nll": (
+        "NLL, nats",
+        "Negative log-likelihood of the image after the last step. Lower is better; values compare "
+        "only between runs with the same image size, likelihood and sigma.",
+    ),
+    "kl": (
+        "KL, nats",
+        "Information in the slots beyond their prior. Without refinement steps it is the sum over "
+        "all layers, with them the last step's alone: do not compare one with the other.",
+    ),
+}
+_NUMBERED = {
+    "nll_0": ("NLL before refinement", "Of the decomposition that the layers alone give."),
+    r"nll_(\d+)": ("NLL, refinement step {}", "Of the decomposition after this step."),
+    r"kl_layer_(\d+)": ("KL, layer {}", "How far this layer's slots are from their prior."),
+    r"kl_refinement_(\d+)": (
+        "KL, refinement step {}",
+        "How far the slots are from their prior after this step.",
+    ),
+}
+
+
+def meaning(name: str) -> tuple[str, str]:
+    """A metric's name for people, and what it tells; unknown ones keep their name."""
+    if name in _EXACT:
+        return _EXACT[name]
+    for pattern, (title, text) in _NUMBERED.items():
+        if match := re.fullmatch(pattern, name):
+            return title.format(*match.groups()), text
+    return name, ""
+
+
+def is_term(name: str) -> bool:
+    """Whether a metric is one layer's or one step's term of the loss."""
+    return any(re.fullmatch(pattern, name) for pattern in _NUMBERED)
