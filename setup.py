@@ -61,22 +61,29 @@ def find_pybind11() -> str:
     return str(Path(spec.origin).parent / "share/cmake/pybind11")
 
 
-def decide_cuda(torch_cuda: str | None) -> tuple[bool, str]:
-    """Whether to build for CUDA, and why."""
+def find_nvcc() -> str | None:
+    """CUDA's compiler: in CUDA_HOME, on the PATH, or in the usual place."""
+    if home := os.environ.get("CUDA_HOME"):
+        return shutil.which("nvcc", path=f"{home}/bin")
+    return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+
+
+def decide_cuda(torch_cuda: str | None) -> tuple[str | None, str]:
+    """CUDA's compiler, or None to build without CUDA; and why."""
     choice = os.environ.get("EMORL_CUDA", "auto")
     if choice not in ("auto", "0", "1"):
         raise SystemExit(f"EMORL_CUDA: expected auto, 0 or 1, got {choice!r}")
     if choice == "0":
-        return False, "EMORL_CUDA=0"
+        return None, "EMORL_CUDA=0"
     if torch_cuda is None:
         obstacle = "this torch is built without CUDA"
-    elif not (os.environ.get("CUDA_HOME") or shutil.which("nvcc")):
-        obstacle = "no CUDA toolkit found (set CUDA_HOME)"
+    elif nvcc := find_nvcc():
+        return nvcc, f"torch is built for CUDA {torch_cuda}"
     else:
-        return True, f"torch is built for CUDA {torch_cuda}"
+        obstacle = "no CUDA toolkit found (set CUDA_HOME)"
     if choice == "1":
         raise SystemExit(f"EMORL_CUDA=1, but {obstacle}")
-    return False, obstacle
+    return None, obstacle
 
 
 class CMakeBuild(build_ext):
@@ -94,14 +101,15 @@ class CMakeBuild(build_ext):
     def compile(self, library: Path) -> dict[str, object]:
         torch = find_torch()
         version = runpy.run_path(str(torch / "version.py"))
-        cuda, reason = decide_cuda(version["cuda"])
-        print(f"emorl: CUDA {'on' if cuda else 'off'}: {reason}", flush=True)
+        nvcc, reason = decide_cuda(version["cuda"])
+        print(f"emorl: CUDA {'on' if nvcc else 'off'}: {reason}", flush=True)
         cmake, folder = find_tool("cmake"), str(ROOT / "build" / "native")
         flags = {
             "CMAKE_BUILD_TYPE": "Release",
             "CMAKE_LIBRARY_OUTPUT_DIRECTORY": library.parent,
             "CMAKE_MAKE_PROGRAM": find_tool("ninja"),
-            "EMORL_CUDA": "ON" if cuda else "OFF",
+            "CMAKE_CUDA_COMPILER": nvcc or "",
+            "EMORL_CUDA": "ON" if nvcc else "OFF",
             "EMORL_MODULE_FILE": library.name,
             "EMORL_TORCH": torch,
             "EMORL_TORCH_VERSION": version["__version__"],

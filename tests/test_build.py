@@ -1,0 +1,70 @@
+"""What setup.py decides before it calls CMake."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def build(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict:
+    """The names of setup.py; CUDA_HOME is an empty folder."""
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path))
+    monkeypatch.delenv("EMORL_CUDA", raising=False)
+    return runpy.run_path(str(ROOT / "setup.py"), run_name="build")
+
+
+def add_nvcc(cuda_home: Path) -> str:
+    nvcc = cuda_home / "bin" / "nvcc"
+    nvcc.parent.mkdir()
+    nvcc.touch(mode=0o755)
+    return str(nvcc)
+
+
+def test_finds_the_torch_that_is_installed(build: dict) -> None:
+    assert build["find_torch"]() == Path(torch.__file__).parent
+
+
+def test_a_toolkit_alone_is_no_reason_for_cuda(build: dict, tmp_path: Path) -> None:
+    add_nvcc(tmp_path)
+    assert build["decide_cuda"](None) == (None, "this torch is built without CUDA")
+
+
+def test_cuda_needs_a_toolkit(build: dict) -> None:
+    assert build["decide_cuda"]("13.0") == (None, "no CUDA toolkit found (set CUDA_HOME)")
+
+
+def test_cuda_where_torch_and_toolkit_are_there(build: dict, tmp_path: Path) -> None:
+    nvcc = add_nvcc(tmp_path)
+    assert build["decide_cuda"]("13.0") == (nvcc, "torch is built for CUDA 13.0")
+
+
+def test_cuda_can_be_refused(build: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add_nvcc(tmp_path)
+    monkeypatch.setenv("EMORL_CUDA", "0")
+    assert build["decide_cuda"]("13.0") == (None, "EMORL_CUDA=0")
+
+
+@pytest.mark.parametrize(
+    ("choice", "message"),
+    [
+        ("1", "EMORL_CUDA=1, but this torch is built without CUDA"),
+        ("yes", "EMORL_CUDA: expected auto, 0 or 1, got 'yes'"),
+    ],
+)
+def test_impossible_wishes_stop_the_build(
+    build: dict, choice: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMORL_CUDA", choice)
+    with pytest.raises(SystemExit, match=message):
+        build["decide_cuda"](None)
+
+
+def test_a_missing_tool_is_named(build: dict) -> None:
+    with pytest.raises(build["CannotBuildError"], match="emorl-no-such-tool not found"):
+        build["find_tool"]("emorl-no-such-tool")
