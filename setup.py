@@ -108,7 +108,6 @@ class CMakeBuild(build_ext):
             "CMAKE_BUILD_TYPE": "Release",
             "CMAKE_LIBRARY_OUTPUT_DIRECTORY": library.parent,
             "CMAKE_MAKE_PROGRAM": find_tool("ninja"),
-            "CMAKE_CUDA_COMPILER": nvcc or "",
             "EMORL_CUDA": "ON" if nvcc else "OFF",
             "EMORL_MODULE_FILE": library.name,
             "EMORL_TORCH": torch,
@@ -116,6 +115,8 @@ class CMakeBuild(build_ext):
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": find_pybind11(),
         }
+        if nvcc:
+            flags["CMAKE_CUDA_COMPILER"] = nvcc
         definitions = [f"-D{name}={value}" for name, value in flags.items()]
         configure = [cmake, "-S", str(ROOT), "-B", folder, "-G", "Ninja", *definitions]
         if subprocess.run(configure).returncode:
