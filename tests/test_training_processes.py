@@ -41,8 +41,10 @@ CONFIG = {
 }
 
 
-def train(run_dir: Path, changes: dict | None = None, pause: float = 0.0) -> None:
-    """A run in a process of its own; exit code 3 if it was interrupted."""
+def train(run_dir: Path, changes: dict | None = None, pause: float = 0.0, workers: int = 0) -> None:
+    """A run in a process group of its own; exit code 3 if it was interrupted."""
+    os.setpgid(0, 0)
+    multiprocessing.set_start_method("fork", force=True)  # quick data loader workers
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if pause:
@@ -51,12 +53,14 @@ def train(run_dir: Path, changes: dict | None = None, pause: float = 0.0) -> Non
     geco = GECOConfig(target_per_dim=0.2, warm_start=5, step_size=1e-3)
     config = TrainerConfig(**{**CONFIG, "geco": geco, **(changes or {})})
     network = FakeConfig(noise=0.0) if changes else FakeConfig()
-    trainer = Trainer(FakeModel(network), FakeImages(), config, run_dir, resume=True)
+    trainer = Trainer(
+        FakeModel(network), FakeImages(), config, run_dir, workers=workers, resume=True
+    )
     raise SystemExit(3 if trainer.run().interrupted else 0)
 
 
-def start(run_dir: Path, pause: float = 0.0) -> multiprocessing.process.BaseProcess:
-    process = processes.Process(target=train, args=(run_dir,), kwargs={"pause": pause})
+def start(run_dir: Path, **options) -> multiprocessing.process.BaseProcess:
+    process = processes.Process(target=train, args=(run_dir,), kwargs=options)
     process.start()
     return process
 
@@ -115,11 +119,13 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(tmp_path, undist
     assert left == {"step-00000056", "step-00000060"}
 
 
+@pytest.mark.parametrize("workers", [0, 2])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl-c", "sigterm"])
-def test_a_signal_finishes_the_step_and_saves(tmp_path, undisturbed, number):
-    process = start(tmp_path, pause=0.01)
+def test_a_signal_finishes_the_step_and_saves(tmp_path, undisturbed, number, workers):
+    """The signal reaches the workers as well, as Ctrl-C on a terminal does."""
+    process = start(tmp_path, pause=0.01, workers=workers)
     wait_until(lambda: logged_steps(tmp_path))
-    os.kill(process.pid, number)
+    os.killpg(process.pid, number)
     process.join()
     assert process.exitcode == 3
     place = checkpoint.latest(tmp_path)

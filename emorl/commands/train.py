@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from emorl.cli import INTERRUPTED
@@ -30,6 +31,8 @@ def run(arguments: list[str]) -> int:
     from emorl.training.run import train
 
     result = train(config, out, resume=options.resume is not None)
+    if os.environ.get("RANK", "0") != "0":  # one voice of several processes
+        return INTERRUPTED if result.interrupted else 0
     if result.interrupted:
         print(f"stopped after step {result.step} of {config.trainer.steps} and saved", end="; ")
         print(f"go on with: emorl train --out {out} --resume auto")

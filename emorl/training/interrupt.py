@@ -43,6 +43,10 @@ class StopRequest:
         self._previous = {}
 
 
-def ignore_ctrl_c(worker_id: int) -> None:
-    """For data loader workers: Ctrl-C reaches them too, but the step under way needs its batch."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def ignore_signals(worker_id: int) -> None:
+    """For data loader workers: signals reach them too, but the step under way needs its batch.
+
+    A worker ends when its parent asks it to, or has died.
+    """
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

@@ -56,6 +56,7 @@ def train(config: RunConfig, run_dir: str | Path, *, resume: bool = False) -> Tr
     result = trainer.run(notes)
     if accelerator.is_main_process and not result.interrupted:
         write_report(run_dir)
+    accelerator.end_training()
     return result
 
 

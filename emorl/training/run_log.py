@@ -14,7 +14,13 @@ from tqdm import tqdm
 
 Row = dict[str, float | int]
 
-_SHOWN = ("loss", "nll", "kl", "images_per_second", "fg_ari")
+_SHOWN = {
+    "loss": "loss",
+    "nll": "nll",
+    "kl": "kl",
+    "images_per_second": "images/s",
+    "fg_ari": "FG-ARI",
+}
 
 
 class RunLog:
@@ -51,7 +57,7 @@ class RunLog:
         for name, value in values.items():
             if name != "step":
                 self._board.add_scalar(name, value, step)
-        if self._bar.disable:
+        if self._bar.disable or "fg_ari" in values:
             self.say(f"step {step}/{self._bar.total}: {_in_short(values)}")
 
     def images(self, paths: list[Path], step: int) -> None:
@@ -91,4 +97,6 @@ def drop_rows_after(metrics: Path, step: int) -> None:
 
 
 def _in_short(values: Row) -> str:
-    return ", ".join(f"{name} {values[name]:.4g}" for name in _SHOWN if name in values)
+    return ", ".join(
+        f"{text} {values[name]:.4g}" for name, text in _SHOWN.items() if name in values
+    )

@@ -25,7 +25,7 @@ from emorl.models import ObjectCentricModel
 from emorl.training import checkpoint
 from emorl.training.config import TrainerConfig
 from emorl.training.devices import ObjectiveOf, make_accelerator
-from emorl.training.interrupt import StopRequest, ignore_ctrl_c
+from emorl.training.interrupt import StopRequest, ignore_signals
 from emorl.training.objective import GECO
 from emorl.training.observer import Observer
 from emorl.training.randomness import seed_for
@@ -224,7 +224,7 @@ class Trainer:
             ),
             collate_fn=collate,
             num_workers=self.workers,
-            worker_init_fn=ignore_ctrl_c,
+            worker_init_fn=ignore_signals,
             pin_memory=self.workers > 0 and self.accelerator.device.type == "cuda",
         )
         for batch in loader:
