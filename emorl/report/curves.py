@@ -16,17 +16,18 @@ from numpy.typing import NDArray
 Row = Mapping[str, Any]
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # steps, values
 
-# Title, and the names of the values that belong there. Numbered ones stand in for the plain one.
+# Title, the names of the values that belong there (numbered ones stand in for the plain one), and
+# whether these are noisy: then the line is smoothed, and the axis not fitted to the start.
 PANELS = (
-    ("Loss", r"loss"),
-    ("Negative log-likelihood, nats", r"nll(?:_(\d+))?"),
-    ("KL divergence, nats", r"kl(?:_(?:layer|refinement)_(\d+))?"),
-    ("FG-ARI on held-out images", r"fg_ari"),
-    ("Length of the refinement's updates", r"update_norm_(\d+)"),
-    ("Norm of the gradient, unclipped", r"gradient_norm"),
-    ("GECO's multiplier, before softplus", r"geco_raw_multiplier"),
-    ("Learning rate", r"learning_rate"),
-    ("Training speed, images/s", r"images_per_second"),
+    ("Loss", r"loss", True),
+    ("Negative log-likelihood, nats", r"nll(?:_(\d+))?", True),
+    ("KL divergence, nats", r"kl(?:_(?:layer|refinement)_(\d+))?", True),
+    ("FG-ARI on held-out images", r"fg_ari", False),
+    ("Length of the refinement's updates", r"update_norm_(\d+)", True),
+    ("Norm of the gradient, unclipped", r"gradient_norm", True),
+    ("GECO's multiplier, before softplus", r"geco_raw_multiplier", False),
+    ("Learning rate", r"learning_rate", False),
+    ("Training speed, images/s", r"images_per_second", True),
 )
 COLUMNS = 3
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#332288")
@@ -37,9 +38,9 @@ SMOOTHED_FROM = 100  # values
 def curves_figure(rows: Sequence[Row]) -> Figure:
     """Everything that a run logged, against the step.
 
-    A y axis is fitted to the values after the first 2 % of the steps, since those at the very
-    start would hide the rest. With 100 values or more a pale line is what was logged, and a
-    strong one its running mean over a fiftieth of them.
+    Losses, gradients and speeds are noisy: their y axes are fitted to what comes after the first
+    2 % of the steps, since the very start would hide the rest, and with 100 values or more a pale
+    line is what was logged, a strong one its running mean over a twenty-fifth of them.
 
     Args:
         rows: of `metrics.jsonl`: "step", and any of "loss", "nll", "nll_0", "kl_layer_1",
@@ -49,16 +50,21 @@ def curves_figure(rows: Sequence[Row]) -> Figure:
     Raises:
         ValueError: if the rows have none of these.
     """
-    panels = [(title, found) for title, names in PANELS if (found := _curves(rows, names))]
+    panels = [
+        (title, noisy, found) for title, names, noisy in PANELS if (found := _curves(rows, names))
+    ]
     if not panels:
         raise ValueError(f"curves_figure: expected rows with losses, got {len(rows)} rows without")
     height = -(-len(panels) // COLUMNS)
     figure = Figure(figsize=(3.5 * COLUMNS, 2.4 * height), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     last = max(row["step"] for row in rows)
-    for place, (title, curves) in enumerate(panels, start=1):
+    for place, (title, noisy, curves) in enumerate(panels, start=1):
         axes = figure.add_subplot(height, COLUMNS, place)
-        _draw(axes, title, curves, last)
+        axes.set_title(title, fontsize=9, loc="left")
+        _draw(axes, curves, noisy)
+        if noisy:
+            _fit(axes, list(curves.values()), SETTLING * last)
     return figure
 
 
@@ -90,29 +96,30 @@ def _curve(rows: Sequence[Row], name: str) -> Curve:
     return array[:, 0], array[:, 1]
 
 
-def _draw(axes: Axes, title: str, curves: dict[str, Curve], last: float) -> None:
+def _draw(axes: Axes, curves: dict[str, Curve], noisy: bool) -> None:
     for number, (legend, (steps, values)) in enumerate(curves.items()):
         colour = LINES[number % len(LINES)]
-        marker = "o" if len(steps) <= 30 else ""
-        smooth = len(steps) >= SMOOTHED_FROM
-        style: dict[str, Any] = {"color": colour, "marker": marker, "markersize": 2.5}
-        if smooth:
+        if noisy and len(steps) >= SMOOTHED_FROM:
             axes.plot(steps, values, color=colour, linewidth=0.6, alpha=0.3)
             values = _running_mean(values, len(values) // 50)
-        axes.plot(steps, values, linewidth=1.3, label=legend, **style)
-    axes.set_title(title, fontsize=9, loc="left")
+        marker = "o" if len(steps) <= 30 else ""
+        axes.plot(
+            steps, values, color=colour, linewidth=1.3, marker=marker, markersize=2.5, label=legend
+        )
     axes.tick_params(labelsize=7.5, length=2)
+    axes.ticklabel_format(axis="y", scilimits=(-3, 5))
+    axes.yaxis.offsetText.set_fontsize(7.5)
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", linewidth=0.4, alpha=0.5)
-    _fit(axes, list(curves.values()), last)
     if len(curves) > 1:
-        axes.legend(fontsize=7, frameon=False)
+        columns = 2 if len(curves) > 4 else 1
+        axes.legend(fontsize=7, ncols=columns, framealpha=0.8, edgecolor="none")
 
 
-def _fit(axes: Axes, curves: list[Curve], last: float) -> None:
-    """The y axis for the values after the start."""
-    settled = np.concatenate([values[steps >= SETTLING * last] for steps, values in curves])
+def _fit(axes: Axes, curves: list[Curve], start: float) -> None:
+    """The y axis for the values from the step `start` on."""
+    settled = np.concatenate([values[steps >= start] for steps, values in curves])
     if len(settled):
         low, high = settled.min(), settled.max()
         margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0

@@ -58,7 +58,7 @@ def decomposition_figure(
         if scene.truth is not None:
             grid.show(row, 3, scene.true_segmentation())
         _show_slots(grid, row, first_slot, scene)
-    return grid.figure
+    return grid.figure()
 
 
 def masks_figure(
@@ -81,14 +81,14 @@ def masks_figure(
     """
     scenes = make_scenes(images, decomposition, true_masks, 0, rows)
     headers = ["input", *_slot_headers(decomposition)]
-    grid = PanelGrid([""] * len(scenes), headers, _size(images), bar=True)
+    grid = PanelGrid(
+        [""] * len(scenes), headers, _size(images), colour_map="gray", bar_label="mask"
+    )
     for row, scene in enumerate(scenes):
         grid.show(row, 0, scene.image)
         for slot, mask in enumerate(scene.masks):
-            colour = scene.slot_colours[slot]
-            shown = grid.show(row, 1 + slot, mask, colour, cmap="gray", vmin=0, vmax=1)
-    grid.colour_bar(shown, "mask")
-    return grid.figure
+            grid.show(row, 1 + slot, mask, scene.slot_colours[slot])
+    return grid.figure()
 
 
 def attention_figure(
@@ -118,15 +118,13 @@ def attention_figure(
     attention = array_of(decomposition.attention[index])  # [L, K, H, W]
     headers = ["input", "strongest slot", *_slot_headers(decomposition)]
     labels = [f"layer {number + 1}" for number in range(len(attention))]
-    grid = PanelGrid(labels, headers, _size(images), bar=True)
+    grid = PanelGrid(labels, headers, _size(images), colour_map="viridis", bar_label="attention")
     for row, layer in enumerate(attention):
         grid.show(row, 0, scene.image)
         grid.show(row, 1, paint(layer.argmax(0), scene.slot_colours))
         for slot, weights in enumerate(layer):
-            colour = scene.slot_colours[slot]
-            shown = grid.show(row, 2 + slot, weights, colour, cmap="viridis", vmin=0, vmax=1)
-    grid.colour_bar(shown, "attention")
-    return grid.figure
+            grid.show(row, 2 + slot, weights, scene.slot_colours[slot])
+    return grid.figure()
 
 
 def stages_figure(
@@ -163,7 +161,7 @@ def stages_figure(
         grid.show(row, 0, scene.reconstruction)
         grid.show(row, 1, scene.segmentation())
         _show_slots(grid, row, 2, scene)
-    return grid.figure
+    return grid.figure()
 
 
 def _one_scene(

@@ -7,7 +7,6 @@ import os
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import jinja2
 import torch
@@ -15,9 +14,9 @@ import torch
 import emorl
 from emorl.report.curves import curves_figure
 from emorl.report.files import write_atomically
-from emorl.report.meanings import is_term, meaning
 from emorl.report.pictures import png
 from emorl.report.run_folder import RunFolder, read_run_folder
+from emorl.report.tables import evaluation_table, run_facts
 
 CAPTIONS = {
     "decomposition": (
@@ -66,8 +65,8 @@ def write_report(run_dir: str | Path) -> Path:
     page = environment.get_template("report.html").render(
         name=run.name,
         config_text=run.config_text,
-        facts=_facts(run),
-        evaluations=[_evaluation(name, e) for name, e in run.evaluations.items()],
+        facts=run_facts(run),
+        evaluations=[evaluation_table(name, e) for name, e in run.evaluations.items()],
         curves=_curves(run),
         pictures=[_picture(path) for path in run.pictures],
         picture_step=_step_of(run.pictures),
@@ -77,96 +76,6 @@ def write_report(run_dir: str | Path) -> Path:
         version=emorl.__version__,
     )
     return write_atomically(run_dir / "report.html", page.encode())
-
-
-def _facts(run: RunFolder) -> list[tuple[str, str]]:
-    """What a reader wants to know first."""
-    part = {name: run.config.get(name) or {} for name in ("network", "data", "trainer")}
-    network, data, trainer = (p if isinstance(p, dict) else {} for p in part.values())
-    facts = [
-        ("Model", run.config.get("model")),
-        ("Images", data.get("train")),
-        ("Image size", _times(network.get("image_size"))),
-        ("Slots", network.get("num_slots")),
-        ("Refinement steps", network.get("refinement_steps")),
-        ("Batch size", trainer.get("batch_size")),
-        ("Steps", _progress(run, trainer.get("steps"))),
-        ("Time in training steps", _duration(run, trainer.get("batch_size"))),
-        ("Speed when last logged", _speed(run)),
-    ]
-    return [(name, str(value)) for name, value in facts if value is not None]
-
-
-def _times(size: Any) -> str | None:
-    return " x ".join(map(str, size)) if isinstance(size, list) else None
-
-
-def _progress(run: RunFolder, planned: Any) -> str | None:
-    if not run.rows:
-        return None if planned is None else f"none logged of {planned}"
-    done = run.rows[-1]["step"]
-    return f"{done}" if planned is None else f"{done} of {planned}"
-
-
-def _duration(run: RunFolder, batch_size: Any) -> str | None:
-    """The time that the logged speeds amount to; without measuring, drawing and loading code."""
-    if not isinstance(batch_size, int) or not run.rows:
-        return None
-    seconds, before = 0.0, 0
-    for row in run.rows:
-        speed = row.get("images_per_second")
-        if not speed:
-            return None
-        seconds += (row["step"] - before) * batch_size / speed
-        before = row["step"]
-    minutes = round(seconds / 60)
-    long = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
-    return long if seconds >= 120 else f"{seconds:.0f} s"
-
-
-def _speed(run: RunFolder) -> str | None:
-    speed = run.rows[-1].get("images_per_second") if run.rows else None
-    return f"{speed:.4g} images/s" if speed else None
-
-
-def _evaluation(name: str, evaluation: dict[str, Any]) -> dict[str, Any]:
-    rows = [_metric(key, summary) for key, summary in evaluation["metrics"].items()]
-    return {
-        "name": name,
-        "facts": [
-            (label, evaluation[key])
-            for key, label in EVALUATION_FACTS.items()
-            if evaluation.get(key) is not None
-        ],
-        "notes": evaluation.get("notes") or [],
-        "metrics": [row for row in rows if not is_term(row["name"])],
-        "terms": [row for row in rows if is_term(row["name"])],
-    }
-
-
-EVALUATION_FACTS = {
-    "checkpoint": "checkpoint",
-    "data": "data",
-    "split": "split",
-    "images": "images",
-    "refinement_steps": "refinement steps",
-    "num_slots": "slots",
-    "seed": "seed",
-}
-
-
-def _metric(name: str, summary: dict[str, Any]) -> dict[str, str]:
-    title, text = meaning(name)
-    numbers = {key: _number(summary.get(key)) for key in ("mean", "std", "count")}
-    return {"name": name, "title": title, "meaning": text, **numbers}
-
-
-def _number(value: Any) -> str:
-    if value is None:
-        return "not defined"
-    if isinstance(value, float):
-        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
-    return str(value)
 
 
 def _curves(run: RunFolder) -> str | None:

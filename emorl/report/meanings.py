@@ -10,13 +10,13 @@ _EXACT = {
         "Do pixels of one object share a slot, and pixels of two objects not? 1 is perfect, 0 is "
         "chance. Pixels of the true background are left out, so a slot may spill over into it.",
     ),
-    "ari": ("ARI", "The same with the true background counted as one more object."),
+    "ari": ("ARI", "Like FG-ARI, with the true background counted as one more object."),
     "fg_miou": (
         "mean IoU, objects",
         "Overlap (intersection over union) of each true object with the slot matched to it, "
         "averaged over objects. 1 is perfect; spilling into the background costs.",
     ),
-    "miou": ("mean IoU", "The same with the background counted as one more object."),
+    "miou": ("mean IoU", "The same overlap, with the background counted as one more object."),
     "mse": (
         "MSE",
         "Squared difference between image and reconstruction, colours from 0 to 1. 0 is perfect.",
@@ -28,8 +28,9 @@ _EXACT = {
     ),
     "kl": (
         "KL, nats",
-        "Information in the slots beyond their prior. Without refinement steps it is the sum over "
-        "all layers, with them the last step's alone: do not compare one with the other.",
+        "How much the slots tell beyond what their prior expects. Without refinement steps it "
+        "is the sum over all layers, with them the last step's alone: do not compare one with the "
+        "other.",
     ),
 }
 _NUMBERED = {

@@ -1,0 +1,98 @@
+"""The tables of a report: what a run is, and what evaluations have found."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from emorl.report.meanings import is_term, meaning
+from emorl.report.run_folder import RunFolder
+
+EVALUATION_FACTS = {
+    "checkpoint": "checkpoint",
+    "data": "data",
+    "split": "split",
+    "images": "images",
+    "refinement_steps": "refinement steps",
+    "num_slots": "slots",
+    "seed": "seed",
+}
+
+
+def run_facts(run: RunFolder) -> list[tuple[str, str]]:
+    """What a reader wants to know first."""
+    part = {name: run.config.get(name) or {} for name in ("network", "data", "trainer")}
+    network, data, trainer = (p if isinstance(p, dict) else {} for p in part.values())
+    facts = [
+        ("Model", run.config.get("model")),
+        ("Images", data.get("train")),
+        ("Image size", _times(network.get("image_size"))),
+        ("Slots", network.get("num_slots")),
+        ("Refinement steps", network.get("refinement_steps")),
+        ("Batch size", trainer.get("batch_size")),
+        ("Steps", _progress(run, trainer.get("steps"))),
+        ("Training time", _duration(run, trainer.get("batch_size"))),
+        ("Speed when last logged", _speed(run)),
+    ]
+    return [(name, str(value)) for name, value in facts if value is not None]
+
+
+def _times(size: Any) -> str | None:
+    return " x ".join(map(str, size)) if isinstance(size, list) else None
+
+
+def _progress(run: RunFolder, planned: Any) -> str | None:
+    if not run.rows:
+        return None if planned is None else f"none logged of {planned}"
+    done = run.rows[-1]["step"]
+    return f"{done}" if planned is None else f"{done} of {planned}"
+
+
+def _duration(run: RunFolder, batch_size: Any) -> str | None:
+    """The time that the logged speeds amount to; without measuring and drawing."""
+    if not isinstance(batch_size, int) or not run.rows:
+        return None
+    seconds, before = 0.0, 0
+    for row in run.rows:
+        speed = row.get("images_per_second")
+        if not speed:
+            return None
+        seconds += (row["step"] - before) * batch_size / speed
+        before = row["step"]
+    minutes = round(seconds / 60)
+    long = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+    return (long if seconds >= 120 else f"{seconds:.0f} s") + ", the steps alone"
+
+
+def _speed(run: RunFolder) -> str | None:
+    speed = run.rows[-1].get("images_per_second") if run.rows else None
+    return f"{speed:.4g} images/s" if speed else None
+
+
+def evaluation_table(name: str, evaluation: dict[str, Any]) -> dict[str, Any]:
+    """An evaluation for the template: where it was made, its metrics, the terms of the loss."""
+    rows = [_metric(key, summary) for key, summary in evaluation["metrics"].items()]
+    return {
+        "name": name,
+        "facts": [
+            (label, evaluation[key])
+            for key, label in EVALUATION_FACTS.items()
+            if evaluation.get(key) is not None
+        ],
+        "notes": evaluation.get("notes") or [],
+        "metrics": [row for row in rows if not is_term(row["name"])],
+        "terms": [row for row in rows if is_term(row["name"])],
+    }
+
+
+def _metric(name: str, summary: dict[str, Any]) -> dict[str, str]:
+    title, text = meaning(name)
+    numbers = {key: _number(summary.get(key)) for key in ("mean", "std", "count")}
+    return {"name": name, "title": title, "meaning": text, **numbers}
+
+
+def _number(value: Any) -> str:
+    if value is None:
+        return "not defined"
+    if isinstance(value, float):
+        return f"{value:.4g}" if abs(value) < 1e4 else f"{value:.0f}"
+    return str(value)
