@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -174,8 +175,6 @@ def test_the_written_configuration_runs_again(run_dir, tmp_path):
 
 
 def test_a_run_goes_on_without_its_configuration(run_dir, tmp_path, capsys):
-    import shutil
-
     copy = tmp_path / "copy"
     shutil.copytree(run_dir, copy)
     assert main(["train", "--out", str(copy)]) == 2
@@ -212,9 +211,25 @@ def test_evaluate_a_checkpoint_stores_nothing_in_the_run(run_dir, capsys):
     assert sorted(run_dir.rglob("*")) == before
 
 
-def test_a_model_folder_needs_data(run_dir, tmp_path, capsys):
-    import shutil
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("model.safetensors", "x"),
+        ("config.json", "{"),
+        ("config.json", '{"model": "efficient_morl", "slot_dim": 9}'),
+        ("config.json", '{"model": "efficient_morl", "slots": 9}'),
+    ],
+    ids=["weights", "torn", "size", "key"],
+)
+def test_damaged_files_are_named(run_dir, tmp_path, capsys, name, content):
+    model = tmp_path / "model"
+    shutil.copytree(run_dir / "checkpoints/step-00000002", model)
+    (model / name).write_text(content)
+    assert main(["evaluate", str(model), "--data", "tetrominoes", "--images", "1"]) == 2
+    assert f"{model}: damaged, or another version's: " in complaint(capsys)
 
+
+def test_a_model_folder_needs_data(run_dir, tmp_path, capsys):
     shutil.copytree(run_dir / "checkpoints/step-00000002", tmp_path / "model")
     assert main(["evaluate", str(tmp_path / "model")]) == 2
     assert "--data: needed, since" in complaint(capsys)

@@ -6,14 +6,18 @@ first two are what `save_pretrained` writes, so that every checkpoint is also a 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from emorl.models.base import ObjectCentricModel
 
@@ -63,10 +67,26 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     path = checkpoint / "training.pt"
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{path}: not a checkpoint of emorl: {reason}") from None
+    except (UnpicklingError, RuntimeError, EOFError):
+        raise ValueError(
+            f"{path}: damaged, or more than tensors and plain values; without this folder the run "
+            f"goes on from the checkpoint before"
+        ) from None
     return state
+
+
+@contextmanager
+def naming_damage(folder: Path) -> Iterator[None]:
+    """Where a model folder is loaded: what is wrong with its files becomes one line.
+
+    Raises:
+        ValueError: naming the folder.
+    """
+    try:
+        yield
+    except (SafetensorError, json.JSONDecodeError, RuntimeError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{folder}: damaged, or another version's: {reason}") from None
 
 
 def latest(run_dir: str | Path) -> Path | None:

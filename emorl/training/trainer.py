@@ -245,7 +245,8 @@ class Trainer:
         return place
 
     def _load(self, folder: Path) -> None:
-        saved = type(self.model).from_pretrained(folder)
+        with checkpoint.naming_damage(folder):
+            saved = type(self.model).from_pretrained(folder)
         own, other = vars(self.model.config), vars(saved.config)
         if differing := [name for name in own if own[name] != other[name]]:
             raise ValueError(
