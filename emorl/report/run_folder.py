@@ -95,7 +95,9 @@ def _read_evaluations(folder: Path, run: RunFolder) -> None:
         else:
             run.evaluations[path.stem] = evaluation
     if not run.evaluations:
-        run.missing.append("There is no evaluation: run `emorl evaluate` on this folder.")
+        run.missing.append(
+            "There is no evaluation: `emorl evaluate` makes one, `emorl report` adds it."
+        )
 
 
 def _find_pictures(folder: Path, run: RunFolder) -> None:
