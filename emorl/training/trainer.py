@@ -91,7 +91,7 @@ class Trainer:
         self.config, self.run_dir = config, Path(run_dir)
         self._check()
         self.geco = GECO(**dataclasses.asdict(config.geco)) if config.geco else None
-        optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate)
+        optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
         self.objective, self.optimizer = self.accelerator.prepare(ObjectiveOf(model), optimizer)
         self.noise = torch.Generator(self.accelerator.device)
         self.step = 0
