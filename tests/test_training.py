@@ -52,6 +52,14 @@ def test_training_lowers_the_loss(tmp_path):
     assert sum(loss[-8:]) < 0.5 * sum(loss[:8])
 
 
+def test_time_ends_a_run_as_its_last_step_would(tmp_path):
+    result = trainer(tmp_path, settings(steps=10**6, log_every=10**6, max_minutes=0.5 / 60)).run()
+    assert not result.interrupted
+    assert 0 < result.step < 10**6
+    assert rows(tmp_path)[-1]["step"] == result.step
+    assert checkpoint.latest(tmp_path) == result.checkpoint
+
+
 def test_rows_say_what_happened(tmp_path):
     config = settings(curriculum={"refinement_steps": [(0, 2), (5, 0)], "kl_weight": [(0, 0.5)]})
     trainer(tmp_path, config).run()

@@ -18,15 +18,14 @@ def run(arguments: list[str]) -> int:
     """Evaluate, print the table, store the JSON."""
     options = _parser().parse(arguments)
 
-    from emorl.training.checkpoint import naming_damage, resolve, run_of
+    from emorl.training.checkpoint import resolve, run_of
 
     folder, run_dir = resolve(options.target), run_of(options.target)
 
     from emorl.evaluation import evaluate
     from emorl.models import load_model
 
-    with naming_damage(folder):
-        model = load_model(folder)
+    model = load_model(folder)
     dataset = _open(options, run_dir)
     result = {
         "checkpoint": str(folder),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import safetensors.torch
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -155,8 +156,12 @@ class ObjectCentricModel(nn.Module, ABC):
         description = read_description(folder)
         if description.pop("model", None) != cls.name:
             raise ValueError(f"{folder}: not a folder of the model {cls.name}")
-        model = cls(cls.Config(**description))
-        model.load_state_dict(safetensors.torch.load_file(Path(folder) / "model.safetensors"))
+        try:
+            model = cls(cls.Config(**description))
+            model.load_state_dict(safetensors.torch.load_file(Path(folder) / "model.safetensors"))
+        except (SafetensorError, RuntimeError, TypeError) as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{folder}: damaged, or another version's: {reason}") from None
         return model
 
 
@@ -188,5 +193,8 @@ def read_description(folder: str | Path) -> dict[str, Any]:
     missing = [f for f in ("config.json", "model.safetensors") if not (Path(folder) / f).is_file()]
     if missing:
         raise ValueError(f"{folder}: not a model folder, {' and '.join(missing)} missing")
-    description: dict[str, Any] = json.loads((Path(folder) / "config.json").read_text())
+    try:
+        description: dict[str, Any] = json.loads((Path(folder) / "config.json").read_text())
+    except ValueError as error:  # not JSON, or not text
+        raise ValueError(f"{folder}: damaged, or another version's: {error}") from None
     return description

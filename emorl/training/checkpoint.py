@@ -6,18 +6,14 @@ first two are what `save_pretrained` writes, so that every checkpoint is also a 
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from emorl.models.base import ObjectCentricModel
 
@@ -73,20 +69,6 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
             f"goes on from the checkpoint before"
         ) from None
     return state
-
-
-@contextmanager
-def naming_damage(folder: Path) -> Iterator[None]:
-    """Where a model folder is loaded: what is wrong with its files becomes one line.
-
-    Raises:
-        ValueError: naming the folder.
-    """
-    try:
-        yield
-    except (SafetensorError, json.JSONDecodeError, RuntimeError, TypeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"{folder}: damaged, or another version's: {reason}") from None
 
 
 def latest(run_dir: str | Path) -> Path | None:

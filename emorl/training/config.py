@@ -73,6 +73,8 @@ class TrainerConfig:
 
     Attributes:
         steps: optimiser steps of the whole run.
+        max_minutes: minutes of training after which a run ends as if its steps were done; the
+            schedules do not know of it. A resumed run begins to count anew. null: no limit.
         batch_size: images per optimiser step, over all processes and accumulated parts.
         learning_rate: Adam's, at the end of the warm-up.
         warmup_steps: steps of linear warm-up.
@@ -97,6 +99,7 @@ class TrainerConfig:
     """
 
     steps: int = 300_000
+    max_minutes: float | None = None
     batch_size: int = 32
     learning_rate: float = 4e-4
     warmup_steps: int = 10_000
@@ -124,7 +127,7 @@ class TrainerConfig:
             _at_least(f"trainer.{name}", getattr(self, name), 1)
         for name in ("warmup_steps", "picture_every", "eval_every"):
             _at_least(f"trainer.{name}", getattr(self, name), 0)
-        for name in ("learning_rate", "decay_rate", "clip_norm"):
+        for name in ("learning_rate", "decay_rate", "clip_norm", "max_minutes"):
             _positive(f"trainer.{name}", getattr(self, name))
         check_curriculum(self.curriculum)
 

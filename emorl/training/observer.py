@@ -46,15 +46,15 @@ class Observer:
         self.log = RunLog(run_dir, start, config.steps)
         self._seconds, self._steps = 0.0, 0
 
-    def after_step(self, row: Row, seconds: float) -> None:
+    def after_step(self, row: Row, seconds: float, last: bool) -> None:
         """Log, measure and draw what is due.
 
         Args:
             row: the step's numbers; row["step"] steps are done.
             seconds: that the step took.
+            last: whether training ends with this step.
         """
         step = int(row["step"])
-        last = step == self.config.steps
         self._seconds += seconds
         self._steps += 1
         row["images_per_second"] = self._steps * self.config.batch_size / self._seconds

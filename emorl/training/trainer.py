@@ -113,26 +113,30 @@ class Trainer:
             if observer:
                 observer.say([*notes, *self._warnings()])
             with StopRequest() as stop:
-                self._loop(stop, observer)
+                interrupted = self._loop(stop, observer)
                 saved = self._save()
         finally:
             if observer:
                 observer.close()
-        return TrainingResult(self.step, saved, interrupted=self.step < self.config.steps)
+        return TrainingResult(self.step, saved, interrupted)
 
-    def _loop(self, stop: StopRequest, observer: Observer | None) -> None:
+    def _loop(self, stop: StopRequest, observer: Observer | None) -> bool:
+        """Train until the end, whether of steps or of time; whether that was an interruption."""
         self.model.train()
         batches = self._batches()
-        stopped = False
+        deadline = time.monotonic() + 60 * (self.config.max_minutes or math.inf)
+        stopped = late = False
         while self.step < self.config.steps and not stopped:
-            begin = time.perf_counter()
-            row = self._train_step(next(batches), stop.requested)
-            seconds = time.perf_counter() - begin
+            begin = time.monotonic()
+            late = begin > deadline
+            row = self._train_step(next(batches), stop.requested or late)
+            seconds = time.monotonic() - begin
             stopped = row.pop(_STOP) > 0  # in any process, so that all leave together
             if observer:
-                observer.after_step(row, seconds)
+                observer.after_step(row, seconds, last=late or self.step == self.config.steps)
             if self.step % self.config.checkpoint_every == 0:
                 self._save()
+        return stopped and not late and self.step < self.config.steps
 
     def _observer(self) -> Observer:
         self.run_dir.mkdir(parents=True, exist_ok=True)
@@ -245,8 +249,7 @@ class Trainer:
         return place
 
     def _load(self, folder: Path) -> None:
-        with checkpoint.naming_damage(folder):
-            saved = type(self.model).from_pretrained(folder)
+        saved = type(self.model).from_pretrained(folder)
         own, other = vars(self.model.config), vars(saved.config)
         if differing := [name for name in own if own[name] != other[name]]:
             raise ValueError(
