@@ -55,8 +55,10 @@ class EfficientMORLConfig:
         prior: "reversed++", "reversed" or "bottom_up".
         gru: "dual" or "single" (ablation).
         refinement_weighting: weights of the refined losses, "released" or "paper" (equation 8).
-        init_gain: of the encoder's and decoder's initial weights (Xavier normal); the released
-            0.02 costs thousands of steps before anything is learnt, 1 does not.
+        init_gain: of the initial weights (Xavier normal) of encoder, decoder and attention
+            projections; 0.02 as released, at which little is learnt for thousands of steps.
+        init_raw_bias: initial bias of every layer's raw variance; 0 as released, at which samples
+            are mostly noise at first. -3 starts with a standard deviation of about 0.2.
         backend: of the fused ops, "auto", "native" or "reference".
     """
 
@@ -76,6 +78,7 @@ class EfficientMORLConfig:
     gru: GRUKind = "dual"
     refinement_weighting: Literal["released", "paper"] = "released"
     init_gain: float = 0.02
+    init_raw_bias: float = 0.0
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
@@ -139,7 +142,13 @@ class EfficientMORL(ObjectCentricModel):
         super().__init__(c)
         self.encoder = ImageEncoder(c.encoder_channels, c.encoder_layers, c.image_size, c.init_gain)
         self.posterior = HierarchicalPosterior(
-            c.encoder_channels, c.slot_dim, c.stochastic_layers, c.gru, c.backend
+            c.encoder_channels,
+            c.slot_dim,
+            c.stochastic_layers,
+            c.gru,
+            c.backend,
+            c.init_gain,
+            c.init_raw_bias,
         )
         self.prior = HierarchicalPrior(c.slot_dim, c.prior)
         self.refinement = RefinementNetwork(c.slot_dim)

@@ -52,10 +52,19 @@ class HierarchicalPosterior(nn.Module):
         layers: L; 0 leaves the learned initial posterior (refinement alone).
         gru: "dual" or "single" (the ablation).
         backend: of the slot attention op.
+        gain: of the projections' initial weights.
+        raw_bias: initial bias of every layer's raw variance.
     """
 
     def __init__(
-        self, channels: int, dim: int, layers: int, gru: GRUKind, backend: Backend
+        self,
+        channels: int,
+        dim: int,
+        layers: int,
+        gru: GRUKind,
+        backend: Backend = "auto",
+        gain: float = 0.02,
+        raw_bias: float = 0.0,
     ) -> None:
         super().__init__()
         self.layers, self.dim, self.backend = layers, dim, backend
@@ -67,6 +76,9 @@ class HierarchicalPosterior(nn.Module):
         self.mlp_mean = _residual_mlp(dim)
         self.mlp_raw = _residual_mlp(dim)
         init_xavier(self)
+        for projection in (self.query, self.key, self.value):
+            init_xavier(projection, gain)
+        nn.init.constant_(self.mlp_raw[2].bias, raw_bias)
         self.norm_slots = nn.LayerNorm(dim)
         self.norm_mean = nn.LayerNorm(dim)
         self.norm_raw = nn.LayerNorm(dim)
