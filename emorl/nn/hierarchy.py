@@ -78,7 +78,9 @@ class HierarchicalPosterior(nn.Module):
         init_xavier(self)
         for projection in (self.query, self.key, self.value):
             init_xavier(projection, gain)
-        nn.init.constant_(self.mlp_raw[2].bias, raw_bias)
+        last = self.mlp_raw[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.constant_(last.bias, raw_bias)
         self.norm_slots = nn.LayerNorm(dim)
         self.norm_mean = nn.LayerNorm(dim)
         self.norm_raw = nn.LayerNorm(dim)
