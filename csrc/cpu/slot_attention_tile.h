@@ -63,14 +63,14 @@ struct Slots {
 // One thread's memory for a tile; rows of kTile pixels.
 template <typename T>
 struct Scratch {
-  std::vector<T> k, v;       // [width, kTile], transposed
-  std::vector<T> attention;  // [slots, kTile]; backward: then the gradients of the logits, the same
+  std::vector<T> k, v;             // [width, kTile], transposed
+  std::vector<T> attention, other;  // [slots, kTile]
 
   Scratch(const SlotAttentionShape& s, bool backward)
       : k(s.key_width * kTile),
         v(backward ? s.value_width * kTile : 0),
-        attention((backward ? 2 : 1) * s.slots * kTile) {}
-  T* grad_logits(int64_t slots) { return attention.data() + slots * kTile; }
+        attention(s.slots * kTile),
+        other(backward ? s.slots * kTile : 0) {}
 };
 
 // Asks for memory that is needed soon, in order: tiles are read in stripes, which the hardware
@@ -119,7 +119,7 @@ void attend(
   }
   tile_gemm<T>(
       slots.count(), kTile, s.key_width, {slots.q.data(), s.key_width, 1}, scratch.k.data(), kTile,
-      attention, kTile, Store::kAdd);
+      attention, kTile, true);
   softmax_over_slots(slots.count(), pixels, attention);
 }
 

@@ -1,1 +1,0 @@
-"""Triton kernels; imported when first launched, since importing Triton is slow."""
