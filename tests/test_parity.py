@@ -68,7 +68,9 @@ def compute(case: str) -> dict[str, float]:
 @pytest.mark.parametrize("case", CASES)
 def test_numbers_are_the_recorded_ones(case: str) -> None:
     recorded = json.loads(RECORDED.read_text())[case]
-    assert compute(case) == pytest.approx(recorded, rel=1e-8)
+    # Tiny gradients are differences of large numbers, whose rounding depends on the threads.
+    rounding = 1e-15 * max(abs(number) for number in recorded.values())
+    assert compute(case) == pytest.approx(recorded, rel=1e-8, abs=rounding)
 
 
 if __name__ == "__main__":
