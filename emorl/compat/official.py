@@ -85,6 +85,7 @@ def config_from_net(net: Mapping[str, Any]) -> EfficientMORLConfig:
         sigma=math.exp(net.get("log_scale", math.log(0.1))),
         prior=_PRIORS[bottom_up, plusplus],
         gru="dual" if net.get("use_DualGRU", True) else "single",
+        backend="reference",  # its rounding is closest to the released code's
     )
 
 
