@@ -68,9 +68,8 @@ def compute(case: str) -> dict[str, float]:
 @pytest.mark.parametrize("case", CASES)
 def test_numbers_are_the_recorded_ones(case: str) -> None:
     recorded = json.loads(RECORDED.read_text())[case]
-    # Tiny gradients are differences of large numbers, whose rounding depends on the threads.
-    rounding = 1e-15 * max(abs(number) for number in recorded.values())
-    assert compute(case) == pytest.approx(recorded, rel=1e-8, abs=rounding)
+    # Tiny gradients are differences of large numbers: 3e-12 was seen between 1 and 2 threads.
+    assert compute(case) == pytest.approx(recorded, rel=1e-8, abs=1e-11)
 
 
 if __name__ == "__main__":
