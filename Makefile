@@ -1,13 +1,16 @@
 # make test   what CI runs: lint, types, tests with coverage (in .venv, made when missing)
+# make bench  time the operators into RESULTS; make sanitize: C++ under ASan and UBSan;
+#             make gpu OUT=folder: all that needs a GPU (Python: PYTHON)
 # make demo   train on Tetrominoes, evaluate, report; REAL=file evaluates on that data set as well
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/demo
+RESULTS := benchmarks/results/ops-cpu.json
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f)
 
-.PHONY: venv test demo format clean
+.PHONY: venv test bench sanitize gpu demo format clean
 
 venv: $(VENV)/.installed
 
@@ -20,7 +23,7 @@ $(VENV)/.dependencies: pyproject.toml constraints.txt
 	  { echo "$(PYTHON) has no venv module (on Debian: apt install python3-venv)"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) setuptools cmake ninja pybind11 torch
-	$(PIP) --no-build-isolation -e '.[train,dev]'
+	$(PIP) --no-build-isolation -e '.[train,triton,dev]'
 	@touch $@
 
 $(VENV)/.installed: $(VENV)/.dependencies $(NATIVE)
@@ -33,6 +36,17 @@ test: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --cov=emorl
+
+bench: venv
+	@mkdir -p $(dir $(RESULTS))
+	$(BIN)/python -m pytest benchmarks --benchmark-json=$(RESULTS)
+
+sanitize: venv
+	benchmarks/sanitize.sh
+
+# No `venv`: on a GPU machine torch and its tools are there already.
+gpu:
+	OUT=$(OUT) PYTHON=$(PYTHON) benchmarks/gpu.sh
 
 demo: venv
 	$(BIN)/emorl train --config tetrominoes-laptop --out $(RUN) --resume auto

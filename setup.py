@@ -1,7 +1,8 @@
 """Builds the native extension: the environment becomes CMake flags, CMake and Ninja do the rest.
 
-EMORL_CUDA=auto (default), 0 or 1 decides about CUDA. Where there is no torch or no compiler, the
-package installs without the extension; `emorl info` then says why.
+EMORL_CUDA=auto (default), 0 or 1 decides about CUDA; EMORL_SANITIZE=1 is for `make sanitize`.
+Where there is no torch or no compiler, the package installs without the extension; `emorl info`
+then says why.
 """
 
 from __future__ import annotations
@@ -110,6 +111,7 @@ class CMakeBuild(build_ext):
             "CMAKE_MAKE_PROGRAM": find_tool("ninja"),
             "EMORL_CUDA": "ON" if nvcc else "OFF",
             "EMORL_MODULE_FILE": library.name,
+            "EMORL_SANITIZE": "ON" if os.environ.get("EMORL_SANITIZE") == "1" else "OFF",
             "EMORL_TORCH": torch,
             "EMORL_TORCH_VERSION": version["__version__"],
             "Python_EXECUTABLE": sys.executable,

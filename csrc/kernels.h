@@ -46,4 +46,116 @@ template <typename T>
 void slot_attention_backward_cpu(
     const SlotAttentionShape&, const SlotAttentionInputs<T>&, const SlotAttentionGradients<T>&);
 
+// Values of type T that the CUDA kernels need as scratch memory, forward and backward.
+int64_t slot_attention_cuda_scratch(const SlotAttentionShape&);
+int64_t slot_attention_backward_cuda_scratch(const SlotAttentionShape&);
+
+// Both throw std::runtime_error where the launch fails; `stream` is a cudaStream_t.
+template <typename T>
+void slot_attention_cuda(
+    const SlotAttentionShape&, const SlotAttentionInputs<T>&, const SlotAttentionOutputs<T>&,
+    T* scratch, void* stream);
+
+template <typename T>
+void slot_attention_backward_cuda(
+    const SlotAttentionShape&, const SlotAttentionInputs<T>&, const SlotAttentionGradients<T>&,
+    T* scratch, void* stream);
+
+enum class Activation { kNone, kRelu, kElu };
+
+// Images lie in memory as [planes, height, width, inner]: channels-last ones as one plane whose
+// pixels are vectors of all channels, others as one plane of numbers per channel.
+struct SpatialBroadcastShape {
+  int64_t slots, channels, height, width;
+  bool channels_last, border_classes;
+  Activation activation;
+
+  int64_t planes() const { return channels_last ? 1 : channels; }
+  int64_t inner() const { return channels_last ? channels : 1; }
+  int64_t pixels() const { return height * width; }
+  int64_t classes() const { return border_classes ? 9 : 1; }  // 3 of rows x 3 of columns
+};
+
+template <typename T>
+struct SpatialBroadcastGradients {
+  const T* grad_output;  // [slots, image]
+  const T* output;       // [slots, image], from the forward pass
+  // outputs; a null one is not wanted
+  T* grad_slot;      // [slots, classes, channels]
+  T* grad_position;  // [image]
+};
+
+// slot [slots, classes, channels], position [image] -> output [slots, image]
+template <typename T>
+void spatial_broadcast_cpu(
+    const SpatialBroadcastShape&, const T* slot, const T* position, T* output);
+
+template <typename T>
+void spatial_broadcast_backward_cpu(
+    const SpatialBroadcastShape&, const SpatialBroadcastGradients<T>&);
+
+// T: float, double, Float16Bits or BFloat16Bits
+template <typename T>
+void spatial_broadcast_cuda(
+    const SpatialBroadcastShape&, const T* slot, const T* position, T* output, void* stream);
+
+// Sums that the backward launcher wants room for, in float, or in double if T is.
+int64_t spatial_broadcast_backward_cuda_scratch(const SpatialBroadcastShape&, int64_t size_of_t);
+
+template <typename T>
+void spatial_broadcast_backward_cuda(
+    const SpatialBroadcastShape&, const SpatialBroadcastGradients<T>&, void* scratch, void* stream);
+
+enum class Likelihood { kGaussian, kMixture, kMixtureJoint };
+
+struct MixtureShape {
+  int64_t batch, slots, channels, pixels;
+};
+
+// Distances, in elements, between neighbours of a [batch, slots, channels, pixels] tensor.
+struct MixtureStrides {
+  int64_t image, slot, channel, pixel;
+};
+
+// T computes, S is how slots are stored: T itself or a half-precision type.
+template <typename T, typename S>
+struct MixtureInputs {
+  const T* image;        // [batch, channels, pixels]
+  const S* rgb;          // [batch, slots, channels, pixels], strided
+  const S* mask_logits;  // [batch, slots, 1, pixels], strided
+  MixtureStrides rgb_strides, mask_strides;
+  const T* slot_sigma;  // [slots]; null: `sigma` is every slot's
+  double sigma;
+  Likelihood kind;
+  bool sigmoid;     // rgb needs it to become the means
+  double constant;  // belongs to every image's result
+};
+
+template <typename T>
+struct MixtureOutputs {
+  T* nll;   // [batch]
+  T* grad;  // [batch, slots, channels + 1, pixels], strided: of rgb and mask_logits; or null
+  MixtureStrides grad_strides;
+};
+
+template <typename T, typename S>
+void mixture_nll_cpu(
+    const MixtureShape&, const MixtureInputs<T, S>&, const MixtureOutputs<T>&);
+
+// Half-precision numbers on the GPU, whose own types exist in CUDA sources alone.
+struct Float16Bits {
+  uint16_t bits;
+};
+struct BFloat16Bits {
+  uint16_t bits;
+};
+
+// How many sums of each image the launcher wants room for: partial_sums [batch, blocks].
+int64_t mixture_nll_cuda_blocks(const MixtureShape&, int64_t size_of_number);
+
+template <typename T, typename S>
+void mixture_nll_cuda(
+    const MixtureShape&, const MixtureInputs<T, S>&, const MixtureOutputs<T>&,
+    double* partial_sums, void* stream);
+
 }  // namespace emorl

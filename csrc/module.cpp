@@ -15,7 +15,8 @@ PYBIND11_MODULE(_C, m) {
         info["cpu_capability"] = EMORL_CAPABILITY;
         info["torch"] = EMORL_TORCH_VERSION;
         info["cuda"] = static_cast<bool>(EMORL_CUDA);
+        info["cuda_architectures"] = EMORL_CUDA_ARCHITECTURES;
         return info;
       },
-      "How this library was built: compiler, flags, cpu_capability, torch version, cuda.");
+      "How this library was built: compiler, flags, cpu_capability, torch version, cuda and its architectures.");
 }

@@ -2,12 +2,12 @@
 #include <ATen/Dispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <torch/library.h>
 
 #include <array>
 #include <optional>
 #include <tuple>
 
+#include "device.h"
 #include "kernels.h"
 
 namespace emorl {
@@ -91,10 +91,17 @@ std::tuple<Tensor, Tensor, Tensor> slot_attention(
     return {updates, mass, attention};
   }
   AT_DISPATCH_FLOATING_TYPES(q.scalar_type(), "slot_attention", [&] {
-    slot_attention_cpu<scalar_t>(
-        s, args.inputs<scalar_t>(eps),
-        {updates.mutable_data_ptr<scalar_t>(), mass.mutable_data_ptr<scalar_t>(),
-         return_attention ? attention.mutable_data_ptr<scalar_t>() : nullptr});
+    const auto inputs = args.inputs<scalar_t>(eps);
+    const SlotAttentionOutputs<scalar_t> outputs{
+        updates.mutable_data_ptr<scalar_t>(), mass.mutable_data_ptr<scalar_t>(),
+        return_attention ? attention.mutable_data_ptr<scalar_t>() : nullptr};
+    on_device_of(
+        q, [&] { slot_attention_cpu<scalar_t>(s, inputs, outputs); },
+        [&](auto stream) {
+          const Tensor scratch = at::empty({slot_attention_cuda_scratch(s)}, q.options());
+          slot_attention_cuda<scalar_t>(
+              s, inputs, outputs, scratch.mutable_data_ptr<scalar_t>(), stream);
+        });
   });
   return {updates, mass, attention};
 }
@@ -120,24 +127,35 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> slot_attention_backward(
     return {grad_q, grad_k, grad_v, grad_logit_bias};
   }
   const Tensor grad_updates_ = grad_updates.contiguous();
+  const Tensor updates_ = updates.contiguous(), mass_ = mass.contiguous();
   AT_DISPATCH_FLOATING_TYPES(q.scalar_type(), "slot_attention_backward", [&] {
     const auto pointer = [](bool is_wanted, const Tensor& tensor) {
       return is_wanted ? tensor.mutable_data_ptr<scalar_t>() : nullptr;
     };
     scalar_t* to_k = pointer(wanted[1], grad_k);
-    slot_attention_backward_cpu<scalar_t>(
-        args.shape, args.inputs<scalar_t>(eps),
-        {grad_updates_.const_data_ptr<scalar_t>(), updates.const_data_ptr<scalar_t>(),
-         mass.const_data_ptr<scalar_t>(), pointer(wanted[0], grad_q), to_k,
-         v ? pointer(wanted[2], grad_v) : to_k, pointer(wanted[3], grad_logit_bias)});
+    const auto& s = args.shape;
+    const auto inputs = args.inputs<scalar_t>(eps);
+    const SlotAttentionGradients<scalar_t> gradients{
+        grad_updates_.const_data_ptr<scalar_t>(), updates_.const_data_ptr<scalar_t>(),
+        mass_.const_data_ptr<scalar_t>(), pointer(wanted[0], grad_q), to_k,
+        v ? pointer(wanted[2], grad_v) : to_k, pointer(wanted[3], grad_logit_bias)};
+    on_device_of(
+        q, [&] { slot_attention_backward_cpu<scalar_t>(s, inputs, gradients); },
+        [&](auto stream) {
+          const Tensor scratch = at::empty({slot_attention_backward_cuda_scratch(s)}, q.options());
+          slot_attention_backward_cuda<scalar_t>(
+              s, inputs, gradients, scratch.mutable_data_ptr<scalar_t>(), stream);
+        });
   });
   return {grad_q, grad_k, grad_v, grad_logit_bias};
+}
+
+void register_slot_attention(torch::Library& library) {
+  library.impl("slot_attention", slot_attention);
+  library.impl("slot_attention_backward", slot_attention_backward);
 }
 
 }  // namespace
 }  // namespace emorl
 
-TORCH_LIBRARY_IMPL(emorl, CPU, m) {
-  m.impl("slot_attention", emorl::slot_attention);
-  m.impl("slot_attention_backward", emorl::slot_attention_backward);
-}
+EMORL_REGISTER(emorl::register_slot_attention)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import importlib.util
+import os
 import platform
 import sys
 
@@ -21,6 +24,7 @@ def describe() -> str:
         f"torch      {torch.__version__}, {_cuda()}",
         f"cpu        {torch.backends.cpu.get_cpu_capability()}, {torch.get_num_threads()} threads",
         f"extension  {_extension()}",
+        f"triton     {_triton()}",
     ]
     devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     for device in devices:
@@ -43,8 +47,17 @@ def _extension() -> str:
     if "emorl._C" not in sys.modules:
         return "not loaded (see below)"
     info = importlib.import_module("emorl._C").build_info()
-    cuda = "with CUDA" if info["cuda"] else f"without CUDA ({build_record()['cuda']})"
+    cuda = f"without CUDA ({build_record()['cuda']})"
+    if info["cuda"]:
+        cuda = f"with CUDA for {info['cuda_architectures']}"
     return f"for torch {info['torch']}, {cuda}, compiler {info['compiler']}, {info['flags']}"
+
+
+def _triton() -> str:
+    if importlib.util.find_spec("triton") is None:
+        return "not installed (pip install 'emorl[triton]')"
+    interpreted = " (interpreted)" if os.environ.get("TRITON_INTERPRET") == "1" else ""
+    return importlib.metadata.version("triton") + interpreted
 
 
 if __name__ == "__main__":

@@ -8,6 +8,36 @@ from pathlib import Path
 import pytest
 import torch
 
+COMPILED = pytest.StashKey[list[str]]()
+
+if not torch.cuda.is_available():  # before any kernel is defined; on a GPU the real ones run
+    os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[COMPILED] = []
+
+
+def pytest_report_header() -> list[str]:
+    """The backends that exist here, and why others do not."""
+    from emorl.info import describe
+
+    return describe().splitlines()
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    if lines := config.stash[COMPILED]:
+        terminalreporter.section("GPU kernels compiled without a GPU")
+        terminalreporter.write("\n".join(lines) + "\n")
+
+
+@pytest.fixture(scope="session")
+def compiled_kernels(pytestconfig: pytest.Config) -> list[str]:
+    """Lines for the summary, one a kernel."""
+    return pytestconfig.stash[COMPILED]
+
 
 @pytest.fixture(scope="session")
 def fixtures_dir() -> Path:

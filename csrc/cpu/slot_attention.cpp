@@ -1,6 +1,6 @@
 // Slot attention on the CPU: one pass over the pixels in tiles, since the softmax over slots is
 // local to a pixel. Sums over pixels go to one partial result per task, added in a second pass in a
-// fixed order, so a result depends on nothing but the inputs and the number of threads.
+// fixed order, so a result depends on nothing but the inputs.
 #if defined(__x86_64__) && !defined(CPU_CAPABILITY_AVX2) && !defined(CPU_CAPABILITY_AVX512)
 #error "at::vec would be scalar: see CMakeLists.txt"
 #endif
@@ -39,10 +39,10 @@ void forward_tile(
   add_over_pixels(slots.count(), pixels, weights, lanes);
   tile_gemm<T>(
       slots.count(), s.value_width, pixels, {weights, kTile, 1}, in.v + row * s.value_width,
-      s.value_width, sums, s.value_width, true);
+      s.value_width, sums, s.value_width, Store::kAdd);
 }
 
-// The slots' incoming gradients, packed: g = grad_updates / mass and g . updates.
+// The slots' incoming gradients, packed: g = grad_updates / mass, followed by q, and g . updates.
 template <typename T>
 struct SlotGradients {
   std::vector<T> g, dot;
@@ -61,15 +61,16 @@ struct SlotGradients {
       dot.push_back(sum);
       values += s.value_width;
     }
+    g.insert(g.end(), slots.q.begin(), slots.q.end());
   }
 };
 
-// Given the gradient dw_j of the weights in scratch.other, leaves there the gradient of the logits,
-// attention_j (dw_j - sum_i attention_i dw_i), and in scratch.attention the weights.
+// Given the gradient dw_j of the weights in scratch.grad_logits, leaves there the gradient of the
+// logits, attention_j (dw_j - sum_i attention_i dw_i), and in scratch.attention the weights.
 template <typename T>
 void softmax_backward(int64_t slots, int64_t pixels, T eps, Scratch<T>& scratch) {
   using Vec = at::vec::Vectorized<T>;
-  T *attention = scratch.attention.data(), *other = scratch.other.data();
+  T *attention = scratch.attention.data(), *other = scratch.grad_logits(slots);
   for (int64_t p = 0; p < pixels; p += Vec::size()) {
     // mean = sum_j attention[j] * other[j]
     Vec mean(T(0));
@@ -85,6 +86,29 @@ void softmax_backward(int64_t slots, int64_t pixels, T eps, Scratch<T>& scratch)
   }
 }
 
+// Writes one tile of grad_k and grad_v. Their sum is one product: the gradients of the logits follow
+// the weights in memory, as q follows g.
+template <typename T>
+void write_tile(
+    const SlotAttentionShape& s, const SlotAttentionGradients<T>& grad,
+    const SlotGradients<T>& incoming, int64_t count, int64_t row, int64_t pixels,
+    Scratch<T>& scratch) {
+  const int64_t d = s.key_width, e = s.value_width, rows = s.batch * s.pixels;
+  const T *weights = scratch.attention.data(), *grad_logits = scratch.grad_logits(count);
+  const T *g = incoming.g.data(), *q = g + count * e;
+  const bool combined = grad.grad_k == grad.grad_v;
+  if (grad.grad_k != nullptr) {
+    tile_gemm<T>(
+        pixels, d, combined ? 2 * count : count, {combined ? weights : grad_logits, 1, kTile},
+        combined ? g : q, d, grad.grad_k + row * d, d, store_for(grad.grad_k, d, rows));
+  }
+  if (grad.grad_v != nullptr && !combined) {
+    tile_gemm<T>(
+        pixels, e, count, {weights, 1, kTile}, g, e, grad.grad_v + row * e, e,
+        store_for(grad.grad_v, e, rows));
+  }
+}
+
 // Writes one tile of grad_k and grad_v; adds its share of grad_q to sums and its share of
 // grad_logit_bias to lanes. The gradient of a weight is g_j . v - g_j . updates_j.
 template <typename T>
@@ -95,7 +119,7 @@ void backward_tile(
   const int64_t pixels = std::min(kTile, s.pixels - first), row = image * s.pixels + first;
   const int64_t count = slots.count(), d = s.key_width, e = s.value_width;
   const T *k = in.k + row * d, *v = in.v + row * e, *v_transposed = scratch.k.data();
-  T *weights = scratch.attention.data(), *grad_logits = scratch.other.data();
+  T* grad_logits = scratch.grad_logits(count);
   prefetch(v, pixels * e);
   attend(s, slots, pixels, k, scratch);
   const int64_t next = std::min(kTile, s.pixels - first - pixels);
@@ -108,21 +132,14 @@ void backward_tile(
     std::fill_n(grad_logits + j * kTile, kTile, -incoming.dot[j]);
   }
   tile_gemm<T>(
-      count, kTile, e, {incoming.g.data(), e, 1}, v_transposed, kTile, grad_logits, kTile, true);
+      count, kTile, e, {incoming.g.data(), e, 1}, v_transposed, kTile, grad_logits, kTile,
+      Store::kAdd);
   softmax_backward(count, pixels, in.eps, scratch);
   add_over_pixels(count, pixels, grad_logits, lanes);
   if (grad.grad_q != nullptr) {
-    tile_gemm<T>(count, d, pixels, {grad_logits, kTile, 1}, k, d, sums, d, true);
+    tile_gemm<T>(count, d, pixels, {grad_logits, kTile, 1}, k, d, sums, d, Store::kAdd);
   }
-  if (grad.grad_k != nullptr) {
-    T* grad_k = grad.grad_k + row * d;
-    tile_gemm<T>(pixels, d, count, {grad_logits, 1, kTile}, slots.q.data(), d, grad_k, d, false);
-  }
-  if (grad.grad_v != nullptr) {
-    tile_gemm<T>(
-        pixels, e, count, {weights, 1, kTile}, incoming.g.data(), e, grad.grad_v + row * e, e,
-        grad.grad_v == grad.grad_k);
-  }
+  write_tile(s, grad, incoming, count, row, pixels, scratch);
 }
 
 }  // namespace
@@ -181,6 +198,7 @@ void slot_attention_backward_cpu(
             sums.data() + row * s.key_width, lanes.data() + row * kLanes<T>);
       }
     }
+    finish_streams();
   });
   std::vector<T> bias_lanes(s.batch * s.slots * kLanes<T>);
   for (int64_t image = 0; image < s.batch; ++image) {

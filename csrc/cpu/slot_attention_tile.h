@@ -16,15 +16,15 @@ namespace emorl {
 // Pixels: whole vectors for every type, few enough for a tile to fit the first-level cache.
 constexpr int64_t kTile = 32;
 
-// The pixels of all images, cut into tasks of whole tiles of one image.
+// The pixels of all images, cut into tasks of whole tiles of one image. The number of threads plays
+// no part: sums are then the same on every machine.
 struct Tasks {
   int64_t tiles, per_image, count, grain;
 
   explicit Tasks(const SlotAttentionShape& s) {
-    constexpr int64_t kTasksPerThread = 4, kWorthAThread = 1 << 15;
+    constexpr int64_t kTilesPerTask = 8, kWorthAThread = 1 << 15;
     tiles = (s.pixels + kTile - 1) / kTile;
-    const int64_t wanted = at::divup(kTasksPerThread * at::get_num_threads(), s.batch);
-    per_image = std::max<int64_t>(1, std::min(wanted, tiles));
+    per_image = std::max<int64_t>(1, at::divup(tiles, kTilesPerTask));
     count = s.batch * per_image;
     const int64_t work = s.pixels / per_image * s.slots * (s.key_width + s.value_width);
     grain = kWorthAThread / std::max<int64_t>(1, work) + 1;
@@ -63,14 +63,14 @@ struct Slots {
 // One thread's memory for a tile; rows of kTile pixels.
 template <typename T>
 struct Scratch {
-  std::vector<T> k, v;             // [width, kTile], transposed
-  std::vector<T> attention, other;  // [slots, kTile]
+  std::vector<T> k, v;       // [width, kTile], transposed
+  std::vector<T> attention;  // [slots, kTile]; backward: then the gradients of the logits, the same
 
   Scratch(const SlotAttentionShape& s, bool backward)
       : k(s.key_width * kTile),
         v(backward ? s.value_width * kTile : 0),
-        attention(s.slots * kTile),
-        other(backward ? s.slots * kTile : 0) {}
+        attention((backward ? 2 : 1) * s.slots * kTile) {}
+  T* grad_logits(int64_t slots) { return attention.data() + slots * kTile; }
 };
 
 // Asks for memory that is needed soon, in order: tiles are read in stripes, which the hardware
@@ -119,7 +119,7 @@ void attend(
   }
   tile_gemm<T>(
       slots.count(), kTile, s.key_width, {slots.q.data(), s.key_width, 1}, scratch.k.data(), kTile,
-      attention, kTile, true);
+      attention, kTile, Store::kAdd);
   softmax_over_slots(slots.count(), pixels, attention);
 }
 

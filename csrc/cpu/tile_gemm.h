@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
 
 namespace emorl {
 
@@ -15,10 +16,50 @@ struct Strided {
   int64_t row, column;
 };
 
+// How a product reaches memory: added to what is there, written, or written past the caches, which
+// saves reading the target first; it must then be aligned to vectors.
+enum class Store { kAdd, kWrite, kStream };
+
+template <typename T>
+void stream(const at::vec::Vectorized<T>& value, T* to) {
+#if defined(CPU_CAPABILITY_AVX2)
+  if constexpr (std::is_same_v<T, float>) {
+    _mm256_stream_ps(to, value);
+  } else {
+    _mm256_stream_pd(to, value);
+  }
+#elif defined(CPU_CAPABILITY_AVX512)
+  if constexpr (std::is_same_v<T, float>) {
+    _mm512_stream_ps(to, value);
+  } else {
+    _mm512_stream_pd(to, value);
+  }
+#else
+  value.store(to);
+#endif
+}
+
+// Makes streamed results visible to other threads.
+inline void finish_streams() {
+#if defined(CPU_CAPABILITY_AVX2) || defined(CPU_CAPABILITY_AVX512)
+  _mm_sfence();
+#endif
+}
+
+// Whether rows of `width` values from here on can be streamed, and are too many for the caches.
+template <typename T>
+Store store_for(const T* rows, int64_t width, int64_t count) {
+  constexpr int64_t kVector = at::vec::Vectorized<T>::size() * sizeof(T), kCache = 1 << 20;
+  const bool aligned = reinterpret_cast<uintptr_t>(rows) % kVector == 0 &&
+      width * static_cast<int64_t>(sizeof(T)) % kVector == 0;
+  return aligned && width * count * static_cast<int64_t>(sizeof(T)) > kCache ? Store::kStream
+                                                                             : Store::kWrite;
+}
+
 // kRows x kVectors accumulators in registers. Where kPartial, only `count` columns exist.
 template <typename T, int kRows, int kVectors, bool kPartial>
 void gemm_block(
-    int64_t depth, Strided<T> a, const T* b, int64_t ldb, T* c, int64_t ldc, bool accumulate,
+    int64_t depth, Strided<T> a, const T* b, int64_t ldb, T* c, int64_t ldc, Store how,
     int64_t count) {
   using Vec = at::vec::Vectorized<T>;
   const auto load = [&](const T* from) {
@@ -27,7 +68,7 @@ void gemm_block(
   Vec sum[kRows][kVectors];
   for (int i = 0; i < kRows; ++i) {
     for (int j = 0; j < kVectors; ++j) {
-      sum[i][j] = accumulate ? load(c + i * ldc + j * Vec::size()) : Vec(T(0));
+      sum[i][j] = how == Store::kAdd ? load(c + i * ldc + j * Vec::size()) : Vec(T(0));
     }
   }
   // for i, n: sum[i, n] += a[i, d] * b[d, n]
@@ -45,7 +86,12 @@ void gemm_block(
   }
   for (int i = 0; i < kRows; ++i) {
     for (int j = 0; j < kVectors; ++j) {
-      sum[i][j].store(c + i * ldc + j * Vec::size(), kPartial ? count : int64_t(Vec::size()));
+      T* target = c + i * ldc + j * Vec::size();
+      if (how == Store::kStream) {
+        stream(sum[i][j], target);
+      } else {
+        sum[i][j].store(target, kPartial ? count : int64_t(Vec::size()));
+      }
     }
   }
 }
@@ -53,31 +99,31 @@ void gemm_block(
 template <typename T, int kRows>
 void gemm_rows(
     int64_t columns, int64_t depth, Strided<T> a, const T* b, int64_t ldb, T* c, int64_t ldc,
-    bool accumulate) {
+    Store how) {
   constexpr int64_t kWidth = at::vec::Vectorized<T>::size();
   int64_t n = 0;
   for (; n + 2 * kWidth <= columns; n += 2 * kWidth) {
-    gemm_block<T, kRows, 2, false>(depth, a, b + n, ldb, c + n, ldc, accumulate, 0);
+    gemm_block<T, kRows, 2, false>(depth, a, b + n, ldb, c + n, ldc, how, 0);
   }
   if (n + kWidth <= columns) {
-    gemm_block<T, kRows, 1, false>(depth, a, b + n, ldb, c + n, ldc, accumulate, 0);
+    gemm_block<T, kRows, 1, false>(depth, a, b + n, ldb, c + n, ldc, how, 0);
     n += kWidth;
   }
   if (n < columns) {
-    gemm_block<T, kRows, 1, true>(depth, a, b + n, ldb, c + n, ldc, accumulate, columns - n);
+    gemm_block<T, kRows, 1, true>(depth, a, b + n, ldb, c + n, ldc, how, columns - n);
   }
 }
 
-// c[m, n] = sum_d a[m, d] b[d, n], added to c where `accumulate`; vectorised along n.
+// c[m, n] = sum_d a[m, d] b[d, n], stored in c as `how` says; vectorised along n.
 template <typename T>
 void tile_gemm(
     int64_t rows, int64_t columns, int64_t depth, Strided<T> a, const T* b, int64_t ldb, T* c,
-    int64_t ldc, bool accumulate) {
+    int64_t ldc, Store how) {
   constexpr int64_t kMaxRows = 6;  // 6 x 2 accumulators leave room for operands in 16 registers
   for (int64_t blocks = (rows + kMaxRows - 1) / kMaxRows; blocks > 0; --blocks) {
     const int64_t count = (rows + blocks - 1) / blocks;  // even shares: 7 = 4 + 3, not 6 + 1
     const auto run = [&]<int kRows>() {
-      gemm_rows<T, kRows>(columns, depth, a, b, ldb, c, ldc, accumulate);
+      gemm_rows<T, kRows>(columns, depth, a, b, ldb, c, ldc, how);
     };
     switch (count) {
       case 1: run.template operator()<1>(); break;

@@ -85,8 +85,6 @@ def config_from_net(net: Mapping[str, Any]) -> EfficientMORLConfig:
         sigma=math.exp(net.get("log_scale", math.log(0.1))),
         prior=_PRIORS[bottom_up, plusplus],
         gru="dual" if net.get("use_DualGRU", True) else "single",
-        # The native op's rounding depends on the number of threads: see docs/fidelity.md.
-        backend="reference",
     )
 
 

@@ -47,15 +47,14 @@ class Decomposition:
     stages: tuple[Stage, ...] = ()
 
     @classmethod
-    def assemble(cls, rgb: Tensor, mask_logits: Tensor, slots: Tensor) -> Self:
+    def assemble(cls, decoded: Tensor, slots: Tensor) -> Self:
         """From what a decoder returns.
 
         Args:
-            rgb: appearance before its sigmoid, [B, K, 3, H, W].
-            mask_logits: [B, K, 1, H, W].
+            decoded: appearance before its sigmoid and mask logits, [B, K, 4, H, W].
             slots: [B, K, D].
         """
-        masks, components = mask_logits.softmax(dim=1), rgb.sigmoid()
+        masks, components = decoded[:, :, 3:].softmax(dim=1), decoded[:, :, :3].sigmoid()
         return cls((masks * components).sum(dim=1), masks, components, slots)
 
     def labels(self) -> Tensor:

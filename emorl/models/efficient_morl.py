@@ -30,8 +30,8 @@ from emorl.nn.hierarchy import (
 )
 from emorl.nn.refinement import RefinementNetwork, ScoredPosterior, refine
 from emorl.nn.score import score_once
-from emorl.ops import Backend
-from emorl.ops.mixture_nll import Likelihood, mixture_nll
+from emorl.ops import Backend, mixture_nll
+from emorl.ops.mixture_nll import Likelihood
 from emorl.training.objective import GECO
 
 
@@ -59,7 +59,7 @@ class EfficientMORLConfig:
             projections; 0.02 as released, at which little is learnt for thousands of steps.
         init_raw_bias: initial bias of every layer's raw variance; 0 as released, at which samples
             are mostly noise at first. -3 starts with a standard deviation of about 0.2.
-        backend: of the fused ops, "auto", "native" or "reference".
+        backend: of the fused operators, "auto", "native", "triton" or "reference".
     """
 
     image_size: tuple[int, int] = (64, 64)
@@ -159,6 +159,7 @@ class EfficientMORL(ObjectCentricModel):
             c.decoder_channels,
             c.decoder_activation,
             c.init_gain,
+            c.backend,
         )
         # Weights of NLL and KL in the last trained loss: refinement was trained on its gradient.
         self.register_buffer("loss_weights", torch.ones(2))
@@ -351,17 +352,19 @@ class EfficientMORL(ObjectCentricModel):
         return _Inference(hierarchy, [k.view(batch, -1).sum(1) for k in divergences], steps)
 
     def _likelihood(self, slots: Tensor, target: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
-        rgb, mask = self.decoder(slots, (target.shape[2], target.shape[3]))
-        rgb, mask = (x.unflatten(0, (len(target), -1)) for x in (rgb, mask))
         c = self.config
-        nll = mixture_nll(target, rgb, mask, sigma=c.sigma, kind=c.likelihood)
-        slots = slots.unflatten(0, (len(target), -1))
-        return nll, (rgb, mask, slots)
+        size = (target.shape[2], target.shape[3])
+        decoded, slots = (
+            x.unflatten(0, (len(target), -1)) for x in (self.decoder(slots, size), slots)
+        )
+        nll = mixture_nll(target, decoded, sigma=c.sigma, kind=c.likelihood, backend=c.backend)
+        return nll, (decoded, slots)
 
     def _decode(self, slots: Tensor, request: _Request) -> Decomposition:
-        rgb, mask = self.decoder(slots, request.size)
-        parts = (x.unflatten(0, (-1, request.num_slots)) for x in (rgb, mask, slots))
-        return Decomposition.assemble(*parts)
+        decoded = self.decoder(slots, request.size)
+        return Decomposition.assemble(
+            *(x.unflatten(0, (-1, request.num_slots)) for x in (decoded, slots))
+        )
 
     def _weight(self, step: int, total: int) -> float:
         """Weight of a step's loss; the released code's are flatter than the paper's."""

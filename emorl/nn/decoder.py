@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from emorl.nn.initialisation import init_xavier
 from emorl.nn.positions import PositionMap
+from emorl.ops import Backend, spatial_broadcast
 
 DecoderKind = Literal["iodine", "small", "big"]
 Activation = Literal["elu", "relu"]
@@ -60,13 +61,19 @@ class SpatialBroadcastDecoder(nn.Module):
         spec: layers, kernel, padding, width and activation.
         image_size: (height, width) usually decoded.
         gain: of the initial weights.
+        backend: of the spatial broadcast op.
     """
 
     def __init__(
-        self, dim: int, spec: BroadcastSpec, image_size: tuple[int, int], gain: float = 0.02
+        self,
+        dim: int,
+        spec: BroadcastSpec,
+        image_size: tuple[int, int],
+        gain: float = 0.02,
+        backend: Backend = "auto",
     ) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.backend = spec, backend
         self.activation = ACTIVATIONS[spec.activation]
         widths = [dim] + [spec.channels] * spec.layers
         self.convolutions = nn.ModuleList(
@@ -76,7 +83,7 @@ class SpatialBroadcastDecoder(nn.Module):
         self.position = PositionMap(dim, (image_size[0] + spec.margin, image_size[1] + spec.margin))
         init_xavier(self, gain)
 
-    def forward(self, slots: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def forward(self, slots: Tensor, size: tuple[int, int]) -> Tensor:
         """Decode slots.
 
         Args:
@@ -84,13 +91,13 @@ class SpatialBroadcastDecoder(nn.Module):
             size: (H, W) of the image.
 
         Returns:
-            RGB before its sigmoid, [M, 3, H, W], and mask logits, [M, 1, H, W].
+            RGB before its sigmoid and mask logits, [M, 4, H, W].
         """
         hidden = self._first(slots, size)
         for convolution in self.convolutions[1:]:
             hidden = self.activation(convolution(hidden), inplace=True)
-        rgb, mask = self.output(hidden).split([3, 1], dim=1)
-        return rgb, mask
+        output: Tensor = self.output(hidden)
+        return output
 
     def _first(self, slots: Tensor, size: tuple[int, int]) -> Tensor:
         """The first layer's output, [M, C, ...] channels last, without ever making its input."""
@@ -102,18 +109,10 @@ class SpatialBroadcastDecoder(nn.Module):
         smallest = spec.kernel if spec.padding == 0 else spec.kernel + 2 * spec.padding - 2
         constant = slots[:, :, None, None].expand(-1, -1, smallest, smallest)
         classes = F.conv2d(constant, first.weight, padding=spec.padding)
-        if spec.padding:
-            classes = _spread_border_classes(classes, position.shape[-2], position.shape[-1])
-        return self.activation(position + classes, inplace=True)
-
-
-def _spread_border_classes(classes: Tensor, height: int, width: int) -> Tensor:
-    """Repeat the middle of [M, C, 3, 3] until it is [M, C, height, width], channels last."""
-    left, middle, right = classes.permute(0, 2, 3, 1).split(1, dim=2)
-    rows = torch.cat([left, middle.expand(-1, -1, width - 2, -1), right], dim=2)
-    top, middle, bottom = rows.split(1, dim=1)
-    spread = torch.cat([top, middle.expand(-1, height - 2, -1, -1), bottom], dim=1)
-    return spread.permute(0, 3, 1, 2)
+        slot = classes if spec.padding else classes[:, :, 0, 0]
+        return spatial_broadcast(
+            slot, position[0], activation=spec.activation, backend=self.backend
+        )
 
 
 class DeconvolutionDecoder(nn.Module):
@@ -153,7 +152,7 @@ class DeconvolutionDecoder(nn.Module):
             )
         return size[0] // self.SCALE, size[1] // self.SCALE
 
-    def forward(self, slots: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    def forward(self, slots: Tensor, size: tuple[int, int]) -> Tensor:
         """Decode slots; as `SpatialBroadcastDecoder.forward`.
 
         Raises:
@@ -162,8 +161,8 @@ class DeconvolutionDecoder(nn.Module):
         hidden = slots[:, :, None, None] + self.position(*self._grid(size))
         for convolution in self.convolutions:
             hidden = F.relu(convolution(hidden), inplace=True)
-        rgb, mask = self.output(hidden).split([3, 1], dim=1)
-        return rgb, mask
+        output: Tensor = self.output(hidden)
+        return output
 
 
 def make_decoder(
@@ -173,6 +172,7 @@ def make_decoder(
     channels: int | None = None,
     activation: Activation | None = None,
     gain: float = 0.02,
+    backend: Backend = "auto",
 ) -> SpatialBroadcastDecoder | DeconvolutionDecoder:
     """The decoder of that name; `channels` and `activation` override the published ones.
 
@@ -191,4 +191,4 @@ def make_decoder(
     spec = spec._replace(
         channels=channels or spec.channels, activation=activation or spec.activation
     )
-    return SpatialBroadcastDecoder(dim, spec, image_size, gain)
+    return SpatialBroadcastDecoder(dim, spec, image_size, gain, backend)

@@ -1,8 +1,10 @@
 """Fused operators with a plain PyTorch reference each."""
 
-from emorl.ops._library import Backend, backends, load_native
+from emorl.ops._library import Backend, backends, load_kernels
+from emorl.ops.mixture_nll import mixture_nll
 from emorl.ops.slot_attention import slot_attention
+from emorl.ops.spatial_broadcast import spatial_broadcast
 
-load_native()
+load_kernels()
 
-__all__ = ["Backend", "backends", "slot_attention"]
+__all__ = ["Backend", "backends", "mixture_nll", "slot_attention", "spatial_broadcast"]

@@ -7,9 +7,11 @@ extension `emorl._C` adds kernels to them when it is loaded, so everything works
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import json
+import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args
@@ -18,15 +20,15 @@ import torch
 from torch import Tensor
 from torch.library import register_autograd, register_fake
 
-Backend = Literal["auto", "native", "reference"]
+Backend = Literal["auto", "native", "triton", "reference"]
 
 library = torch.library.Library("emorl", "DEF")
 
 _DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 _REBUILD = "rebuild with `pip install --no-build-isolation --no-deps .` in emorl's source"
-# Why an operator has no native kernel, by device type; None where it has one. Plain data, so that
-# torch.compile can trace `resolve`.
-_native: dict[str, dict[str, str | None]] = {}
+# Why an operator has no kernel, by backend and device type; None where it has one. Plain data, so
+# that torch.compile can trace `resolve`.
+_obstacles: dict[str, dict[str, dict[str, str | None]]] = {}
 
 
 def define_op(
@@ -39,7 +41,10 @@ def define_op(
     setup_context: Callable[..., None],
     backward: Callable[..., Any],
 ) -> None:
-    """Declare `emorl::<name>` and `emorl::<name>_backward`.
+    """Declare `emorl::<name>`, for C++ and CUDA, and `emorl::<name>_triton`, with their gradients.
+
+    Each has an operator `<...>_backward` of its own. `emorl.ops.triton.<name>` holds the Triton
+    launchers `forward` and `backward`, whose arguments and results are the schemas'.
 
     Args:
         name: The operator's name.
@@ -50,31 +55,59 @@ def define_op(
         setup_context: Saves what the gradient needs.
         backward: Computes the gradients: `backward(backward_op, ctx, *grad_outputs)`.
     """
-    library.define(name + schema)
-    library.define(f"{name}_backward{schema_backward}")
-    register_fake(f"emorl::{name}", fake, lib=library)
-    register_fake(f"emorl::{name}_backward", fake_backward, lib=library)
-    backward_op = getattr(torch.ops.emorl, f"{name}_backward").default
-    register_autograd(
-        f"emorl::{name}", partial(backward, backward_op), setup_context=setup_context, lib=library
-    )
-    register_autograd(f"emorl::{name}_backward", partial(_no_double_backward, name), lib=library)
-    _native[name] = {}
+    for op in (name, f"{name}_triton"):
+        library.define(op + schema)
+        library.define(f"{op}_backward{schema_backward}")
+        register_fake(f"emorl::{op}", fake, lib=library)
+        register_fake(f"emorl::{op}_backward", fake_backward, lib=library)
+        backward_op = getattr(torch.ops.emorl, f"{op}_backward").default
+        register_autograd(
+            f"emorl::{op}", partial(backward, backward_op), setup_context=setup_context, lib=library
+        )
+        register_autograd(f"emorl::{op}_backward", partial(_no_double_backward, name), lib=library)
+    _obstacles[name] = {"native": {}, "triton": {}}
 
 
-def load_native() -> None:
-    """Load the extension, if it fits this process, and note which kernels it brought."""
+def load_kernels() -> None:
+    """Load the extension, if it fits this process, and announce the Triton kernels."""
+    _load_native()
+    _announce_triton()
+
+
+def _load_native() -> None:
     obstacle = _load_obstacle()
     if obstacle is None:
         try:
             importlib.import_module("emorl._C")
         except ImportError as error:
             obstacle = f"the native extension does not load: {error}; {_REBUILD}"
-    for name, reasons in _native.items():
+    for name, reasons in _obstacles.items():
         for device, key in _DISPATCH_KEYS.items():
             found = torch._C._dispatch_has_kernel_for_dispatch_key(f"emorl::{name}", key)
             missing = obstacle or f"the native extension was built without {key} kernels"
-            reasons[device] = None if found else missing
+            reasons["native"][device] = None if found else missing
+
+
+def _announce_triton() -> None:
+    """Register launchers that import Triton when they are first called."""
+    obstacle = None
+    if importlib.util.find_spec("triton") is None:
+        obstacle = "triton is not installed: pip install 'emorl[triton]'"
+    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
+    on_cpu = None if interpreted else "Triton needs a GPU (or its interpreter, TRITON_INTERPRET=1)"
+    for name, reasons in _obstacles.items():
+        reasons["triton"] = {"cpu": obstacle or on_cpu, "cuda": obstacle}
+        for device, key in _DISPATCH_KEYS.items():
+            if reasons["triton"][device] is None:
+                for suffix, part in (("", "forward"), ("_backward", "backward")):
+                    launcher = partial(_launch_triton, name, part)
+                    library.impl(f"{name}_triton{suffix}", launcher, key)
+
+
+def _launch_triton(name: str, part: str, *arguments: Any) -> Any:
+    launcher = getattr(importlib.import_module(f"emorl.ops.triton.{name}"), part)
+    with torch.cuda.device_of(arguments[0]):  # Triton launches on the current device
+        return launcher(*arguments)
 
 
 def build_record() -> dict[str, Any]:
@@ -83,28 +116,34 @@ def build_record() -> dict[str, Any]:
     return json.loads(path.read_text()) if path.exists() else {}
 
 
-def resolve(name: str, backend: str, tensor: Tensor) -> str:
+def resolve(
+    name: str, backend: str, tensor: Tensor, limits: Mapping[str, str | None] | None = None
+) -> str:
     """Backend that will run an operator.
 
     Args:
         name: The operator's name.
-        backend: `auto`, or the backend that must run.
+        backend: `auto` (native, else Triton on a GPU, else the reference), or the one that must
+            run.
         tensor: An argument of the operator, for its device.
+        limits: Why backends cannot run these arguments (a size beyond theirs), if they cannot.
 
     Returns:
-        `native` or `reference`.
+        `native`, `triton` or `reference`.
 
     Raises:
         ValueError: If there is no such backend, or it cannot run on this device.
     """
     if backend not in get_args(Backend):
-        raise ValueError(f"{name}: backend: expected auto, native or reference, got {backend!r}")
-    obstacle = _obstacle(name, "reference" if backend == "reference" else "native", tensor.device)
-    if backend == "auto":
-        return "reference" if obstacle else "native"
-    if obstacle:
-        raise ValueError(f"{name}: backend {backend!r} cannot run: {obstacle}")
-    return backend
+        expected = ", ".join(get_args(Backend))
+        raise ValueError(f"{name}: backend: expected one of {expected}, got {backend!r}")
+    candidates = ("native", "triton", "reference") if backend == "auto" else (backend,)
+    obstacle = None
+    for candidate in candidates:
+        obstacle = _obstacle(name, candidate, tensor.device) or (limits or {}).get(candidate)
+        if obstacle is None and not (backend == "auto" and _is_interpreted(candidate, tensor)):
+            return candidate
+    raise ValueError(f"{name}: backend {backend!r} cannot run: {obstacle}")
 
 
 def backends(device: torch.device | str = "cpu") -> dict[str, dict[str, str | None]]:
@@ -118,13 +157,19 @@ def backends(device: torch.device | str = "cpu") -> dict[str, dict[str, str | No
     """
     device = torch.device(device)
     names = [name for name in get_args(Backend) if name != "auto"]
-    return {op: {name: _obstacle(op, name, device) for name in names} for op in _native}
+    return {op: {name: _obstacle(op, name, device) for name in names} for op in _obstacles}
 
 
 def _obstacle(name: str, backend: str, device: torch.device) -> str | None:
     if backend == "reference":
         return None
-    return _native[name].get(device.type, f"no native kernels for {device.type!r} devices exist")
+    missing = f"no {backend} kernels for {device.type!r} devices exist"
+    return _obstacles[name][backend].get(device.type, missing)
+
+
+def _is_interpreted(backend: str, tensor: Tensor) -> bool:
+    """Triton's interpreter is for tests: nobody gets it without asking."""
+    return backend == "triton" and tensor.device.type == "cpu"
 
 
 def _load_obstacle() -> str | None:
@@ -146,5 +191,5 @@ def _load_obstacle() -> str | None:
 
 def _no_double_backward(name: str, ctx: Any, *grads: Tensor) -> NoReturn:
     raise RuntimeError(
-        f"{name}: no second derivative in the native backend; use backend='reference'"
+        f"{name}: no second derivative in compiled backends; use backend='reference'"
     )

@@ -1,18 +1,27 @@
 """Slot attention: a softmax over slots, then each slot's weighted mean over the pixels.
 
-Shapes: B batch, K slots, N pixels, D width of queries and keys, E width of values.
+Shapes: B batch, K slots, N pixels, H heads, D width of a head's queries and keys, E of its values.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import reduce
-from typing import Any, Literal, overload
+from typing import Any, Literal, get_args, overload
 
 import torch
 from torch import Tensor
 
+from emorl.ops._heads import (
+    SingleHead,
+    heads_as_images,
+    heads_as_slots,
+    images_as_heads,
+    slots_as_heads,
+)
 from emorl.ops._library import Backend, define_op, resolve
+
+SoftmaxOver = Literal["slots", "slots_heads"]
 
 
 @overload
@@ -24,6 +33,8 @@ def slot_attention(
     eps: float = ...,
     logit_bias: Tensor | None = ...,
     slot_mask: Tensor | None = ...,
+    heads: int = ...,
+    softmax_over: SoftmaxOver = ...,
     return_attention: Literal[False] = ...,
     backend: Backend = ...,
 ) -> Tensor: ...
@@ -36,6 +47,8 @@ def slot_attention(
     eps: float = ...,
     logit_bias: Tensor | None = ...,
     slot_mask: Tensor | None = ...,
+    heads: int = ...,
+    softmax_over: SoftmaxOver = ...,
     return_attention: Literal[True],
     backend: Backend = ...,
 ) -> tuple[Tensor, Tensor]: ...
@@ -47,6 +60,8 @@ def slot_attention(
     eps: float = 1e-8,
     logit_bias: Tensor | None = None,
     slot_mask: Tensor | None = None,
+    heads: int = 1,
+    softmax_over: SoftmaxOver = "slots",
     return_attention: bool = False,
     backend: Backend = "auto",
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -55,25 +70,35 @@ def slot_attention(
         attention[k, n] = softmax over k of (q[k] . k[n] + logit_bias[k])
         updates[k] = sum_n (attention[k, n] + eps) v[n] / sum_n (attention[k, n] + eps)
 
-    Equivalent to `reference`, whose [B, K, N] temporaries the native backend never makes. Sums are
+    Equivalent to `reference`, whose [B, K, N] temporaries the other backends never make. Sums are
     accumulated in float32 or wider; bfloat16 and float16 arguments are converted to float32. Where
-    one tensor serves as `k` and `v`, pass it twice: it is then read once. On the CPU the result is
-    deterministic for a fixed number of threads.
+    one tensor serves as `k` and `v`, pass it twice: it is then read once. The result repeats bit by
+    bit, on the CPU with any number of threads, on a GPU for one kind of GPU. On a GPU the
+    kernels take up to 64 slots and widths up to 256 (float64: less); beyond, `auto` takes the
+    reference.
+
+    With several heads, head h sees the h-th part of the last dimension of q, k and v. Each head
+    computes the above alone, or (`softmax_over="slots_heads"`) with one softmax over all slots
+    and heads of a pixel.
 
     Args:
-        q: [B, K, D] queries, already scaled (usually by D ** -0.5).
-        k: [B, N, D] keys.
-        v: [B, N, E] values.
+        q: [B, K, H*D] queries, already scaled (usually by D ** -0.5).
+        k: [B, N, H*D] keys.
+        v: [B, N, H*E] values.
         eps: Added to each attention weight.
         logit_bias: [B, K], added to each slot's logits.
         slot_mask: [B, K], bool, True where the slot takes part. Others get attention and update 0.
+        heads: H.
+        softmax_over: `slots` or `slots_heads`.
         return_attention: Return the attention, too.
-        backend: `auto`, `native` or `reference`; `emorl.ops.backends()` tells which can run.
+        backend: `auto`, `native`, `triton` or `reference`; `emorl.ops.backends()` tells which can
+            run.
 
     Returns:
-        updates [B, K, E] in the common dtype of q, k and v (NaN without pixels, N = 0); with
-        `return_attention` also attention [B, K, N], each pixel's sum over slots being 1. It is the
-        softmax before eps is added, and is not differentiable.
+        updates [B, K, H*E] in the common dtype of q, k and v (NaN without pixels, N = 0); with
+        `return_attention` also attention, [B, K, N] or, with several heads, [B, K, H, N], each
+        pixel's sum over what the softmax runs over being 1. It is the softmax before eps is added,
+        and is not differentiable.
 
     Raises:
         ValueError: If shapes, dtypes or devices do not fit, or the backend cannot run.
@@ -81,20 +106,61 @@ def slot_attention(
     Source: Locatello et al. 2020, "Object-Centric Learning with Slot Attention", Algorithm 1.
     """
     _check(q, k, v, logit_bias, slot_mask)
+    _check_heads(q, v, heads, softmax_over)
+    batch, slots, pixels = q.shape[0], q.shape[1], k.shape[1]
+    arguments = SingleHead(q, k, v, logit_bias, slot_mask)
+    joint = softmax_over == "slots_heads"
+    if heads > 1:
+        arguments = (heads_as_slots if joint else heads_as_images)(arguments, heads)
+    updates, attention = _single_head(arguments, eps, return_attention, backend)
+    if heads > 1:
+        updates = (slots_as_heads if joint else images_as_heads)(updates, heads)
+    if not return_attention:
+        return updates
+    if heads > 1 and joint:
+        attention = attention.reshape(batch, slots, heads, pixels)
+    elif heads > 1:
+        attention = attention.reshape(batch, heads, slots, pixels).transpose(1, 2)
+    return updates, attention
+
+
+def _single_head(
+    arguments: SingleHead, eps: float, return_attention: bool, backend: str
+) -> tuple[Tensor, Tensor]:
+    q, k, v, logit_bias, slot_mask = arguments
     dtype = reduce(torch.promote_types, (k.dtype, v.dtype), q.dtype)
     wide = torch.promote_types(dtype, torch.float32)
     k_wide = k.to(wide)
     bias = None if logit_bias is None else logit_bias.to(wide)
-    if resolve("slot_attention", backend, q) == "reference":
+    chosen = resolve("slot_attention", backend, q, _limits(q, v, wide))
+    if chosen == "reference":
         updates, attention = reference(q.to(wide), k_wide, v.to(wide), bias, slot_mask, eps)
-        attention = attention.detach()
-    else:
-        v_wide = None if v is k else v.to(wide)
-        op = torch.ops.emorl.slot_attention.default
-        updates, _, attention = op(
-            q.to(wide), k_wide, v_wide, bias, slot_mask, eps, return_attention
-        )
-    return (updates.to(dtype), attention.to(dtype)) if return_attention else updates.to(dtype)
+        return updates.to(dtype), attention.detach().to(dtype)
+    v_wide = None if v is k else v.to(wide)
+    ops = torch.ops.emorl
+    op = (ops.slot_attention_triton if chosen == "triton" else ops.slot_attention).default
+    updates, _, attention = op(q.to(wide), k_wide, v_wide, bias, slot_mask, eps, return_attention)
+    return updates.to(dtype), attention.to(dtype)
+
+
+def _limits(q: Tensor, v: Tensor, dtype: torch.dtype) -> dict[str, str | None]:
+    """Why the GPU's kernels, which keep all slots on the chip, cannot run these sizes."""
+    slots, width = q.shape[1], max(q.shape[2], v.shape[2])
+    on_chip = 64 * 1024 // dtype.itemsize  # values: 64 slots of width 256 in float32
+    reason = None
+    if slots > 64 or width > 256:
+        reason = f"at most 64 slots and width 256 on a GPU, got {slots} slots, width {width}"
+    elif _power_of_two(slots) * _power_of_two(width) > on_chip:
+        reason = f"{slots} slots of width {width} in {dtype} are more than {on_chip} values"
+    return {"triton": reason, "native": reason if q.is_cuda else None}
+
+
+def _power_of_two(size: int) -> int:
+    """The kernels' padded size; comparisons alone, which torch.compile can trace."""
+    padded = 16
+    while padded < size:
+        padded *= 2
+    return padded
 
 
 def reference(
@@ -146,6 +212,17 @@ def _check(
     for name, tensor in {"k": k, "v": v, "logit_bias": logit_bias, "slot_mask": slot_mask}.items():
         if tensor is not None and tensor.device != q.device:
             raise ValueError(f"slot_attention: {name}: expected {q.device}, got {tensor.device}")
+
+
+def _check_heads(q: Tensor, v: Tensor, heads: int, softmax_over: str) -> None:
+    if heads < 1 or q.shape[2] % heads or v.shape[2] % heads:
+        raise ValueError(
+            f"slot_attention: heads: expected a common divisor of the widths {q.shape[2]} and "
+            f"{v.shape[2]}, got {heads}"
+        )
+    if softmax_over not in get_args(SoftmaxOver):
+        expected = " or ".join(get_args(SoftmaxOver))
+        raise ValueError(f"slot_attention: softmax_over: expected {expected}, got {softmax_over!r}")
 
 
 def _fake(

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# The C++ operators under AddressSanitizer and UndefinedBehaviorSanitizer: a copy of the package is
+# built in build/sanitize, and the operators' tests run on it.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+PYTHON=$(realpath -s "${PYTHON:-.venv/bin/python}")
+COPY=build/sanitize
+mkdir -p $COPY
+for folder in emorl csrc tests benchmarks; do
+  rm -rf "${COPY:?}/$folder"
+  cp -r $folder $COPY/
+done
+cp setup.py CMakeLists.txt pyproject.toml README.md LICENSE $COPY/
+cd $COPY
+rm -f emorl/_C*.so
+EMORL_SANITIZE=1 EMORL_CUDA=0 "$PYTHON" setup.py -q build_ext --inplace
+
+# Python itself leaks, so leaks are not looked for. libstdc++ must be there before libasan looks
+# for __cxa_throw.
+runtime=$(g++ -print-file-name=libasan.so):$(g++ -print-file-name=libstdc++.so.6)
+env LD_PRELOAD="$runtime" ASAN_OPTIONS=detect_leaks=0 \
+  UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 OMP_NUM_THREADS=2 \
+  "$PYTHON" -m pytest -q -p no:cacheprovider -k "not triton" tests/test_slot_attention*.py \
+  tests/test_mixture_nll*.py tests/test_spatial_broadcast*.py "$@"

@@ -1,0 +1,39 @@
+// Chooses between the CPU and the CUDA form of a kernel: the one place of the bindings that knows
+// whether CUDA is built.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <torch/library.h>
+
+#if EMORL_CUDA
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#endif
+
+namespace emorl {
+
+// Calls cuda(stream) with the device of a CUDA tensor selected, else cpu(). `cuda` takes `auto`, so
+// that nothing in it needs to exist in a build without CUDA.
+template <typename Cpu, typename Cuda>
+void on_device_of([[maybe_unused]] const at::Tensor& tensor, Cpu cpu, [[maybe_unused]] Cuda cuda) {
+#if EMORL_CUDA
+  if (tensor.is_cuda()) {
+    const c10::cuda::CUDAGuard guard(tensor.device());
+    cuda(c10::cuda::getCurrentCUDAStream().stream());
+    return;
+  }
+#endif
+  cpu();
+}
+
+}  // namespace emorl
+
+// Registers implementations for each device type that is built: function(torch::Library&).
+#if EMORL_CUDA
+#define EMORL_REGISTER(function)                               \
+  TORCH_LIBRARY_IMPL(emorl, CPU, library) { function(library); } \
+  TORCH_LIBRARY_IMPL(emorl, CUDA, library) { function(library); }
+#else
+#define EMORL_REGISTER(function) \
+  TORCH_LIBRARY_IMPL(emorl, CPU, library) { function(library); }
+#endif

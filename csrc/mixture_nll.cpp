@@ -1,0 +1,178 @@
+// Binding of mixture_nll: checks the tensors, allocates the outputs, calls the device's kernel.
+#include <ATen/Dispatch.h>
+#include <ATen/OpMathType.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/mul.h>
+
+#include <cmath>
+#include <optional>
+#include <string>
+#include <tuple>
+#include <type_traits>
+
+#include "device.h"
+#include "kernels.h"
+
+namespace emorl {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+template <typename S>
+using OnGPU = std::conditional_t<
+    std::is_same_v<S, at::Half>, Float16Bits,
+    std::conditional_t<std::is_same_v<S, at::BFloat16>, BFloat16Bits, S>>;
+
+Likelihood likelihood(const std::string& kind) {
+  if (kind == "gaussian") {
+    return Likelihood::kGaussian;
+  }
+  TORCH_CHECK_VALUE(
+      kind == "mixture" || kind == "mixture_joint",
+      "mixture_nll: kind: expected gaussian, mixture or mixture_joint, got ", kind);
+  return kind == "mixture" ? Likelihood::kMixture : Likelihood::kMixtureJoint;
+}
+
+// Rows of pixels must follow each other evenly: a kernel sees one dimension of pixels.
+Tensor with_even_pixels(const Tensor& slots) {
+  const bool even = slots.size(3) <= 1 || slots.stride(3) == slots.size(4) * slots.stride(4);
+  return even ? slots : slots.contiguous();
+}
+
+MixtureStrides strides_of(const Tensor& slots) {
+  const bool one_column = slots.size(4) == 1;
+  return {slots.stride(0), slots.stride(1), slots.stride(2), slots.stride(one_column ? 3 : 4)};
+}
+
+// The arguments, checked. Without mask_logits, they are the last channel of rgb.
+struct Arguments {
+  MixtureShape shape;
+  Tensor image, rgb, mask_logits, slot_sigma;
+
+  Arguments(
+      const Tensor& image_in, const Tensor& rgb_in, const OptionalTensor& mask_in,
+      const OptionalTensor& sigma_in)
+      : image(image_in.contiguous()), rgb(rgb_in) {
+    TORCH_CHECK_VALUE(
+        image.dim() == 4 && rgb.dim() == 5 && rgb.size(1) > 0 && (mask_in || rgb.size(2) > 0),
+        "mixture_nll: expected image [B,C,H,W] and rgb [B,K,C,H,W] with K > 0, got ",
+        image.sizes(), " and ", rgb.sizes());
+    mask_logits = mask_in ? *mask_in : rgb.narrow(2, rgb.size(2) - 1, 1);
+    rgb = mask_in ? rgb : rgb.narrow(2, 0, rgb.size(2) - 1);
+    shape = {rgb.size(0), rgb.size(1), rgb.size(2), rgb.size(3) * rgb.size(4)};
+    check_sizes("image", image, {shape.batch, shape.channels, rgb.size(3), rgb.size(4)});
+    check_sizes(
+        "mask_logits", mask_logits, {shape.batch, shape.slots, 1, rgb.size(3), rgb.size(4)});
+    check_type("image", image, at::toOpMathType(rgb.scalar_type()));
+    check_type("mask_logits", mask_logits, rgb.scalar_type());
+    if (sigma_in) {
+      check_sizes("slot_sigma", *sigma_in, {shape.slots});
+      check_type("slot_sigma", *sigma_in, image.scalar_type());
+      slot_sigma = sigma_in->contiguous();
+    }
+    rgb = with_even_pixels(rgb);
+    mask_logits = with_even_pixels(mask_logits);
+  }
+
+  void check_sizes(const char* name, const Tensor& tensor, at::IntArrayRef expected) const {
+    TORCH_CHECK_VALUE(
+        tensor.sizes() == expected, "mixture_nll: ", name, ": expected ", expected, ", got ",
+        tensor.sizes());
+  }
+
+  void check_type(const char* name, const Tensor& tensor, at::ScalarType dtype) const {
+    TORCH_CHECK_VALUE(
+        tensor.scalar_type() == dtype && tensor.device() == rgb.device(), "mixture_nll: ", name,
+        ": expected ", dtype, " on ", rgb.device(), ", got ", tensor.scalar_type(), " on ",
+        tensor.device());
+  }
+
+  template <typename T, typename S>
+  MixtureInputs<T, S> inputs(
+      double sigma, Likelihood kind, bool sigmoid, bool density) const {
+    const double log_scale = slot_sigma.defined() ? 0 : std::log(sigma);
+    const double half_log_two_pi = 0.91893853320467274178;
+    const double values = static_cast<double>(shape.channels * shape.pixels);
+    return {
+        image.const_data_ptr<T>(),
+        static_cast<const S*>(rgb.const_data_ptr()),
+        static_cast<const S*>(mask_logits.const_data_ptr()),
+        strides_of(rgb),
+        strides_of(mask_logits),
+        slot_sigma.defined() ? slot_sigma.const_data_ptr<T>() : nullptr,
+        sigma,
+        kind,
+        sigmoid,
+        values * (log_scale + (density ? half_log_two_pi : 0))};
+  }
+};
+
+// Room for the gradient of rgb and mask logits, channels last where rgb is.
+Tensor new_gradient(const Arguments& args, const Tensor& rgb) {
+  const auto options = args.image.options();
+  const int64_t batch = rgb.size(0), slots = rgb.size(1), channels = args.shape.channels + 1;
+  if (rgb.stride(2) == 1) {
+    return at::empty({batch, slots, rgb.size(3), rgb.size(4), channels}, options)
+        .permute({0, 1, 4, 2, 3});
+  }
+  return at::empty({batch, slots, channels, rgb.size(3), rgb.size(4)}, options);
+}
+
+std::tuple<Tensor, Tensor> mixture_nll(
+    const Tensor& image, const Tensor& rgb, const OptionalTensor& mask_logits,
+    const OptionalTensor& slot_sigma, double sigma, std::string kind, bool sigmoid, bool density,
+    bool wanted) {
+  const Arguments args(image, rgb, mask_logits, slot_sigma);
+  const Likelihood likelihood_kind = likelihood(kind);
+  const Tensor nll = at::empty({args.shape.batch}, args.image.options());
+  const Tensor grad = wanted ? new_gradient(args, rgb) : at::empty({0}, args.image.options());
+  if (args.shape.channels * args.shape.pixels == 0) {
+    nll.zero_();
+    grad.zero_();
+    return {nll, grad};
+  }
+  const auto type = rgb.scalar_type();
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, type, "mixture_nll", [&] {
+    using T = at::opmath_type<scalar_t>;
+    const MixtureOutputs<T> outputs{
+        nll.mutable_data_ptr<T>(), wanted ? grad.mutable_data_ptr<T>() : nullptr,
+        wanted ? strides_of(grad) : MixtureStrides{}};
+    const auto cpu = [&] {
+      const auto inputs = args.inputs<T, scalar_t>(sigma, likelihood_kind, sigmoid, density);
+      mixture_nll_cpu(args.shape, inputs, outputs);
+    };
+    const auto cuda = [&](auto stream) {
+      const auto inputs = args.inputs<T, OnGPU<scalar_t>>(sigma, likelihood_kind, sigmoid, density);
+      const int64_t blocks = mixture_nll_cuda_blocks(args.shape, sizeof(T));
+      const Tensor partial_sums =
+          at::empty({args.shape.batch, blocks}, rgb.options().dtype(at::kDouble));
+      mixture_nll_cuda(
+          args.shape, inputs, outputs, partial_sums.mutable_data_ptr<double>(), stream);
+    };
+    on_device_of(rgb, cpu, cuda);
+  });
+  return {nll, grad};
+}
+
+// The gradient left the forward pass already: what remains is a factor for each image.
+Tensor mixture_nll_backward(const Tensor& grad_nll, const Tensor& grad, at::ScalarType dtype) {
+  TORCH_CHECK_VALUE(
+      grad.dim() == 5 && grad_nll.dim() == 1 && grad_nll.size(0) == grad.size(0),
+      "mixture_nll: expected gradients [B] and [B,K,C+1,H,W], got ", grad_nll.sizes(), " and ",
+      grad.sizes());
+  Tensor scaled = at::empty_like(grad, grad.options().dtype(dtype));
+  return at::mul_out(scaled, grad, grad_nll.view({-1, 1, 1, 1, 1}));
+}
+
+void register_mixture_nll(torch::Library& library) {
+  library.impl("mixture_nll", mixture_nll);
+  library.impl("mixture_nll_backward", mixture_nll_backward);
+}
+
+}  // namespace
+}  // namespace emorl
+
+EMORL_REGISTER(emorl::register_mixture_nll)

@@ -1,0 +1,176 @@
+"""Spatial broadcast: what each slot adds to a map of positions, and the activation of the sum.
+
+Shapes: M slots of a batch, C channels, H W image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from emorl.ops._library import Backend, define_op, resolve
+
+Activation = Literal["elu", "relu", "none"]
+
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": F.elu, "relu": F.relu}
+
+
+def spatial_broadcast(
+    slot: Tensor,
+    position: Tensor,
+    *,
+    activation: Activation = "elu",
+    backend: Backend = "auto",
+) -> Tensor:
+    """Add each slot to every pixel of a map that all slots share, and activate the sum.
+
+        output[m, c, h, w] = act(slot[m, c] + position[c, h, w])
+
+    This is a decoder's first convolution over a slot's broadcast copy plus positions, since the
+    convolution of a sum is the sum of the convolutions: `position` is the positions' convolution
+    with the bias, `slot` that of a constant image. Without padding that is one vector per slot;
+    with zeros one pixel wide around the image it takes one of 3 x 3 values, `slot[m, c, i, j]`, by
+    border class: i is 0 in the first row, 2 in the last and 1 between them, j likewise for columns.
+
+    Equivalent to `reference`. Sums are accumulated in float32 or wider. The gradient reads the
+    output and its gradient once; on the CPU it is deterministic for a fixed number of threads, on
+    a GPU always.
+
+    Args:
+        slot: [M, C], or [M, C, 3, 3] by border class.
+        position: [C, H, W]; H and W are at least 2 if the slots come by border class.
+        activation: `elu` (alpha = 1), `relu` or `none`.
+        backend: `auto`, `native`, `triton` or `reference`; `emorl.ops.backends()` tells which can
+            run.
+
+    Returns:
+        [M, C, H, W] in the common dtype of both arguments; channels-last if `position` is, that
+        is if its channels are adjacent in memory, else contiguous.
+
+    Raises:
+        ValueError: If shapes, dtypes, devices or the activation do not fit, or the backend cannot
+            run.
+
+    Source: Watters et al. 2019, "Spatial Broadcast Decoder"; the decoders of Emami et al. 2021,
+    appendix F.
+    """
+    _check(slot, position, activation)
+    dtype = torch.promote_types(slot.dtype, position.dtype)
+    slot, position = slot.to(dtype), position.to(dtype)
+    chosen = resolve("spatial_broadcast", backend, position)
+    if chosen == "reference":
+        return reference(slot, position, activation)
+    ops = torch.ops.emorl
+    op = ops.spatial_broadcast_triton if chosen == "triton" else ops.spatial_broadcast
+    output: Tensor = op.default(slot, position, activation)
+    return output
+
+
+def reference(slot: Tensor, position: Tensor, activation: str = "elu") -> Tensor:
+    """Plain PyTorch form of `spatial_broadcast`."""
+    height, width = position.shape[1:]
+    slot = slot[..., None, None] if slot.dim() == 2 else _spread(slot, height, width)
+    channels_last = torch.channels_last if is_channels_last(position) else torch.contiguous_format
+    total = (slot + position).contiguous(memory_format=channels_last)
+    return _ACTIVATIONS[activation](total) if activation != "none" else total
+
+
+def is_channels_last(image: Tensor) -> bool:
+    """Whether an image [..., C, H, W] has its channels, but not its pixels, adjacent in memory."""
+    return image.shape[-3] > 1 and image.stride(-3) == 1 and not image.is_contiguous()
+
+
+def empty_images(like: Tensor, shape: tuple[int, ...], channels_last: bool) -> Tensor:
+    """An uninitialised tensor [..., C, H, W], in memory [..., H, W, C] if `channels_last`."""
+    if not channels_last:
+        return like.new_empty(shape)
+    *outer, channels, height, width = shape
+    return like.new_empty(*outer, height, width, channels).movedim(-1, -3)
+
+
+def _spread(classes: Tensor, height: int, width: int) -> Tensor:
+    """Repeat the middle of [M, C, 3, 3] until it is [M, C, height, width]."""
+    left, middle, right = classes.split(1, dim=3)
+    rows = torch.cat([left, middle.expand(-1, -1, -1, width - 2), right], dim=3)
+    top, middle, bottom = rows.split(1, dim=2)
+    return torch.cat([top, middle.expand(-1, -1, height - 2, -1), bottom], dim=2)
+
+
+def _check(slot: Tensor, position: Tensor, activation: str) -> None:
+    by_class = slot.dim() == 4 and slot.shape[2:] == (3, 3)
+    if not (
+        (slot.dim() == 2 or by_class) and position.dim() == 3 and slot.shape[1] == position.shape[0]
+    ):
+        raise ValueError(
+            "spatial_broadcast: expected slot [M,C] or [M,C,3,3] and position [C,H,W], "
+            f"got {list(slot.shape)} and {list(position.shape)}"
+        )
+    if by_class and min(position.shape[1:]) < 2:
+        raise ValueError(
+            "spatial_broadcast: position: expected height and width of at least 2 with slot "
+            f"[M,C,3,3], got {list(position.shape)}"
+        )
+    for name, tensor in {"slot": slot, "position": position}.items():
+        if tensor.dtype not in _DTYPES:
+            expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
+            raise ValueError(
+                f"spatial_broadcast: {name}: expected {expected}, "
+                f"got {str(tensor.dtype).removeprefix('torch.')}"
+            )
+    if slot.device != position.device:
+        raise ValueError(f"spatial_broadcast: slot: expected {position.device}, got {slot.device}")
+    if activation not in get_args(Activation):
+        expected = ", ".join(get_args(Activation))
+        raise ValueError(
+            f"spatial_broadcast: activation: expected one of {expected}, got {activation!r}"
+        )
+
+
+def _fake(slot: Tensor, position: Tensor, activation: str) -> Tensor:
+    return empty_images(position, (slot.shape[0], *position.shape), is_channels_last(position))
+
+
+def _fake_backward(
+    grad_output: Tensor, output: Tensor, activation: str, border_classes: bool, wanted: list[bool]
+) -> tuple[Tensor, Tensor]:
+    slots, channels, height, width = output.shape
+    slot_shape = (slots, channels, 3, 3) if border_classes else (slots, channels)
+    shapes = (slot_shape, (channels, height, width))
+    channels_last = (border_classes, is_channels_last(output))
+    grad_slot, grad_position = (
+        empty_images(output, shape, last) if want else output.new_empty(0)
+        for shape, last, want in zip(shapes, channels_last, wanted, strict=True)
+    )
+    return grad_slot, grad_position
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    slot, _, ctx.activation = inputs
+    ctx.border_classes = slot.dim() == 4
+    ctx.save_for_backward(output)
+
+
+def _backward(
+    backward_op: Callable[..., tuple[Tensor, Tensor]], ctx: Any, grad_output: Tensor
+) -> tuple[Tensor | None, ...]:
+    (output,) = ctx.saved_tensors
+    wanted = list(ctx.needs_input_grad[:2])
+    grads = backward_op(grad_output, output, ctx.activation, ctx.border_classes, wanted)
+    return (*(grad if want else None for grad, want in zip(grads, wanted, strict=True)), None)
+
+
+define_op(
+    "spatial_broadcast",
+    schema="(Tensor slot, Tensor position, str activation) -> Tensor",
+    schema_backward="(Tensor grad_output, Tensor output, str activation, bool border_classes, "
+    "bool[2] wanted) -> (Tensor grad_slot, Tensor grad_position)",
+    fake=_fake,
+    fake_backward=_fake_backward,
+    setup_context=_setup_context,
+    backward=_backward,
+)

@@ -1,0 +1,1 @@
+"""Triton kernels; imported when first launched, since importing Triton is slow."""

@@ -1,0 +1,58 @@
+"""What the tests of all operators share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from emorl.ops import backends
+
+# Where the operators are tested; on a machine with a GPU, EMORL_TEST_DEVICE=cpu chooses the CPU.
+DEVICE = os.environ.get("EMORL_TEST_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
+
+
+def backend_params(op: str, *, compiled: bool = False) -> list[Any]:
+    """All backends of an operator; those that cannot run here are skipped with the reason.
+
+    With `compiled`, without the reference.
+    """
+    return [
+        pytest.param(
+            name,
+            marks=pytest.mark.skipif(reason is not None, reason=f"{op} / {name}: {reason}"),
+        )
+        for name, reason in backends(DEVICE)[op].items()
+        if not (compiled and name == "reference")
+    ]
+
+
+@pytest.fixture(autouse=True)
+def unwritten_outputs_are_nan() -> Iterator[None]:
+    """New tensors are filled with NaN, those made in C++ as well, so that gaps show."""
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def assert_as_accurate_as_plain(
+    actual: dict[str, Tensor], plain: dict[str, Tensor], truth: dict[str, Tensor]
+) -> None:
+    """No result is further from the float64 truth than twice the plain result, plus rounding.
+
+    Gradients round relative to the largest of them: some are differences of such numbers, and 0.
+    """
+    gradients = [x.abs().max().item() for n, x in truth.items() if "grad" in n and x.numel()]
+    for name, expected in truth.items():
+        assert actual[name].shape == expected.shape, name
+        if expected.numel() == 0:
+            continue
+        largest = max(gradients) if "grad" in name else expected.abs().max().item()
+        rounding = 4 * torch.finfo(plain[name].dtype).eps * largest
+        allowed = 2 * (plain[name] - expected).abs().max().item() + rounding
+        error = (actual[name] - expected).abs().max().item()
+        assert error <= allowed, f"{name}: error {error:.3g}, allowed {allowed:.3g}"
