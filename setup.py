@@ -1,6 +1,7 @@
 """Builds the native extension: the environment becomes CMake flags, CMake and Ninja do the rest.
 
-EMORL_CUDA=auto (default), 0 or 1 decides about CUDA; EMORL_SANITIZE=1 is for `make sanitize`.
+EMORL_CUDA=auto (default), 0 or 1 decides about CUDA; EMORL_CPU=AVX2 (default) or AVX512 about the
+vectors of the CPU kernels on x86-64; EMORL_SANITIZE=1 is for `make sanitize`.
 Where there is no torch or no compiler, the package installs without the extension; `emorl info`
 then says why.
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import runpy
 import shutil
 import subprocess
@@ -87,6 +89,16 @@ def decide_cuda(torch_cuda: str | None) -> tuple[str | None, str]:
     return None, obstacle
 
 
+def decide_cpu() -> str:
+    """Instruction set of the CPU kernels, in ATen's words."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return "DEFAULT"
+    choice = os.environ.get("EMORL_CPU", "AVX2")
+    if choice not in ("AVX2", "AVX512"):
+        raise SystemExit(f"EMORL_CPU: expected AVX2 or AVX512, got {choice!r}")
+    return choice
+
+
 class CMakeBuild(build_ext):
     def build_extension(self, extension: Extension) -> None:
         library = Path(self.get_ext_fullpath(extension.name)).resolve()
@@ -104,11 +116,13 @@ class CMakeBuild(build_ext):
         version = runpy.run_path(str(torch / "version.py"))
         nvcc, reason = decide_cuda(version["cuda"])
         print(f"emorl: CUDA {'on' if nvcc else 'off'}: {reason}", flush=True)
+        cpu = decide_cpu()
         cmake, folder = find_tool("cmake"), str(ROOT / "build" / "native")
         flags = {
             "CMAKE_BUILD_TYPE": "Release",
             "CMAKE_LIBRARY_OUTPUT_DIRECTORY": library.parent,
             "CMAKE_MAKE_PROGRAM": find_tool("ninja"),
+            "EMORL_CAPABILITY": cpu,
             "EMORL_CUDA": "ON" if nvcc else "OFF",
             "EMORL_MODULE_FILE": library.name,
             "EMORL_SANITIZE": "ON" if os.environ.get("EMORL_SANITIZE") == "1" else "OFF",
@@ -127,7 +141,8 @@ class CMakeBuild(build_ext):
                 "cmake could not configure: is a C++20 compiler (g++ >= 11) installed?"
             )
         subprocess.run([cmake, "--build", folder], check=True)
-        return {"native": True, "torch": str(version["__version__"]), "cuda": reason}
+        torch_version = str(version["__version__"])
+        return {"native": True, "torch": torch_version, "cpu": cpu, "cuda": reason}
 
     def copy_extensions_to_source(self) -> None:
         super().copy_extensions_to_source()

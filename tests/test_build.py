@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import platform
 import runpy
 from pathlib import Path
 
 import pytest
 import torch
+
+from emorl.ops import _library
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -68,3 +71,42 @@ def test_impossible_wishes_stop_the_build(
 def test_a_missing_tool_is_named(build: dict) -> None:
     with pytest.raises(build["CannotBuildError"], match="emorl-no-such-tool not found"):
         build["find_tool"]("emorl-no-such-tool")
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors have no choice")
+@pytest.mark.parametrize(("choice", "expected"), [(None, "AVX2"), ("AVX512", "AVX512")])
+def test_vectors_of_the_cpu(
+    build: dict, choice: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("EMORL_CPU", raising=False)
+    if choice:
+        monkeypatch.setenv("EMORL_CPU", choice)
+    assert build["decide_cpu"]() == expected
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors have no choice")
+def test_unknown_vectors_stop_the_build(build: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMORL_CPU", "avx")
+    with pytest.raises(SystemExit, match="EMORL_CPU: expected AVX2 or AVX512, got 'avx'"):
+        build["decide_cpu"]()
+
+
+@pytest.mark.parametrize(
+    ("built", "here", "fits"),
+    [
+        ("AVX512", "AVX512", True),
+        ("AVX2", "AVX512", True),
+        ("DEFAULT", "SVE256", True),
+        ("AVX512", "AVX2", False),
+        ("AVX2", "DEFAULT", False),
+    ],
+)
+def test_the_extension_is_loaded_only_where_its_vectors_exist(
+    built: str, here: str, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = {"native": True, "torch": torch.__version__, "cpu": built}
+    monkeypatch.setattr(_library, "build_record", lambda: record)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: here)
+    obstacle = _library._load_obstacle()
+    assert (obstacle is None) == fits
+    assert fits or f"built for {built}" in obstacle

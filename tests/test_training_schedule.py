@@ -18,15 +18,33 @@ from emorl.training.schedule import check_curriculum, learning_rate, objective_a
     ],
 )
 def test_released_learning_rate(step, expected):
-    rate = learning_rate(step, base=4e-4, warmup_steps=10_000, decay_rate=0.5, decay_steps=100_000)
+    rate = learning_rate(
+        step,
+        base=4e-4,
+        warmup_steps=10_000,
+        decay_rate=0.5,
+        decay_steps=100_000,
+        steps=300_000,
+        cooldown_steps=0,
+    )
+    assert rate == pytest.approx(expected, rel=1e-12)
+
+
+def constant(step, **options):
+    defaults = {"warmup_steps": 0, "decay_rate": 0.5, "decay_steps": None, "steps": 2 * 10**6}
+    return learning_rate(step, base=0.1, **{**defaults, "cooldown_steps": 0, **options})
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"), [(0, 0.0), (1, 0.05), (2, 0.1), (6, 0.1), (7, 0.075), (9, 0.025)]
+)
+def test_cooldown_falls_to_zero_at_the_end(step, expected):
+    rate = constant(step, warmup_steps=2, steps=10, cooldown_steps=4)
     assert rate == pytest.approx(expected, rel=1e-12)
 
 
 def test_learning_rate_without_warm_up_or_decay():
-    rates = [
-        learning_rate(t, base=0.1, warmup_steps=0, decay_rate=0.5, decay_steps=None)
-        for t in (0, 1, 10**6)
-    ]
+    rates = [constant(t) for t in (0, 1, 10**6)]
     assert rates == [0.1] * 3
 
 

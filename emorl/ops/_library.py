@@ -10,7 +10,6 @@ import importlib
 import importlib.util
 import json
 import os
-import platform
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ Backend = Literal["auto", "native", "triton", "reference"]
 
 library = torch.library.Library("emorl", "DEF")
 
+_CAPABILITIES = ("DEFAULT", "AVX2", "AVX512")  # ATen's names of x86-64's vectors, in order
 _DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 _REBUILD = "rebuild with `pip install --no-build-isolation --no-deps .` in emorl's source"
 # Why an operator has no kernel, by backend and device type; None where it has one. Plain data, so
@@ -183,9 +183,12 @@ def _load_obstacle() -> str | None:
             f"the native extension was built for torch {record['torch']}, "
             f"this is torch {torch.__version__}; {_REBUILD}"
         )
-    x86 = platform.machine() in ("x86_64", "AMD64")
-    if x86 and torch.backends.cpu.get_cpu_capability() == "DEFAULT":
-        return "the native extension needs AVX2, which this CPU or ATEN_CPU_CAPABILITY excludes"
+    built, here = record["cpu"], torch.backends.cpu.get_cpu_capability()
+    if built != "DEFAULT" and _CAPABILITIES.index(here) < _CAPABILITIES.index(built):
+        return (
+            f"the native extension was built for {built}, but this CPU or ATEN_CPU_CAPABILITY has "
+            f"{here} alone"
+        )
     return None
 
 

@@ -80,6 +80,7 @@ class TrainerConfig:
         warmup_steps: steps of linear warm-up.
         decay_rate: factor of the learning rate per `decay_steps` after the warm-up.
         decay_steps: null keeps the learning rate after the warm-up.
+        cooldown_steps: last steps of the run, over which the learning rate falls linearly to 0.
         clip_norm: largest norm of the gradient; null does not clip.
         curriculum: arguments of the objective by step, e.g. {refinement_steps: [[0, 3],
             [100000, 1]]}; also kl_weight and num_slots.
@@ -105,6 +106,7 @@ class TrainerConfig:
     warmup_steps: int = 10_000
     decay_rate: float = 0.5
     decay_steps: int | None = 100_000
+    cooldown_steps: int = 0
     clip_norm: float | None = 5.0
     curriculum: Curriculum = field(default_factory=dict)
     geco: GECOConfig | None = None
@@ -125,7 +127,7 @@ class TrainerConfig:
             _at_least(f"trainer.{name}", getattr(self, name), 1)
         for name in ("keep_checkpoints", "eval_images", "decay_steps"):
             _at_least(f"trainer.{name}", getattr(self, name), 1)
-        for name in ("warmup_steps", "picture_every", "eval_every"):
+        for name in ("warmup_steps", "cooldown_steps", "picture_every", "eval_every"):
             _at_least(f"trainer.{name}", getattr(self, name), 0)
         for name in ("learning_rate", "decay_rate", "clip_norm", "max_minutes"):
             _positive(f"trainer.{name}", getattr(self, name))

@@ -11,12 +11,20 @@ SCHEDULABLE = (*_WHOLE_NUMBERS, "kl_weight")
 
 
 def learning_rate(
-    step: int, *, base: float, warmup_steps: int, decay_rate: float, decay_steps: int | None
+    step: int,
+    *,
+    base: float,
+    warmup_steps: int,
+    decay_rate: float,
+    decay_steps: int | None,
+    steps: int,
+    cooldown_steps: int,
 ) -> float:
-    """Linear warm-up, then exponential decay whose clock starts when the warm-up ends.
+    """Linear warm-up, exponential decay whose clock starts when the warm-up ends, linear cool-down.
 
     `base * t / warmup` up to t = warmup, then `base * decay_rate ** ((t - warmup) / decay_steps)`,
-    as EfficientMORL was trained; its first step therefore has the rate 0.
+    as EfficientMORL was trained; its first step therefore has the rate 0. The cool-down multiplies
+    by `(steps - t) / cooldown` over the last steps of the run.
 
     Args:
         step: optimiser steps done so far, t >= 0.
@@ -24,15 +32,18 @@ def learning_rate(
         warmup_steps: length of the warm-up; 0 starts with `base`.
         decay_rate: factor per `decay_steps`.
         decay_steps: None keeps the rate constant after the warm-up.
+        steps: of the whole run.
+        cooldown_steps: length of the cool-down; 0 has none.
 
     Returns:
         The rate of the step number `step`, counted from 0.
     """
     if step < warmup_steps:
         return base * step / warmup_steps
-    if decay_steps is None:
-        return base
-    return float(base * decay_rate ** ((step - warmup_steps) / decay_steps))
+    decay = 1.0
+    if decay_steps is not None:
+        decay = float(decay_rate ** ((step - warmup_steps) / decay_steps))
+    return base * decay * min(1.0, (steps - step) / max(1, cooldown_steps))
 
 
 def objective_arguments(curriculum: Curriculum, step: int) -> dict[str, Any]:

@@ -152,6 +152,8 @@ class Trainer:
             warmup_steps=self.config.warmup_steps,
             decay_rate=self.config.decay_rate,
             decay_steps=self.config.decay_steps,
+            steps=self.config.steps,
+            cooldown_steps=self.config.cooldown_steps,
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
