@@ -5,12 +5,22 @@
 #include <ATen/core/Tensor.h>
 #include <torch/library.h>
 
+#include <type_traits>
+
+#include "kernels.h"
+
 #if EMORL_CUDA
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #endif
 
 namespace emorl {
+
+// What the CUDA kernels call a number of type S.
+template <typename S>
+using OnGPU = std::conditional_t<
+    std::is_same_v<S, at::Half>, Float16Bits,
+    std::conditional_t<std::is_same_v<S, at::BFloat16>, BFloat16Bits, S>>;
 
 // Calls cuda(stream) with the device of a CUDA tensor selected, else cpu(). `cuda` takes `auto`, so
 // that nothing in it needs to exist in a build without CUDA.

@@ -10,7 +10,6 @@
 #include <optional>
 #include <string>
 #include <tuple>
-#include <type_traits>
 
 #include "device.h"
 #include "kernels.h"
@@ -20,11 +19,6 @@ namespace {
 
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
-
-template <typename S>
-using OnGPU = std::conditional_t<
-    std::is_same_v<S, at::Half>, Float16Bits,
-    std::conditional_t<std::is_same_v<S, at::BFloat16>, BFloat16Bits, S>>;
 
 Likelihood likelihood(const std::string& kind) {
   if (kind == "gaussian") {

@@ -8,7 +8,6 @@
 #include <array>
 #include <string_view>
 #include <tuple>
-#include <type_traits>
 
 #include "device.h"
 #include "kernels.h"
@@ -37,11 +36,6 @@ Tensor empty_images(at::DimVector sizes, bool channels_last, const at::TensorOpt
   sizes.push_back(channels);
   return at::empty(sizes, options).movedim(-1, -3);
 }
-
-template <typename S>
-using OnGPU = std::conditional_t<
-    std::is_same_v<S, at::Half>, Float16Bits,
-    std::conditional_t<std::is_same_v<S, at::BFloat16>, BFloat16Bits, S>>;
 
 Activation parse_activation(std::string_view name) {
   TORCH_CHECK_VALUE(
