@@ -1,14 +1,6 @@
 // The likelihood of a mixture of slots on the CPU: value and gradient in one pass over the pixels.
 // Each task's sum is kept apart and added in a fixed order, and tasks do not depend on the number
 // of threads, so neither does the result.
-#if defined(__x86_64__) && !defined(CPU_CAPABILITY_AVX2) && !defined(CPU_CAPABILITY_AVX512)
-#error "at::vec would be scalar: see CMakeLists.txt"
-#endif
-#ifndef _OPENMP
-#error "at::parallel_for would use one thread: add -fopenmp"
-#endif
-
-#include <ATen/Parallel.h>
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
@@ -17,6 +9,7 @@
 #include <numeric>
 
 #include "cpu/mixture_nll_tile.h"
+#include "cpu/parallel.h"
 
 namespace emorl {
 namespace {

@@ -1,13 +1,6 @@
 // Slot attention on the CPU: one pass over the pixels in tiles, since the softmax over slots is
 // local to a pixel. Sums over pixels go to one partial result per task, added in a second pass in a
 // fixed order, so a result depends on nothing but the inputs.
-#if defined(__x86_64__) && !defined(CPU_CAPABILITY_AVX2) && !defined(CPU_CAPABILITY_AVX512)
-#error "at::vec would be scalar: see CMakeLists.txt"
-#endif
-#ifndef _OPENMP
-#error "at::parallel_for would use one thread: add -fopenmp"
-#endif
-
 #include "cpu/slot_attention_tile.h"
 
 namespace emorl {

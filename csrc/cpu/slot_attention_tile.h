@@ -2,12 +2,12 @@
 // of an image, and the attention of one tile of pixels.
 #pragma once
 
-#include <ATen/Parallel.h>
 #include <ATen/cpu/vec/vec.h>
 
 #include <algorithm>
 #include <vector>
 
+#include "cpu/parallel.h"
 #include "cpu/tile_gemm.h"
 #include "kernels.h"
 

@@ -1,19 +1,11 @@
 // Spatial broadcast on the CPU, in tiles of some rows of all slots' images: a tile of the positions
 // is read from memory once and stays in the cache, as does a tile of their gradient. Sums over
 // pixels go to one partial result per task, added in a second pass in a fixed order.
-#if defined(__x86_64__) && !defined(CPU_CAPABILITY_AVX2) && !defined(CPU_CAPABILITY_AVX512)
-#error "at::vec would be scalar: see CMakeLists.txt"
-#endif
-#ifndef _OPENMP
-#error "at::parallel_for would use one thread: add -fopenmp"
-#endif
-
-#include <ATen/Parallel.h>
-
 #include <algorithm>
 #include <type_traits>
 #include <vector>
 
+#include "cpu/parallel.h"
 #include "cpu/spatial_broadcast_run.h"
 
 namespace emorl {
