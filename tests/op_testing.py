@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from emorl.ops import backends
 
@@ -37,6 +38,14 @@ def unwritten_outputs_are_nan() -> Iterator[None]:
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+def allocations(function: Callable[[], Any]) -> list[int]:
+    """Bytes of each tensor that a function allocates on the CPU, also where it is freed again."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        function()
+    events = record.profiler.kineto_results.events()  # type: ignore[union-attr]
+    return [event.nbytes() for event in events if event.name() == "[memory]" and event.nbytes() > 0]
 
 
 def assert_as_accurate_as_plain(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from op_testing import DEVICE, backend_params, unwritten_outputs_are_nan  # noqa: F401
+from op_testing import DEVICE, allocations, backend_params, unwritten_outputs_are_nan  # noqa: F401
 from torch import Tensor
 
 from benchmarks.cases import MixtureNllCase
@@ -90,14 +90,6 @@ def test_compiles_without_a_graph_break(joined: bool, backend: str) -> None:
         )
 
 
-def allocated_bytes(function: Any) -> int:
-    """Sum of all tensors' memory that a function allocates, also where it is freed again."""
-    with torch.profiler.profile(profile_memory=True) as profile:
-        function()
-    events = profile.profiler.kineto_results.events()
-    return sum(max(0, event.nbytes()) for event in events if event.name() == "[memory]")
-
-
 @needs_native
 @pytest.mark.skipif(DEVICE != "cpu", reason="counts memory of the CPU")
 @pytest.mark.parametrize("kind", ["gaussian", "mixture", "mixture_joint"])
@@ -116,10 +108,10 @@ def test_allocates_gradients_and_nothing_else_of_their_size(layout: Any, kind: A
             mixture_nll(**inputs, sigma=0.1, kind=kind, backend="native")
 
     step("native")
-    assert allocated_bytes(lambda: step("reference")) > 3 * slots  # the measurement works
+    assert sum(allocations(lambda: step("reference"))) > 3 * slots  # the measurement works
     # once unscaled, once times what comes in
-    assert 2 * slots <= allocated_bytes(lambda: step("native")) < 2 * slots + 4096
-    assert allocated_bytes(value) < 4096
+    assert 2 * slots <= sum(allocations(lambda: step("native"))) < 2 * slots + 4096
+    assert sum(allocations(value)) < 4096
 
 
 @pytest.mark.parametrize("backend", COMPILED)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from op_testing import DEVICE, backend_params, unwritten_outputs_are_nan  # noqa: F401
+from op_testing import DEVICE, allocations, backend_params, unwritten_outputs_are_nan  # noqa: F401
 from test_spatial_broadcast import (  # noqa: F401
     SMALL,
     SMALL_BORDER,
@@ -15,7 +15,6 @@ from test_spatial_broadcast import (  # noqa: F401
     weights_of,
 )
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
 from benchmarks.cases import SpatialBroadcastCase
 from emorl.ops import backends, spatial_broadcast
@@ -26,25 +25,18 @@ OBSTACLE = backends(DEVICE)["spatial_broadcast"]["native"]
 needs_native = pytest.mark.skipif(OBSTACLE is not None, reason=str(OBSTACLE))
 
 
-def allocations(record: profile) -> list[int]:
-    """Sizes of the tensors that were allocated, in bytes."""
-    events = record.profiler.kineto_results.events()  # type: ignore[union-attr]
-    return [event.nbytes() for event in events if event.name() == "[memory]" and event.nbytes() > 0]
-
-
 @pytest.mark.skipif(DEVICE != "cpu", reason="counts allocations on the CPU")
 @needs_native
 @pytest.mark.parametrize("border_classes", [False, True], ids=["vector", "border"])
 def test_nothing_large_but_the_output_is_allocated(border_classes: bool) -> None:
     inputs = SpatialBroadcastCase(8, 16, 32, 33, border_classes=border_classes).inputs()
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        output = spatial_broadcast(**inputs, backend="native")
+    outputs: list[Tensor] = []
+    forward = allocations(lambda: outputs.append(spatial_broadcast(**inputs, backend="native")))
+    (output,) = outputs
     size = output.numel() * output.element_size()
-    assert [x for x in allocations(record) if 2 * x >= size] == [size]
+    assert [x for x in forward if 2 * x >= size] == [size]
     weights = weights_of(output)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        torch.autograd.grad(output, list(inputs.values()), weights)
-    sizes = allocations(record)
+    sizes = allocations(lambda: torch.autograd.grad(output, list(inputs.values()), weights))
     assert sizes
     assert sum(sizes) < size // 2
 
