@@ -146,9 +146,11 @@ def test_an_unreachable_target_is_announced(tmp_path, capsys):
     assert "warning: GECO's target of -5.0000" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("geco", [None, GECOConfig(target_per_dim=0.1, warm_start=3)])
-def test_a_resumed_run_has_the_same_bits(tmp_path, geco):
-    config = settings(steps=13, geco=geco, curriculum={"refinement_steps": [(0, 2), (5, 1)]})
+@pytest.mark.parametrize(
+    "changes", [{}, {"geco": GECOConfig(target_per_dim=0.1, warm_start=3)}, {"optimizer": "muon"}]
+)
+def test_a_resumed_run_has_the_same_bits(tmp_path, changes):
+    config = settings(steps=13, curriculum={"refinement_steps": [(0, 2), (5, 1)]}, **changes)
     trainer(tmp_path / "whole", config).run()
     trainer(tmp_path / "parts", dataclasses.replace(config, steps=4)).run()
     # What a killed run leaves: rows beyond its last checkpoint, and half a row.
@@ -196,6 +198,19 @@ def test_another_network_cannot_be_resumed(tmp_path):
     trainer(tmp_path, settings(steps=4)).run()
     with pytest.raises(ValueError, match="its network differs from the one to train: num_slots"):
         trainer(tmp_path, settings(), FakeConfig(num_slots=5), resume=True)
+
+
+def test_another_optimizer_cannot_go_on(tmp_path):
+    trainer(tmp_path, settings(steps=4)).run()
+    with pytest.raises(ValueError, match=r"trained with trainer\.optimizer adam, cannot go on"):
+        trainer(tmp_path, settings(optimizer="muon"), resume=True)
+
+
+def test_every_optimizer_follows_the_schedule(tmp_path):
+    run = trainer(tmp_path, settings(optimizer="muon"))
+    run.run()
+    rates = [group["lr"] for optimizer in run.optimizers for group in optimizer.param_groups]
+    assert rates == [rows(tmp_path)[-1]["learning_rate"]] * 2
 
 
 @pytest.mark.parametrize("bad", ["nll_1", "kl_layer_1"])

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from emorl.training.optimizers import OptimizerName
 from emorl.training.schedule import Curriculum, check_curriculum
 
 
@@ -76,7 +77,9 @@ class TrainerConfig:
         max_minutes: minutes of training after which a run ends as if its steps were done; the
             schedules do not know of it. A resumed run begins to count anew. null: no limit.
         batch_size: images per optimiser step, over all processes and accumulated parts.
-        learning_rate: Adam's, at the end of the warm-up.
+        optimizer: "adam", as all of these models were published with, or "muon", which needs far
+            fewer steps on small networks: Muon for matrices and convolutions, Adam for the rest.
+        learning_rate: the optimiser's, at the end of the warm-up.
         warmup_steps: steps of linear warm-up.
         decay_rate: factor of the learning rate per `decay_steps` after the warm-up.
         decay_steps: null keeps the learning rate after the warm-up.
@@ -102,6 +105,7 @@ class TrainerConfig:
     steps: int = 300_000
     max_minutes: float | None = None
     batch_size: int = 32
+    optimizer: OptimizerName = "adam"
     learning_rate: float = 4e-4
     warmup_steps: int = 10_000
     decay_rate: float = 0.5

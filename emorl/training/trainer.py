@@ -28,6 +28,7 @@ from emorl.training.devices import ObjectiveOf, make_accelerator
 from emorl.training.interrupt import StopRequest, ignore_signals
 from emorl.training.objective import GECO
 from emorl.training.observer import Observer
+from emorl.training.optimizers import make_optimizers
 from emorl.training.randomness import seed_for
 from emorl.training.run_log import Row
 from emorl.training.schedule import learning_rate, objective_arguments
@@ -91,8 +92,10 @@ class Trainer:
         self.config, self.run_dir = config, Path(run_dir)
         self._check()
         self.geco = GECO(**dataclasses.asdict(config.geco)) if config.geco else None
-        optimizer = torch.optim.Adam(model.parameters(), lr=config.learning_rate, fused=True)
-        self.objective, self.optimizer = self.accelerator.prepare(ObjectiveOf(model), optimizer)
+        self.objective = self.accelerator.prepare(ObjectiveOf(model))
+        self.optimizers = make_optimizers(
+            model.parameters(), config.optimizer, config.learning_rate
+        )
         self.noise = torch.Generator(self.accelerator.device)
         self.step = 0
         self.last_checkpoint = checkpoint.latest(self.run_dir) if resume else None
@@ -155,15 +158,17 @@ class Trainer:
             steps=self.config.steps,
             cooldown_steps=self.config.cooldown_steps,
         )
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
         arguments = self._arguments()
         parts = batch.image.chunk(self.config.accumulation)
         scalars = [self._backward(i, images, arguments) for i, images in enumerate(parts)]
         row = self._gather(scalars, self._gradient_norm(), stop)
         self._require_finite(row)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
         if self.geco:
             self.geco.update(row["nll"], batch.image[0].numel(), self.step)
             row |= {f"geco_{name}": value for name, value in self.geco.state_dict().items()}
@@ -240,7 +245,8 @@ class Trainer:
         """The checkpoint of the current step, written by the main process."""
         state = {
             "step": self.step,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": self.config.optimizer,
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "geco": self.geco.state_dict() if self.geco else None,
         }
         place = checkpoint.place_of(self.run_dir, self.step)
@@ -257,9 +263,15 @@ class Trainer:
             raise ValueError(
                 f"{folder}: its network differs from the one to train: {', '.join(differing)}"
             )
-        self.model.load_state_dict(saved.state_dict())
         state = checkpoint.load_state(folder)
-        self.optimizer.load_state_dict(state["optimizer"])
+        if state["optimizer"] != self.config.optimizer:
+            raise ValueError(
+                f"{folder}: trained with trainer.optimizer {state['optimizer']}, "
+                f"cannot go on with {self.config.optimizer}"
+            )
+        self.model.load_state_dict(saved.state_dict())
+        for optimizer, saved_state in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved_state)
         if self.geco and state["geco"]:
             self.geco.load_state_dict(state["geco"])
         self.step = state["step"]
