@@ -114,6 +114,18 @@ def test_initialisation_is_the_released_one() -> None:
     assert model.posterior.initial.tolist() == [[0.0] * dim + [1.0] * dim]
 
 
+@pytest.mark.parametrize("decoder", ["small", "big"])
+def test_the_position_map_starts_larger_where_asked(decoder: str) -> None:
+    weights = {}
+    for gain in (1.0, 4.0):
+        torch.manual_seed(0)
+        config = {**TINY, "decoder": decoder, "image_size": (16, 16), "init_position_gain": gain}
+        weights[gain] = EfficientMORL(EfficientMORLConfig(**config)).state_dict()
+    changed = [name for name, w in weights[1.0].items() if not w.equal(weights[4.0][name])]
+    assert changed == ["decoder.position.project.weight"]
+    assert weights[4.0][changed[0]].equal(4 * weights[1.0][changed[0]])
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize("slots", [1, 5])
 @pytest.mark.parametrize("steps", [0, 1, 4])

@@ -57,6 +57,8 @@ class EfficientMORLConfig:
         refinement_weighting: weights of the refined losses, "released" or "paper" (equation 8).
         init_gain: of the initial weights (Xavier normal) of encoder, decoder and attention
             projections; 0.02 as released, at which little is learnt for thousands of steps.
+        init_position_gain: further gain of the decoder's initial position map. With 4, slots part
+            from each other sooner.
         init_raw_bias: initial bias of every layer's raw variance; 0 as released, at which samples
             are mostly noise at first. -3 starts with a standard deviation of about 0.2.
         backend: of the fused operators, "auto", "native", "triton" or "reference".
@@ -78,6 +80,7 @@ class EfficientMORLConfig:
     gru: GRUKind = "dual"
     refinement_weighting: Literal["released", "paper"] = "released"
     init_gain: float = 0.02
+    init_position_gain: float = 1.0
     init_raw_bias: float = 0.0
     backend: Backend = "auto"
 
@@ -96,6 +99,7 @@ class EfficientMORLConfig:
             "encoder_layers",
             "sigma",
             "init_gain",
+            "init_position_gain",
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
@@ -159,6 +163,7 @@ class EfficientMORL(ObjectCentricModel):
             c.decoder_channels,
             c.decoder_activation,
             c.init_gain,
+            c.init_position_gain,
             c.backend,
         )
         # Weights of NLL and KL in the last trained loss: refinement was trained on its gradient.

@@ -61,6 +61,7 @@ class SpatialBroadcastDecoder(nn.Module):
         spec: layers, kernel, padding, width and activation.
         image_size: (height, width) usually decoded.
         gain: of the initial weights.
+        position_gain: of the position map's initial weights, on top of `gain`.
         backend: of the spatial broadcast op.
     """
 
@@ -70,6 +71,7 @@ class SpatialBroadcastDecoder(nn.Module):
         spec: BroadcastSpec,
         image_size: tuple[int, int],
         gain: float = 0.02,
+        position_gain: float = 1.0,
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
@@ -82,6 +84,7 @@ class SpatialBroadcastDecoder(nn.Module):
         self.output = nn.Conv2d(spec.channels, 4, 3, padding=spec.final_padding)
         self.position = PositionMap(dim, (image_size[0] + spec.margin, image_size[1] + spec.margin))
         init_xavier(self, gain)
+        self.position.scale(position_gain)
 
     def forward(self, slots: Tensor, size: tuple[int, int]) -> Tensor:
         """Decode slots.
@@ -126,12 +129,18 @@ class DeconvolutionDecoder(nn.Module):
         channels: of the hidden layers.
         image_size: (height, width) usually decoded, multiples of 16.
         gain: of the initial weights.
+        position_gain: of the position map's initial weights, on top of `gain`.
     """
 
     SCALE = 16
 
     def __init__(
-        self, dim: int, channels: int, image_size: tuple[int, int], gain: float = 0.02
+        self,
+        dim: int,
+        channels: int,
+        image_size: tuple[int, int],
+        gain: float = 0.02,
+        position_gain: float = 1.0,
     ) -> None:
         super().__init__()
         widths = [dim] + [channels] * 4
@@ -143,6 +152,7 @@ class DeconvolutionDecoder(nn.Module):
         self.output = nn.ConvTranspose2d(channels, 4, 3, padding=1)
         self.position = PositionMap(dim, self._grid(image_size))
         init_xavier(self, gain)
+        self.position.scale(position_gain)
 
     def _grid(self, size: tuple[int, int]) -> tuple[int, int]:
         if min(size) <= 0 or size[0] % self.SCALE or size[1] % self.SCALE:
@@ -172,6 +182,7 @@ def make_decoder(
     channels: int | None = None,
     activation: Activation | None = None,
     gain: float = 0.02,
+    position_gain: float = 1.0,
     backend: Backend = "auto",
 ) -> SpatialBroadcastDecoder | DeconvolutionDecoder:
     """The decoder of that name; `channels` and `activation` override the published ones.
@@ -184,11 +195,11 @@ def make_decoder(
     if kind == "big":
         if activation not in (None, "relu"):
             raise ValueError(f'decoder "big": activation must be "relu", got {activation!r}')
-        return DeconvolutionDecoder(dim, channels or 64, image_size, gain)
+        return DeconvolutionDecoder(dim, channels or 64, image_size, gain, position_gain)
     if kind not in BROADCAST_DECODERS:
         raise ValueError(f"decoder must be one of {[*get_args(DecoderKind)]}, got {kind!r}")
     spec = BROADCAST_DECODERS[kind]
     spec = spec._replace(
         channels=channels or spec.channels, activation=activation or spec.activation
     )
-    return SpatialBroadcastDecoder(dim, spec, image_size, gain, backend)
+    return SpatialBroadcastDecoder(dim, spec, image_size, gain, position_gain, backend)

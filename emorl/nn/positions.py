@@ -38,6 +38,11 @@ class PositionMap(nn.Module):
         self.project = nn.Linear(4, width)
         self.register_buffer("ramps", position_ramps(*grid), persistent=False)
 
+    @torch.no_grad()
+    def scale(self, factor: float) -> None:
+        """Multiply the map's weights."""
+        self.project.weight.mul_(factor)
+
     def forward(self, height: int, width: int) -> Tensor:
         """The position map of a grid, [C, height, width]."""
         ramps = self.ramps
