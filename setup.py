@@ -1,7 +1,8 @@
 """Builds the native extension: the environment becomes CMake flags, CMake and Ninja do the rest.
 
-EMORL_CUDA=auto (default), 0 or 1 decides about CUDA; EMORL_CPU=AVX2 (default) or AVX512 about the
-vectors of the CPU kernels on x86-64; EMORL_SANITIZE=1 is for `make sanitize`.
+EMORL_CUDA=auto (default), 0 or 1 decides about CUDA; EMORL_CPU=auto (default: what this machine
+has), AVX2 or AVX512 about the vectors of the CPU kernels on x86-64; EMORL_SANITIZE=1 is for
+`make sanitize`.
 Where there is no torch or no compiler, the package installs without the extension; `emorl info`
 then says why.
 """
@@ -22,6 +23,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
+CPUINFO = Path("/proc/cpuinfo")
 RECORD = "_build.json"  # beside the extension: what it was built for, or why it is missing
 
 
@@ -93,10 +95,16 @@ def decide_cpu() -> str:
     """Instruction set of the CPU kernels, in ATen's words."""
     if platform.machine() not in ("x86_64", "AMD64"):
         return "DEFAULT"
-    choice = os.environ.get("EMORL_CPU", "AVX2")
-    if choice not in ("AVX2", "AVX512"):
-        raise SystemExit(f"EMORL_CPU: expected AVX2 or AVX512, got {choice!r}")
-    return choice
+    choice = os.environ.get("EMORL_CPU", "auto")
+    if choice not in ("auto", "AVX2", "AVX512"):
+        raise SystemExit(f"EMORL_CPU: expected auto, AVX2 or AVX512, got {choice!r}")
+    if choice != "auto":
+        return choice
+    described = CPUINFO.read_text() if CPUINFO.exists() else ""
+    found = {
+        word for line in described.splitlines() if line[:5] == "flags" for word in line.split()
+    }
+    return "AVX512" if found >= {"avx512f", "avx512bw", "avx512dq", "avx512vl"} else "AVX2"
 
 
 class CMakeBuild(build_ext):

@@ -74,20 +74,37 @@ def test_a_missing_tool_is_named(build: dict) -> None:
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors have no choice")
-@pytest.mark.parametrize(("choice", "expected"), [(None, "AVX2"), ("AVX512", "AVX512")])
+@pytest.mark.parametrize(
+    ("choice", "flags", "expected"),
+    [
+        (None, "fma avx2 avx512f avx512dq avx512bw avx512vl", "AVX512"),
+        ("auto", "fma avx2 avx512f avx512dq avx512vl", "AVX2"),
+        ("auto", None, "AVX2"),
+        ("AVX512", "fma avx2", "AVX512"),
+        ("AVX2", "fma avx2 avx512f avx512dq avx512bw avx512vl", "AVX2"),
+    ],
+)
 def test_vectors_of_the_cpu(
-    build: dict, choice: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+    build: dict,
+    choice: str | None,
+    flags: str | None,
+    expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
     monkeypatch.delenv("EMORL_CPU", raising=False)
     if choice:
         monkeypatch.setenv("EMORL_CPU", choice)
+    if flags:
+        (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: {flags}\n")
+    monkeypatch.setitem(build["decide_cpu"].__globals__, "CPUINFO", tmp_path / "cpuinfo")
     assert build["decide_cpu"]() == expected
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="other processors have no choice")
 def test_unknown_vectors_stop_the_build(build: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EMORL_CPU", "avx")
-    with pytest.raises(SystemExit, match="EMORL_CPU: expected AVX2 or AVX512, got 'avx'"):
+    with pytest.raises(SystemExit, match="EMORL_CPU: expected auto, AVX2 or AVX512, got 'avx'"):
         build["decide_cpu"]()
 
 

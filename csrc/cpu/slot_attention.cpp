@@ -17,10 +17,8 @@ void forward_tile(
     Scratch<T>& scratch, T* sums, T* lanes) {
   const int64_t pixels = std::min(kTile, s.pixels - first), row = image * s.pixels + first;
   T* weights = scratch.attention.data();
-  prefetch(in.v + row * s.value_width, pixels * s.value_width);
-  attend(s, slots, pixels, in.k + row * s.key_width, scratch);
-  const int64_t next = std::min(kTile, s.pixels - first - pixels);
-  prefetch(in.k + (row + pixels) * s.key_width, next * s.key_width);
+  Ahead ahead = next_tile(s, in, image, first);
+  attend(s, slots, pixels, in.k + row * s.key_width, scratch, ahead);
   for (int64_t j = 0; j < slots.count(); ++j) {
     if (out.attention != nullptr) {
       std::copy_n(weights + j * kTile, pixels, out.attention + slots.index[j] * s.pixels + first);
@@ -32,7 +30,7 @@ void forward_tile(
   add_over_pixels(slots.count(), pixels, weights, lanes);
   tile_gemm<T>(
       slots.count(), s.value_width, pixels, {weights, kTile, 1}, in.v + row * s.value_width,
-      s.value_width, sums, s.value_width, Store::kAdd);
+      s.value_width, sums, s.value_width, Store::kAdd, ahead);
 }
 
 // The slots' incoming gradients, packed: g = grad_updates / mass, followed by q, and g . updates.
@@ -85,7 +83,7 @@ template <typename T>
 void write_tile(
     const SlotAttentionShape& s, const SlotAttentionGradients<T>& grad,
     const SlotGradients<T>& incoming, int64_t count, int64_t row, int64_t pixels,
-    Scratch<T>& scratch) {
+    Scratch<T>& scratch, Ahead& ahead) {
   const int64_t d = s.key_width, e = s.value_width, rows = s.batch * s.pixels;
   const T *weights = scratch.attention.data(), *grad_logits = scratch.grad_logits(count);
   const T *g = incoming.g.data(), *q = g + count * e;
@@ -93,12 +91,12 @@ void write_tile(
   if (grad.grad_k != nullptr) {
     tile_gemm<T>(
         pixels, d, combined ? 2 * count : count, {combined ? weights : grad_logits, 1, kTile},
-        combined ? g : q, d, grad.grad_k + row * d, d, store_for(grad.grad_k, d, rows));
+        combined ? g : q, d, grad.grad_k + row * d, d, store_for(grad.grad_k, d, rows), ahead);
   }
   if (grad.grad_v != nullptr && !combined) {
     tile_gemm<T>(
         pixels, e, count, {weights, 1, kTile}, g, e, grad.grad_v + row * e, e,
-        store_for(grad.grad_v, e, rows));
+        store_for(grad.grad_v, e, rows), ahead);
   }
 }
 
@@ -113,10 +111,8 @@ void backward_tile(
   const int64_t count = slots.count(), d = s.key_width, e = s.value_width;
   const T *k = in.k + row * d, *v = in.v + row * e, *v_transposed = scratch.k.data();
   T* grad_logits = scratch.grad_logits(count);
-  prefetch(v, pixels * e);
-  attend(s, slots, pixels, k, scratch);
-  const int64_t next = std::min(kTile, s.pixels - first - pixels);
-  prefetch(k + pixels * d, next * d);
+  Ahead ahead = next_tile(s, in, image, first);
+  attend(s, slots, pixels, k, scratch, ahead);
   if (in.v != in.k || e != d) {
     transpose(pixels, e, v, e, scratch.v.data(), kTile);
     v_transposed = scratch.v.data();
@@ -126,13 +122,13 @@ void backward_tile(
   }
   tile_gemm<T>(
       count, kTile, e, {incoming.g.data(), e, 1}, v_transposed, kTile, grad_logits, kTile,
-      Store::kAdd);
+      Store::kAdd, ahead);
   softmax_backward(count, pixels, in.eps, scratch);
   add_over_pixels(count, pixels, grad_logits, lanes);
   if (grad.grad_q != nullptr) {
-    tile_gemm<T>(count, d, pixels, {grad_logits, kTile, 1}, k, d, sums, d, Store::kAdd);
+    tile_gemm<T>(count, d, pixels, {grad_logits, kTile, 1}, k, d, sums, d, Store::kAdd, ahead);
   }
-  write_tile(s, grad, incoming, count, row, pixels, scratch);
+  write_tile(s, grad, incoming, count, row, pixels, scratch, ahead);
 }
 
 }  // namespace

@@ -16,13 +16,21 @@ namespace emorl {
 // Pixels: whole vectors for every type, few enough for a tile to fit the first-level cache.
 constexpr int64_t kTile = 32;
 
+// Tiles whose sums are added up one after the other: longer runs round worse, shorter ones leave
+// more partial results. With these lengths the recorded step of docs/fidelity.md agrees.
+#if defined(CPU_CAPABILITY_AVX512)
+constexpr int64_t kTilesPerTask = 16;
+#else
+constexpr int64_t kTilesPerTask = 8;
+#endif
+
 // The pixels of all images, cut into tasks of whole tiles of one image. The number of threads plays
 // no part: sums are then the same on every machine.
 struct Tasks {
   int64_t tiles, per_image, count, grain;
 
   explicit Tasks(const SlotAttentionShape& s) {
-    constexpr int64_t kTilesPerTask = 8, kWorthAThread = 1 << 15;
+    constexpr int64_t kWorthAThread = 1 << 15;
     tiles = (s.pixels + kTile - 1) / kTile;
     per_image = std::max<int64_t>(1, at::divup(tiles, kTilesPerTask));
     count = s.batch * per_image;
@@ -73,14 +81,15 @@ struct Scratch {
   T* grad_logits(int64_t slots) { return attention.data() + slots * kTile; }
 };
 
-// Asks for memory that is needed soon, in order: tiles are read in stripes, which the hardware
-// does not foresee.
+// The keys and values of the tile after the one that begins at pixel `first` of an image.
 template <typename T>
-void prefetch(const T* from, int64_t count) {
-  constexpr int64_t kCacheLine = 64 / sizeof(T);
-  for (int64_t i = 0; i < count; i += kCacheLine) {
-    __builtin_prefetch(from + i, 0, 2);
-  }
+Ahead next_tile(
+    const SlotAttentionShape& s, const SlotAttentionInputs<T>& in, int64_t image, int64_t first) {
+  const int64_t next = std::min(first + kTile, s.pixels), row = image * s.pixels + next;
+  const int64_t pixels = std::min(kTile, s.pixels - next);
+  return Ahead(
+      in.k + row * s.key_width, pixels * s.key_width, in.v + row * s.value_width,
+      in.v == in.k ? 0 : pixels * s.value_width);
 }
 
 template <typename T>
@@ -111,7 +120,7 @@ void softmax_over_slots(int64_t slots, int64_t pixels, T* logits) {
 template <typename T>
 void attend(
     const SlotAttentionShape& s, const Slots<T>& slots, int64_t pixels, const T* k,
-    Scratch<T>& scratch) {
+    Scratch<T>& scratch, Ahead& ahead) {
   T* attention = scratch.attention.data();
   transpose(pixels, s.key_width, k, s.key_width, scratch.k.data(), kTile);
   for (int64_t j = 0; j < slots.count(); ++j) {
@@ -119,7 +128,7 @@ void attend(
   }
   tile_gemm<T>(
       slots.count(), kTile, s.key_width, {slots.q.data(), s.key_width, 1}, scratch.k.data(), kTile,
-      attention, kTile, Store::kAdd);
+      attention, kTile, Store::kAdd, ahead);
   softmax_over_slots(slots.count(), pixels, attention);
 }
 

@@ -6,8 +6,15 @@
 #include <algorithm>
 #include <cstdint>
 #include <type_traits>
+#include <utility>
 
 namespace emorl {
+
+#if defined(CPU_CAPABILITY_AVX512)
+constexpr int64_t kMaxRows = 8;  // 8 x 2 accumulators and their operands, in 32 registers
+#else
+constexpr int64_t kMaxRows = 6;  // 6 x 2, in 16
+#endif
 
 // Element (i, j) is data[i * row + j * column].
 template <typename T>
@@ -56,11 +63,43 @@ Store store_for(const T* rows, int64_t width, int64_t count) {
                                                                              : Store::kWrite;
 }
 
+// Two stretches of memory that are needed soon, fetched into the second-level cache line by line
+// between multiplications: all at once would fill the core's few slots for outstanding lines, and
+// it would wait.
+class Ahead {
+ public:
+  template <typename T>
+  Ahead(const T* first, int64_t first_count, const T* second, int64_t second_count)
+      : at_(bytes(first)),
+        end_(bytes(first + first_count)),
+        second_(bytes(second)),
+        last_(bytes(second + second_count)) {}
+
+  void next() {
+    if (at_ >= end_) {
+      at_ = std::exchange(second_, last_);
+      end_ = last_;
+    }
+    if (at_ < end_) {
+      __builtin_prefetch(at_, 0, 2);
+      at_ += 64;
+    }
+  }
+
+ private:
+  template <typename T>
+  static const char* bytes(const T* from) {
+    return reinterpret_cast<const char*>(from);
+  }
+
+  const char *at_, *end_, *second_, *last_;
+};
+
 // kRows x kVectors accumulators in registers. Where kPartial, only `count` columns exist.
 template <typename T, int kRows, int kVectors, bool kPartial>
 void gemm_block(
     int64_t depth, Strided<T> a, const T* b, int64_t ldb, T* c, int64_t ldc, Store how,
-    int64_t count) {
+    int64_t count, Ahead& ahead) {
   using Vec = at::vec::Vectorized<T>;
   const auto load = [&](const T* from) {
     return kPartial ? Vec::loadu(from, count) : Vec::loadu(from);
@@ -72,7 +111,9 @@ void gemm_block(
     }
   }
   // for i, n: sum[i, n] += a[i, d] * b[d, n]
+  Ahead fetch = ahead;  // in registers
   for (int64_t d = 0; d < depth; ++d) {
+    fetch.next();
     Vec row[kVectors];
     for (int j = 0; j < kVectors; ++j) {
       row[j] = load(b + d * ldb + j * Vec::size());
@@ -84,6 +125,7 @@ void gemm_block(
       }
     }
   }
+  ahead = fetch;
   for (int i = 0; i < kRows; ++i) {
     for (int j = 0; j < kVectors; ++j) {
       T* target = c + i * ldc + j * Vec::size();
@@ -99,18 +141,18 @@ void gemm_block(
 template <typename T, int kRows>
 void gemm_rows(
     int64_t columns, int64_t depth, Strided<T> a, const T* b, int64_t ldb, T* c, int64_t ldc,
-    Store how) {
+    Store how, Ahead& ahead) {
   constexpr int64_t kWidth = at::vec::Vectorized<T>::size();
   int64_t n = 0;
   for (; n + 2 * kWidth <= columns; n += 2 * kWidth) {
-    gemm_block<T, kRows, 2, false>(depth, a, b + n, ldb, c + n, ldc, how, 0);
+    gemm_block<T, kRows, 2, false>(depth, a, b + n, ldb, c + n, ldc, how, 0, ahead);
   }
   if (n + kWidth <= columns) {
-    gemm_block<T, kRows, 1, false>(depth, a, b + n, ldb, c + n, ldc, how, 0);
+    gemm_block<T, kRows, 1, false>(depth, a, b + n, ldb, c + n, ldc, how, 0, ahead);
     n += kWidth;
   }
   if (n < columns) {
-    gemm_block<T, kRows, 1, true>(depth, a, b + n, ldb, c + n, ldc, how, columns - n);
+    gemm_block<T, kRows, 1, true>(depth, a, b + n, ldb, c + n, ldc, how, columns - n, ahead);
   }
 }
 
@@ -118,12 +160,11 @@ void gemm_rows(
 template <typename T>
 void tile_gemm(
     int64_t rows, int64_t columns, int64_t depth, Strided<T> a, const T* b, int64_t ldb, T* c,
-    int64_t ldc, Store how) {
-  constexpr int64_t kMaxRows = 6;  // 6 x 2 accumulators leave room for operands in 16 registers
+    int64_t ldc, Store how, Ahead& ahead) {
   for (int64_t blocks = (rows + kMaxRows - 1) / kMaxRows; blocks > 0; --blocks) {
-    const int64_t count = (rows + blocks - 1) / blocks;  // even shares: 7 = 4 + 3, not 6 + 1
+    const int64_t count = (rows + blocks - 1) / blocks;  // even shares: 9 = 5 + 4, not 8 + 1
     const auto run = [&]<int kRows>() {
-      gemm_rows<T, kRows>(columns, depth, a, b, ldb, c, ldc, how);
+      gemm_rows<T, kRows>(columns, depth, a, b, ldb, c, ldc, how, ahead);
     };
     switch (count) {
       case 1: run.template operator()<1>(); break;
@@ -131,12 +172,52 @@ void tile_gemm(
       case 3: run.template operator()<3>(); break;
       case 4: run.template operator()<4>(); break;
       case 5: run.template operator()<5>(); break;
-      default: run.template operator()<6>(); break;
+      case 6: run.template operator()<6>(); break;
+      case 7: run.template operator()<std::min<int64_t>(7, kMaxRows)>(); break;
+      default: run.template operator()<kMaxRows>(); break;
     }
     a.data += count * a.row;
     c += count * ldc;
     rows -= count;
   }
+}
+
+// Where at::vec has no fast one. Rows i, i + 4, i + 8 and i + 12 share a vector, so that quarters of
+// vectors are transposed by themselves.
+#if defined(CPU_CAPABILITY_AVX512)
+inline void transpose_16x4(const float* from, int64_t ld_from, float* to, int64_t ld_to) {
+  const auto rows = [&](int64_t i) {
+    const auto quarter = [&](int64_t row) { return _mm_loadu_ps(from + row * ld_from); };
+    __m512 x = _mm512_castps128_ps512(quarter(i));
+    x = _mm512_mask_broadcast_f32x4(x, 0x00f0, quarter(i + 4));
+    x = _mm512_mask_broadcast_f32x4(x, 0x0f00, quarter(i + 8));
+    return _mm512_mask_broadcast_f32x4(x, 0xf000, quarter(i + 12));
+  };
+  const __m512 a = rows(0), b = rows(1), c = rows(2), d = rows(3);
+  const __m512d low_ab = _mm512_castps_pd(_mm512_unpacklo_ps(a, b));
+  const __m512d low_cd = _mm512_castps_pd(_mm512_unpacklo_ps(c, d));
+  const __m512d high_ab = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
+  const __m512d high_cd = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
+  _mm512_storeu_ps(to, _mm512_castpd_ps(_mm512_unpacklo_pd(low_ab, low_cd)));
+  _mm512_storeu_ps(to + ld_to, _mm512_castpd_ps(_mm512_unpackhi_pd(low_ab, low_cd)));
+  _mm512_storeu_ps(to + 2 * ld_to, _mm512_castpd_ps(_mm512_unpacklo_pd(high_ab, high_cd)));
+  _mm512_storeu_ps(to + 3 * ld_to, _mm512_castpd_ps(_mm512_unpackhi_pd(high_ab, high_cd)));
+}
+#endif
+
+// to[j, i] = from[i, j], a square of one vector's width
+template <typename T>
+void transpose_square(const T* from, int64_t ld_from, T* to, int64_t ld_to) {
+#if defined(CPU_CAPABILITY_AVX512)
+  if constexpr (std::is_same_v<T, float>) {
+    for (int64_t j = 0; j < 16; j += 4) {
+      transpose_16x4(from + j, ld_from, to + j * ld_to, ld_to);
+    }
+    return;
+  }
+#endif
+  constexpr int64_t kWidth = at::vec::Vectorized<T>::size();
+  at::vec::transpose_mxn<T, kWidth, kWidth>(from, ld_from, to, ld_to);
 }
 
 // to[j, i] = from[i, j]
@@ -147,8 +228,7 @@ void transpose(
   const int64_t whole_rows = rows - rows % kWidth, whole_columns = columns - columns % kWidth;
   for (int64_t i = 0; i < whole_rows; i += kWidth) {
     for (int64_t j = 0; j < whole_columns; j += kWidth) {
-      at::vec::transpose_mxn<T, kWidth, kWidth>(
-          from + i * ld_from + j, ld_from, to + j * ld_to + i, ld_to);
+      transpose_square(from + i * ld_from + j, ld_from, to + j * ld_to + i, ld_to);
     }
   }
   for (int64_t i = 0; i < rows; ++i) {
