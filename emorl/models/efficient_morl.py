@@ -19,6 +19,7 @@ from emorl.models.base import (
     Stage,
     checked_images,
 )
+from emorl.nn.absorption import LinearFeatures
 from emorl.nn.decoder import Activation, DecoderKind, make_decoder
 from emorl.nn.encoder import ImageEncoder
 from emorl.nn.hierarchy import (
@@ -302,11 +303,11 @@ class EfficientMORL(ObjectCentricModel):
             raise ValueError(f"refinement_steps: expected 0 or more, got {steps}")
         return _Request(target, num_slots, steps, weights, generator, details)
 
-    def _features(self, request: _Request) -> Tensor:
-        features: Tensor = self.encoder(2 * request.target - 1)
+    def _features(self, request: _Request) -> LinearFeatures:
+        features: LinearFeatures = self.encoder(2 * request.target - 1)
         return features
 
-    def _hierarchy(self, features: Tensor, request: _Request) -> Hierarchy:
+    def _hierarchy(self, features: LinearFeatures, request: _Request) -> Hierarchy:
         hierarchy: Hierarchy = self.posterior(
             features, request.num_slots, request.generator, request.details
         )
@@ -324,10 +325,11 @@ class EfficientMORL(ObjectCentricModel):
             return self._two_stages(features, request, trained)
         with torch.inference_mode(False), torch.enable_grad():
             request = request._replace(target=request.target.clone())
-            return self._two_stages(features.clone(), request, [])
+            features = features._replace(hidden=features.hidden.clone())
+            return self._two_stages(features, request, [])
 
     def _two_stages(
-        self, features: Tensor, request: _Request, trained: list[nn.Parameter]
+        self, features: LinearFeatures, request: _Request, trained: list[nn.Parameter]
     ) -> _Inference:
         target, batch = request.target, len(request.target)
 

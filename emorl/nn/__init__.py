@@ -1,5 +1,6 @@
 """Building blocks of object-centric models, each usable alone."""
 
+from emorl.nn.absorption import AbsorbedAttention, LinearFeatures
 from emorl.nn.decoder import DeconvolutionDecoder, SpatialBroadcastDecoder, make_decoder
 from emorl.nn.encoder import ImageEncoder
 from emorl.nn.gaussian import Gaussian, kl_divergence
@@ -10,12 +11,14 @@ from emorl.nn.refinement import RefinementNetwork
 from emorl.nn.score import Score, score_once
 
 __all__ = [
+    "AbsorbedAttention",
     "DeconvolutionDecoder",
     "DualGRU",
     "Gaussian",
     "HierarchicalPosterior",
     "HierarchicalPrior",
     "ImageEncoder",
+    "LinearFeatures",
     "PositionMap",
     "RefinementNetwork",
     "Score",

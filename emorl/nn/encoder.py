@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emorl.nn.absorption import LinearFeatures
 from emorl.nn.initialisation import init_xavier
 from emorl.nn.positions import PositionMap
 
@@ -38,18 +39,18 @@ class ImageEncoder(nn.Module):
         init_xavier(self, gain)
         self.position = PositionMap(channels, image_size)  # keeps PyTorch's initialisation
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> LinearFeatures:
         """Encode images.
 
         Args:
             images: [B, 3, H, W] in [-1, 1].
 
         Returns:
-            [B, H * W, C].
+            Features of N = H * W pixels, whose last layer is left to whoever uses them.
         """
         features = images.contiguous(memory_format=torch.channels_last)
         for convolution in self.convolutions:
             features = F.relu(convolution(features))
         features = features + self.position(*images.shape[-2:])
         features = self.norm(features.flatten(2).mT)
-        return self.output(F.relu(self.hidden(features)))
+        return LinearFeatures(F.relu(self.hidden(features)), self.output.weight, self.output.bias)

@@ -12,10 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emorl.nn.absorption import AbsorbedAttention, LinearFeatures
 from emorl.nn.gaussian import Gaussian, kl_divergence
 from emorl.nn.gru import DualGRU, SingleGRU
 from emorl.nn.initialisation import init_xavier
-from emorl.ops import Backend, slot_attention
+from emorl.ops import Backend
 
 PriorKind = Literal["bottom_up", "reversed", "reversed++"]
 GRUKind = Literal["dual", "single"]
@@ -88,7 +89,7 @@ class HierarchicalPosterior(nn.Module):
 
     def forward(
         self,
-        features: Tensor,
+        features: LinearFeatures,
         num_slots: int,
         generator: torch.Generator | None,
         keep_attention: bool = False,
@@ -96,7 +97,7 @@ class HierarchicalPosterior(nn.Module):
         """Infer all layers, bottom up.
 
         Args:
-            features: pixel features, [B, N, C].
+            features: pixel features.
             num_slots: K.
             generator: of the noise; draws the initial slots, then one sample per layer.
             keep_attention: fill `Hierarchy.attention`.
@@ -104,23 +105,19 @@ class HierarchicalPosterior(nn.Module):
         Returns:
             L posteriors and samples; for L = 0 the learned initial one.
         """
-        batch = len(features)
+        batch = len(features.hidden)
         state = _differentiable(Gaussian.unpack(self.initial.expand(batch * num_slots, -1)))
         slots = state.sample(generator)
         if self.layers == 0:
             return Hierarchy([state], [slots], [])
-        key, value = self.key(features), self.value(features)
+        pixels = AbsorbedAttention.of(features, self.key.weight, self.value.weight)
         result = Hierarchy([], [], [])
         for _ in range(self.layers):
             query = self.query(self.norm_slots(slots)) * self.dim**-0.5
             query = query.view(batch, num_slots, -1)
-            if keep_attention:
-                update, attention = slot_attention(
-                    query, key, value, return_attention=True, backend=self.backend
-                )
+            update, attention = pixels.attend(query, keep_attention, self.backend)
+            if attention is not None:
                 result.attention.append(attention)
-            else:
-                update = slot_attention(query, key, value, backend=self.backend)
             state = _differentiable(self._update(update.flatten(0, 1), state))
             slots = state.sample(generator)
             result.posteriors.append(state)
