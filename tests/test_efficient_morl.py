@@ -9,6 +9,7 @@ from pathlib import Path
 import plain_efficient_morl as plain
 import pytest
 import torch
+from op_testing import allocations
 
 from emorl.models import EfficientMORL, EfficientMORLConfig, load_model
 from emorl.training import GECO
@@ -58,6 +59,7 @@ VARIANTS = [
     {"stochastic_layers": 1, "refinement_steps": 1},
     {"stochastic_layers": 2, "refinement_steps": 1},
     {"stochastic_layers": 0, "refinement_steps": 2},
+    {"score_chunk": 5, "refinement_steps": 2},
 ]
 
 
@@ -83,6 +85,18 @@ def test_objective_equals_plain_autograd(changes: dict[str, object], objective: 
         largest = float(theirs[name].abs().max())
         tolerance = 1e-9 * largest + 1e-13 * scale  # some gradients are exactly zero in theory
         assert float((gradient - theirs[name]).abs().max()) <= tolerance, name
+
+
+def test_chunks_need_less_memory_for_the_same_numbers() -> None:
+    images = torch.rand(6, 3, 9, 11, dtype=torch.float64)
+    results, largest = [], []
+    for chunk in (None, 3):
+        model = tiny(decoder_channels=16, score_chunk=chunk, refinement_steps=1)
+        results.append(model(images, generator=torch.Generator().manual_seed(0)))
+        largest.append(max(allocations(lambda: model.objective(images).loss.backward())))  # noqa: B023
+    assert largest[1] * 5 < largest[0]
+    torch.testing.assert_close(results[1].masks, results[0].masks, rtol=1e-10, atol=0)
+    torch.testing.assert_close(results[1].components, results[0].components, rtol=1e-10, atol=0)
 
 
 @pytest.mark.parametrize(
@@ -294,6 +308,7 @@ def test_impossible_inputs(images: torch.Tensor, arguments: dict, message: str) 
         ({"gru": "triple"}, "gru must be one of"),
         ({"refinement_weighting": "flat"}, "refinement_weighting must be one of"),
         ({"sigma": 0.0}, "sigma must be positive, got 0.0"),
+        ({"score_chunk": 0}, "score_chunk must be positive, got 0"),
         ({"stochastic_layers": -1}, "must not be negative, got -1"),
         ({"image_size": (3, 9, 11)}, "expected .height, width."),
     ],

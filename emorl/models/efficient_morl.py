@@ -63,6 +63,9 @@ class EfficientMORLConfig:
         init_raw_bias: initial bias of every layer's raw variance; 0 as released, at which samples
             are mostly noise at first. -3 starts with a standard deviation of about 0.2.
         backend: of the fused operators, "auto", "native", "triton" or "reference".
+        score_chunk: slots that are decoded and scored together, rounded down to those of whole
+            images, at least one image; null takes the batch at once. The numbers stay the same,
+            but the activations of one chunk alone are in memory.
     """
 
     image_size: tuple[int, int] = (64, 64)
@@ -84,6 +87,7 @@ class EfficientMORLConfig:
     init_position_gain: float = 1.0
     init_raw_bias: float = 0.0
     backend: Backend = "auto"
+    score_chunk: int | None = None
 
     def __post_init__(self) -> None:
         self.image_size = tuple(self.image_size)  # type: ignore[assignment]  # JSON has lists
@@ -104,6 +108,8 @@ class EfficientMORLConfig:
         ):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        if self.score_chunk is not None and self.score_chunk < 1:
+            raise ValueError(f"score_chunk must be positive, got {self.score_chunk}")
         for name in ("stochastic_layers", "refinement_steps"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
@@ -336,7 +342,12 @@ class EfficientMORL(ObjectCentricModel):
         def score(slots: Tensor, kl: Tensor, step: int) -> ScoredPosterior:
             last = step == request.steps
             scored = score_once(
-                lambda z: self._likelihood(z, target), slots, trained, gradient=not last
+                lambda z, images: self._likelihood(z, target[images]),
+                slots,
+                trained,
+                not last,
+                batch,
+                self._images_at_once(request.num_slots),
             )
             if not last and not request.details:  # nobody will look at this image
                 scored = scored._replace(outputs=())
@@ -357,6 +368,10 @@ class EfficientMORL(ObjectCentricModel):
             request.generator,
         )
         return _Inference(hierarchy, [k.view(batch, -1).sum(1) for k in divergences], steps)
+
+    def _images_at_once(self, num_slots: int) -> int | None:
+        chunk = self.config.score_chunk
+        return None if chunk is None else max(1, chunk // num_slots)
 
     def _likelihood(self, slots: Tensor, target: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
         c = self.config
