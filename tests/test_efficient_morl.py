@@ -202,6 +202,21 @@ def test_inference_gives_the_objective_numbers_in_every_mode(
     assert not scored.loss.requires_grad
 
 
+@pytest.mark.parametrize("decoder", ["small", "big"])
+def test_inference_without_refinement_compiles_and_exports(decoder: str) -> None:
+    model = tiny(decoder=decoder, image_size=(16, 16), backend="auto").eval()
+    images = torch.rand(2, 3, 16, 16, dtype=torch.float64)
+    torch.manual_seed(0)
+    expected = model(images, refinement_steps=0)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    exported = torch.export.export(model, (images,), {"refinement_steps": 0}).module()
+    for variant in (compiled, exported):
+        torch.manual_seed(0)
+        result = variant(images, refinement_steps=0)
+        torch.testing.assert_close(result.masks, expected.masks)
+        torch.testing.assert_close(result.components, expected.components)
+
+
 def test_frozen_model_still_refines() -> None:
     model = tiny()
     images = torch.rand(1, 3, 9, 11, dtype=torch.float64)

@@ -62,6 +62,10 @@ class Decomposition:
         return self.masks[:, :, 0].argmax(dim=1)
 
 
+for _result in (Stage, Decomposition):  # so that models can be exported
+    torch.export.register_dataclass(_result, serialized_type_name=f"emorl.{_result.__name__}")
+
+
 @dataclass
 class Objective:
     """The training loss of a batch and what it is made of.
@@ -176,7 +180,8 @@ def checked_images(images: Tensor, dtype: torch.dtype) -> Tensor:
         return images.to(dtype) / 255
     if not images.is_floating_point():
         raise ValueError(f"images: expected uint8 or a float in [0, 1], got {images.dtype}")
-    if images.device.type == "cpu":  # elsewhere the check would wait for the device
+    # On another device the check would wait for it, in a compiled graph it would break the graph.
+    if images.device.type == "cpu" and not torch.compiler.is_compiling():
         low, high = (float(bound) for bound in images.detach().aminmax())
         if low < 0 or high > 1:
             raise ValueError(f"images: expected floats in [0, 1], got [{low:g}, {high:g}]")

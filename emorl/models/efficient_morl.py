@@ -266,13 +266,13 @@ class EfficientMORL(ObjectCentricModel):
         Raises:
             ValueError: for images or numbers that are not possible, saying which are.
         """
-        weights = self.loss_weights.tolist()
-        request = self._request(images, num_slots, refinement_steps, weights, generator, details)
+        request = self._request(images, num_slots, refinement_steps, (), generator, details)
         if request.steps == 0:
             hierarchy, refined = self._hierarchy(self._features(request), request), []
             result = self._decode(hierarchy.samples[-1], request)
         else:
-            hierarchy, _, steps = self._infer(request)
+            weights = self.loss_weights.tolist()  # unknown to a compiler: 0 steps do without
+            hierarchy, _, steps = self._infer(request._replace(weights=weights))
             refined = [_decomposition(step) for step in (steps[1:] if details else steps[-1:])]
             result = refined[-1]
         if details:
