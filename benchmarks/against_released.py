@@ -39,20 +39,25 @@ PARTS = ("train", "inference")
 
 @dataclass(frozen=True)
 class Case:
-    """A configuration's network at a batch size and a number of refinement steps."""
+    """A configuration's network at a batch size and a number of refinement steps.
+
+    `chunk` is emorl's `score_chunk`, 0 for none.
+    """
 
     config: str
     batch: int
     steps: int
+    chunk: int = 0
 
     @classmethod
     def parse(cls, text: str) -> Case:
-        """From "clevr6:2:3"."""
-        config, batch, steps = text.split(":")
-        return cls(config, int(batch), int(steps))
+        """From "clevr6:2:3", or "clevr6:2:3:7" with a chunk."""
+        config, *numbers = text.split(":")
+        return cls(config, *map(int, numbers))
 
     def __str__(self) -> str:
-        return f"{self.config}, batch {self.batch}, I={self.steps}"
+        chunk = f", score_chunk {self.chunk}" if self.chunk else ""
+        return f"{self.config}, batch {self.batch}, I={self.steps}{chunk}"
 
 
 def memory(field: str) -> int:
@@ -74,6 +79,7 @@ def make_step(case: Case, part: str, variant: str, checkout: Path) -> Callable[[
             path = Path(folder) / "weights.pth"
             torch.save({"model": theirs.state_dict()}, path)
             model = load_checkpoint(path, net, refinement_steps=case.steps)
+        model.config.score_chunk = case.chunk or None
     model.train(part == "train")
 
     if part == "inference":
@@ -177,7 +183,7 @@ def main() -> None:
     """Measure, print, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--official", type=Path, required=True, help="checkout of EfficientMORL")
-    parser.add_argument("--cases", nargs="+", type=Case.parse, metavar="CONFIG:BATCH:STEPS")
+    parser.add_argument("--cases", nargs="+", type=Case.parse, metavar="CONFIG:BATCH:STEPS[:CHUNK]")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["train"])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

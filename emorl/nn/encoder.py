@@ -50,7 +50,8 @@ class ImageEncoder(nn.Module):
         """
         features = images.contiguous(memory_format=torch.channels_last)
         for convolution in self.convolutions:
-            features = F.relu(convolution(features))
+            features = F.relu(convolution(features), inplace=True)
         features = features + self.position(*images.shape[-2:])
         features = self.norm(features.flatten(2).mT)
-        return LinearFeatures(F.relu(self.hidden(features)), self.output.weight, self.output.bias)
+        hidden = F.relu(self.hidden(features), inplace=True)
+        return LinearFeatures(hidden, self.output.weight, self.output.bias)
