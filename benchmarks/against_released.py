@@ -189,22 +189,23 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, help="JSON file of the results")
     options = parser.parse_args()
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": options.threads,
+        "torch": torch.__version__,
+    }
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)
     results = []
     for case in options.cases or [Case("clevr6", 2, 3), Case("tetrominoes", 32, 3)]:
         for part in options.parts:
             result = compare(case, part, options.official, options.threads, options.rounds)
             results.append(result)
             print(describe(result), flush=True)
-    if options.out:
-        machine = {
-            "processor": platform.processor() or platform.machine(),
-            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-            "threads": options.threads,
-            "torch": torch.__version__,
-        }
-        options.out.write_text(
-            json.dumps({"machine": machine, "results": results}, indent=2) + "\n"
-        )
+            if options.out:  # after each: a later failure loses nothing
+                record = {"machine": machine, "results": results}
+                options.out.write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":
