@@ -138,6 +138,7 @@ def compare(case: Case, part: str, checkout: Path, threads: int, rounds: int) ->
         pipes[variant], other = context.Pipe()
         arguments = (other, case, part, variant, checkout, threads)
         context.Process(target=work, args=arguments, daemon=True).start()
+        other.close()  # a process that dies then ends our wait for its answer
 
     def ask(variant: str) -> tuple[float, float]:
         pipes[variant].send("step")
@@ -189,6 +190,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, help="JSON file of the results")
     options = parser.parse_args()
+    cases = options.cases or [Case("clevr6", 2, 3), Case("tetrominoes", 32, 3)]
+    try:
+        released.check(options.official)
+        for case in cases:
+            find_config(case.config)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
     machine = {
         "processor": platform.processor() or platform.machine(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -198,7 +206,7 @@ def main() -> None:
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
     results = []
-    for case in options.cases or [Case("clevr6", 2, 3), Case("tetrominoes", 32, 3)]:
+    for case in cases:
         for part in options.parts:
             result = compare(case, part, options.official, options.threads, options.rounds)
             results.append(result)

@@ -61,8 +61,8 @@ def net_of(config: EfficientMORLConfig, steps: int) -> dict[str, Any]:
     }
 
 
-def build(checkout: Path, net: dict[str, Any], batch: int) -> nn.Module:
-    """The released model.
+def check(checkout: Path) -> None:
+    """Make sure that the released code is there.
 
     Raises:
         FileNotFoundError: if there is no `lib/model.py` in the checkout.
@@ -71,6 +71,15 @@ def build(checkout: Path, net: dict[str, Any], batch: int) -> nn.Module:
         raise FileNotFoundError(
             f"{checkout}: expected a checkout of EfficientMORL, no lib/model.py"
         )
+
+
+def build(checkout: Path, net: dict[str, Any], batch: int) -> nn.Module:
+    """The released model.
+
+    Raises:
+        FileNotFoundError: if there is no `lib/model.py` in the checkout.
+    """
+    check(checkout)
     stand_in = types.ModuleType("sacred")
     stand_in.Ingredient = _Ingredient  # type: ignore[attr-defined]
     sys.modules["sacred"] = stand_in
