@@ -25,7 +25,7 @@ constexpr int64_t kTilesPerTask = 8;
 #endif
 
 // The pixels of all images, cut into tasks of whole tiles of one image. The number of threads plays
-// no part: sums are then the same on every machine.
+// no part, so it does not change a sum.
 struct Tasks {
   int64_t tiles, per_image, count, grain;
 

@@ -2,9 +2,9 @@
 
 Keys, values and the pixel features themselves are linear in the hidden layer before them, so the
 matrices can be applied to the few slots instead of the many pixels (Emami et al. 2021 compute
-q . W_k f and the mean of W_v f; here (W_k^T q) . f and W_v times the mean of f). Exact; the three
-tensors of pixels, and six products forward and backward, disappear, and one tensor serves the
-attention as keys and values.
+q . W_k f and the mean of W_v f; here (W_k^T q) . f and W_v times the mean of f). Exact in real
+numbers; three tensors of pixels and the products that made them disappear, forward and backward,
+and one tensor serves the attention as keys and values.
 
 Legend: B batch, K slots, N pixels, H hidden channels, C channels, D width of queries, E of values.
 """
