@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 import safetensors.torch
 import torch
@@ -166,6 +167,35 @@ class ObjectCentricModel(nn.Module, ABC):
             reason = " ".join(str(error).split())
             raise ValueError(f"{folder}: damaged, or another version's: {reason}") from None
         return model
+
+
+def check_config(
+    config: Any, *, positive: Iterable[str] = (), not_negative: Iterable[str] = ()
+) -> None:
+    """Check a model's configuration, and make a pair of its `image_size`; null is always allowed.
+
+    Args:
+        config: a dataclass with `image_size`; fields of a `Literal` type must have one of its
+            values.
+        positive: fields that must be greater than 0.
+        not_negative: fields that must be 0 or more.
+
+    Raises:
+        ValueError: naming the field, what it expects and what it has.
+    """
+    config.image_size = tuple(config.image_size)  # JSON and YAML have lists
+    if len(config.image_size) != 2 or min(config.image_size) < 1:
+        raise ValueError(f"image_size: expected (height, width), got {config.image_size}")
+    for name, kind in get_type_hints(type(config)).items():
+        value, allowed = getattr(config, name, None), get_args(kind)
+        if get_origin(kind) is Literal and value not in allowed:
+            raise ValueError(f"{name} must be one of {[*allowed]}, got {value!r}")
+    for name in positive:
+        if (value := getattr(config, name)) is not None and not value > 0:
+            raise ValueError(f"{name} must be positive, got {value}")
+    for name in not_negative:
+        if (value := getattr(config, name)) is not None and not value >= 0:
+            raise ValueError(f"{name} must not be negative, got {value}")
 
 
 def checked_images(images: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from emorl.models.base import (
     ObjectCentricModel,
     Objective,
     Stage,
+    check_config,
     checked_images,
 )
 from emorl.nn.absorption import LinearFeatures
@@ -90,29 +91,20 @@ class EfficientMORLConfig:
     score_chunk: int | None = None
 
     def __post_init__(self) -> None:
-        self.image_size = tuple(self.image_size)  # type: ignore[assignment]  # JSON has lists
-        if len(self.image_size) != 2:
-            raise ValueError(f"image_size: expected (height, width), got {self.image_size}")
-        for name, kind in get_type_hints(type(self)).items():
-            allowed = get_args(kind)
-            if get_origin(kind) is Literal and getattr(self, name) not in allowed:
-                raise ValueError(f"{name} must be one of {[*allowed]}, got {getattr(self, name)!r}")
-        for name in (
-            "num_slots",
-            "slot_dim",
-            "encoder_channels",
-            "encoder_layers",
-            "sigma",
-            "init_gain",
-            "init_position_gain",
-        ):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
-        if self.score_chunk is not None and self.score_chunk < 1:
-            raise ValueError(f"score_chunk must be positive, got {self.score_chunk}")
-        for name in ("stochastic_layers", "refinement_steps"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"{name} must not be negative, got {getattr(self, name)}")
+        check_config(
+            self,
+            positive=(
+                "num_slots",
+                "slot_dim",
+                "encoder_channels",
+                "encoder_layers",
+                "sigma",
+                "init_gain",
+                "init_position_gain",
+                "score_chunk",
+            ),
+            not_negative=("stochastic_layers", "refinement_steps"),
+        )
 
 
 class _Request(NamedTuple):
