@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorl.nn.initialisation import init_xavier
-from emorl.nn.positions import PositionMap
+from emorl.nn.positions import CoordinateGrid, PositionMap
 from emorl.ops import Backend, spatial_broadcast
 
 DecoderKind = Literal["iodine", "small", "big"]
@@ -23,7 +23,18 @@ ACTIVATIONS: dict[Activation, Callable[..., Tensor]] = {"elu": F.elu, "relu": F.
 
 
 class BroadcastSpec(NamedTuple):
-    """A spatial broadcast decoder: hidden convolutions, then a 3x3 convolution to 4 channels."""
+    """A spatial broadcast decoder: hidden convolutions, then one to 4 channels.
+
+    Attributes:
+        layers: number of hidden convolutions.
+        kernel: their side.
+        padding: their zero padding.
+        final_padding: the last convolution's.
+        channels: hidden channels.
+        activation: between convolutions.
+        final_kernel: side of the last convolution.
+        coordinates: concatenate x and y in [-1, 1] to the slot, instead of adding a learned map.
+    """
 
     layers: int
     kernel: int
@@ -31,12 +42,14 @@ class BroadcastSpec(NamedTuple):
     final_padding: int
     channels: int
     activation: Activation
+    final_kernel: int = 3
+    coordinates: bool = False
 
     @property
     def margin(self) -> int:
         """By how much the broadcast grid exceeds the image, in pixels."""
         hidden = self.layers * (self.kernel - 1 - 2 * self.padding)
-        return hidden + 2 - 2 * self.final_padding
+        return hidden + self.final_kernel - 1 - 2 * self.final_padding
 
 
 BROADCAST_DECODERS: dict[DecoderKind, BroadcastSpec] = {
@@ -48,8 +61,8 @@ BROADCAST_DECODERS: dict[DecoderKind, BroadcastSpec] = {
 class SpatialBroadcastDecoder(nn.Module):
     """Decode each slot by convolutions over its broadcast copy plus positions (Watters 2019).
 
-    "iodine": four 3x3 layers without padding; "small": three 5x5 layers with padding 1; both then
-    a 3x3 layer to RGB and mask logit (Emami et al. 2021, appendix F).
+    EfficientMORL's (Emami et al. 2021, appendix F) are in `BROADCAST_DECODERS`; other models have
+    specifications of their own.
 
     The first convolution acts on a sum of something constant in space (the slot) and something
     that all slots share (the positions). By linearity each part is convolved alone: positions
@@ -58,10 +71,10 @@ class SpatialBroadcastDecoder(nn.Module):
 
     Args:
         dim: D, width of a slot.
-        spec: layers, kernel, padding, width and activation.
+        spec: layers, kernels, paddings, width, activation, and how positions come in.
         image_size: (height, width) usually decoded.
-        gain: of the initial weights.
-        position_gain: of the position map's initial weights, on top of `gain`.
+        gain: of the initial weights (Xavier normal); None keeps PyTorch's initialisation.
+        position_gain: of the learned map's initial weights, on top of that.
         backend: of the spatial broadcast op.
     """
 
@@ -70,21 +83,24 @@ class SpatialBroadcastDecoder(nn.Module):
         dim: int,
         spec: BroadcastSpec,
         image_size: tuple[int, int],
-        gain: float = 0.02,
+        gain: float | None = 0.02,
         position_gain: float = 1.0,
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
-        self.spec, self.backend = spec, backend
+        self.dim, self.spec, self.backend = dim, spec, backend
         self.activation = ACTIVATIONS[spec.activation]
-        widths = [dim] + [spec.channels] * spec.layers
+        widths = [dim + 2 * spec.coordinates] + [spec.channels] * spec.layers
         self.convolutions = nn.ModuleList(
             nn.Conv2d(a, b, spec.kernel, padding=spec.padding) for a, b in pairwise(widths)
         )
-        self.output = nn.Conv2d(spec.channels, 4, 3, padding=spec.final_padding)
-        self.position = PositionMap(dim, (image_size[0] + spec.margin, image_size[1] + spec.margin))
-        init_xavier(self, gain)
-        self.position.scale(position_gain)
+        self.output = nn.Conv2d(spec.channels, 4, spec.final_kernel, padding=spec.final_padding)
+        grid = (image_size[0] + spec.margin, image_size[1] + spec.margin)
+        self.position = CoordinateGrid(grid) if spec.coordinates else PositionMap(dim, grid)
+        if gain is not None:
+            init_xavier(self, gain)
+        if isinstance(self.position, PositionMap):
+            self.position.scale(position_gain)
 
     def forward(self, slots: Tensor, size: tuple[int, int]) -> Tensor:
         """Decode slots.
@@ -108,14 +124,28 @@ class SpatialBroadcastDecoder(nn.Module):
         assert isinstance(first, nn.Conv2d)
         grid = (size[0] + spec.margin, size[1] + spec.margin)
         positions = self.position(*grid)[None].contiguous(memory_format=torch.channels_last)
-        position = F.conv2d(positions, first.weight, first.bias, 1, spec.padding)
-        smallest = spec.kernel if spec.padding == 0 else spec.kernel + 2 * spec.padding - 2
-        constant = slots[:, :, None, None].expand(-1, -1, smallest, smallest)
-        classes = F.conv2d(constant, first.weight, padding=spec.padding)
-        slot = classes if spec.padding else classes[:, :, 0, 0]
+        of_slot, of_position = first.weight[:, : self.dim], first.weight[:, -positions.shape[1] :]
+        position = F.conv2d(positions, of_position, first.bias, 1, spec.padding)[0]
+        constant = slots[:, :, None, None].expand(-1, -1, spec.kernel, spec.kernel)
+        slot = F.conv2d(constant, of_slot, padding=spec.padding)
+        if spec.padding > 1:  # more border classes than the operator knows
+            return self.activation(_every_pixel(slot, position) + position)
         return spatial_broadcast(
-            slot, position[0], activation=spec.activation, backend=self.backend
+            slot if spec.padding else slot[:, :, 0, 0],
+            position,
+            activation=spec.activation,
+            backend=self.backend,
         )
+
+
+def _every_pixel(classes: Tensor, like: Tensor) -> Tensor:
+    """Border classes [M, C, 2p + 1, 2p + 1], the middle one repeated to the size of `like`."""
+    middle = classes.shape[-1] // 2
+    rows, columns = (
+        torch.tensor([min(i, max(middle, i - n + 2 * middle + 1)) for i in range(n)])
+        for n in like.shape[-2:]
+    )
+    return classes[:, :, rows[:, None], columns]
 
 
 class DeconvolutionDecoder(nn.Module):

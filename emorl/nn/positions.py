@@ -52,3 +52,30 @@ class PositionMap(nn.Module):
             torch.einsum("cr,rhw->chw", self.project.weight, ramps)
             + self.project.bias[:, None, None]
         )
+
+
+class CoordinateGrid(nn.Module):
+    """x and y of every pixel, from -1 to 1, with nothing to learn.
+
+    Args:
+        grid: (height, width) whose coordinates are kept; other sizes are made when asked for.
+    """
+
+    kept: Tensor
+
+    def __init__(self, grid: tuple[int, int]) -> None:
+        super().__init__()
+        self.register_buffer("kept", _coordinates(*grid), persistent=False)
+
+    def forward(self, height: int, width: int) -> Tensor:
+        """x, then y, of a grid, [2, height, width]."""
+        if self.kept.shape[1:] == (height, width):
+            return self.kept
+        return _coordinates(height, width).to(self.kept)
+
+
+def _coordinates(height: int, width: int) -> Tensor:
+    y, x = torch.meshgrid(
+        torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
+    )
+    return torch.stack((x, y))
