@@ -205,7 +205,8 @@ class EfficientMORL(ObjectCentricModel):
         weights = (constrained.multiplier if constrained else 1.0, kl_weight)
         request = self._request(images, num_slots, refinement_steps, weights, generator)
         if self.training and torch.is_grad_enabled():
-            self.loss_weights.copy_(torch.tensor(weights))
+            for kept, weight in zip(self.loss_weights, weights, strict=True):
+                kept.fill_(weight)
         inference = self._infer(request)
         losses = []
         for scored in inference.steps:

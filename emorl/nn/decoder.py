@@ -142,8 +142,8 @@ def _every_pixel(classes: Tensor, like: Tensor) -> Tensor:
     """Border classes [M, C, 2p + 1, 2p + 1], the middle one repeated to the size of `like`."""
     middle = classes.shape[-1] // 2
     rows, columns = (
-        torch.tensor([min(i, max(middle, i - n + 2 * middle + 1)) for i in range(n)])
-        for n in like.shape[-2:]
+        torch.minimum(i, (i - n + 2 * middle + 1).clamp(min=middle))
+        for n, i in ((n, torch.arange(n, device=like.device)) for n in like.shape[-2:])
     )
     return classes[:, :, rows[:, None], columns]
 

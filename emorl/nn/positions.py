@@ -6,18 +6,19 @@ import torch
 from torch import Tensor, nn
 
 
-def position_ramps(height: int, width: int) -> Tensor:
+def position_ramps(height: int, width: int, device: torch.device | None = None) -> Tensor:
     """Distances to the bottom, top, left and right edge, in [0, 1].
 
     Args:
         height: rows of the grid.
         width: columns of the grid.
+        device: where they are made.
 
     Returns:
         [4, height, width]: 1 - row, row, column, 1 - column (the released code's order).
     """
-    down, up = torch.linspace(0, 1, height), torch.linspace(1, 0, height)
-    right, left = torch.linspace(0, 1, width), torch.linspace(1, 0, width)
+    down, right = (torch.linspace(0, 1, side, device=device) for side in (height, width))
+    up, left = (torch.linspace(1, 0, side, device=device) for side in (height, width))
     rows = [ramp[:, None].expand(height, width) for ramp in (up, down)]
     columns = [ramp.expand(height, width) for ramp in (right, left)]
     return torch.stack(rows + columns)
@@ -47,7 +48,7 @@ class PositionMap(nn.Module):
         """The position map of a grid, [C, height, width]."""
         ramps = self.ramps
         if ramps.shape[1:] != (height, width):
-            ramps = position_ramps(height, width).to(ramps)
+            ramps = position_ramps(height, width, ramps.device).to(ramps.dtype)
         return (
             torch.einsum("cr,rhw->chw", self.project.weight, ramps)
             + self.project.bias[:, None, None]
@@ -71,11 +72,10 @@ class CoordinateGrid(nn.Module):
         """x, then y, of a grid, [2, height, width]."""
         if self.kept.shape[1:] == (height, width):
             return self.kept
-        return _coordinates(height, width).to(self.kept)
+        return _coordinates(height, width, self.kept.device).to(self.kept.dtype)
 
 
-def _coordinates(height: int, width: int) -> Tensor:
-    y, x = torch.meshgrid(
-        torch.linspace(-1, 1, height), torch.linspace(-1, 1, width), indexing="ij"
-    )
+def _coordinates(height: int, width: int, device: torch.device | None = None) -> Tensor:
+    sides = (torch.linspace(-1, 1, side, device=device) for side in (height, width))
+    y, x = torch.meshgrid(*sides, indexing="ij")
     return torch.stack((x, y))

@@ -90,6 +90,8 @@ class TrainerConfig:
         geco: null trains on the ELBO.
         seed: of the first weights, of the order of the images and of the model's noise.
         precision: "bf16" computes in bfloat16 where that is safe.
+        cuda_graph: capture a whole step as one CUDA graph and replay it, which pays where the
+            kernels are small; on one GPU, with Adam, without accumulation.
         accumulation: parts into which a batch is cut to save memory.
         device: "auto" takes a GPU if there is one.
         deterministic: also choose deterministic kernels on a GPU (slower), so that a resumed run
@@ -116,6 +118,7 @@ class TrainerConfig:
     geco: GECOConfig | None = None
     seed: int = 0
     precision: Literal["no", "bf16"] = "no"
+    cuda_graph: bool = False
     accumulation: int = 1
     device: Literal["auto", "cpu"] = "auto"
     deterministic: bool = False

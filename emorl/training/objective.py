@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from torch import Tensor
 
 
@@ -106,3 +107,29 @@ class GECO:
         """Restore what `state_dict` returned."""
         self.moving_average = float(state["moving_average"])
         self.raw_multiplier = float(state["raw_multiplier"])
+
+
+class DeviceGECO(GECO):
+    """A GECO whose numbers lie on a device, where a CUDA graph reads them anew at every step.
+
+    Args:
+        geco: whose settings it shares.
+        device: where to.
+    """
+
+    moving_average: Tensor  # type: ignore[assignment]
+
+    def __init__(self, geco: GECO, device: torch.device) -> None:
+        vars(self).update(vars(geco))
+        self.moving_average = torch.zeros((), device=device)
+        self._multiplier = torch.zeros((), device=device)
+
+    @property
+    def multiplier(self) -> Tensor:  # type: ignore[override]
+        """Weight of the negative log-likelihood."""
+        return self._multiplier
+
+    def follow(self, geco: GECO) -> None:
+        """Take over the numbers of `geco`, without waiting for the device."""
+        self.moving_average.fill_(geco.moving_average)
+        self._multiplier.fill_(geco.multiplier)

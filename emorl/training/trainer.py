@@ -25,6 +25,8 @@ from emorl.models import ObjectCentricModel
 from emorl.training import checkpoint
 from emorl.training.config import TrainerConfig
 from emorl.training.devices import ObjectiveOf, make_accelerator
+from emorl.training.graph import GraphedStep
+from emorl.training.graph import check as check_graph
 from emorl.training.interrupt import StopRequest, ignore_signals
 from emorl.training.objective import GECO
 from emorl.training.observer import Observer
@@ -97,6 +99,7 @@ class Trainer:
             model.parameters(), config.optimizer, config.learning_rate
         )
         self.noise = torch.Generator(self.accelerator.device)
+        self.graph = self._graphed_step() if config.cuda_graph else None
         self.step = 0
         self.last_checkpoint = checkpoint.latest(self.run_dir) if resume else None
         if self.last_checkpoint:
@@ -162,26 +165,44 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = rate
         arguments = self._arguments()
-        parts = batch.image.chunk(self.config.accumulation)
-        scalars = [self._backward(i, images, arguments) for i, images in enumerate(parts)]
-        row = self._gather(scalars, self._gradient_norm(), stop)
-        self._require_finite(row)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        if self.graph:
+            self._seed_noise(0)
+            row = self.graph(batch.image, self.geco, self.step, arguments) | {_STOP: float(stop)}
+            self._require_finite(row)
+        else:
+            row = self._optimise(batch.image, arguments, stop)
         if self.geco:
             self.geco.update(row["nll"], batch.image[0].numel(), self.step)
             row |= {f"geco_{name}": value for name, value in self.geco.state_dict().items()}
         self.step += 1
         return {"step": self.step, **row, "learning_rate": rate, **arguments}
 
-    def _backward(self, part: int, images: Tensor, arguments: dict[str, Any]) -> dict[str, Tensor]:
-        """Add the gradient of a part of the batch; the scalars of its objective."""
+    def _optimise(self, images: Tensor, arguments: dict[str, Any], stop: bool) -> Row:
+        scalars = []
+        for part, some in enumerate(images.chunk(self.config.accumulation)):
+            self._seed_noise(part)
+            scalars.append(self._backward(some, self.geco, arguments))
+        row = self._gather(scalars, self._gradient_norm(), stop)
+        self._require_finite(row)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        return row
+
+    def _graphed_step(self) -> GraphedStep:
+        return GraphedStep(self._backward, self._gradient_norm, self.optimizers[0], self.noise)
+
+    def _seed_noise(self, part: int) -> None:
         rank = self.accelerator.process_index
         self.noise.manual_seed(seed_for("noise", self.config.seed, self.step, rank, part))
+
+    def _backward(
+        self, images: Tensor, geco: GECO | None, arguments: dict[str, Any]
+    ) -> dict[str, Tensor]:
+        """Add the gradient of a part of the batch; the scalars of its objective."""
         with self.accelerator.accumulate(self.objective):
             loss, objective = self.objective(
-                images, geco=self.geco, step=self.step, generator=self.noise, **arguments
+                images, geco=geco, step=self.step, generator=self.noise, **arguments
             )
             self.accelerator.backward(loss)
         return {
@@ -277,6 +298,8 @@ class Trainer:
         self.step = state["step"]
 
     def _check(self) -> None:
+        if self.config.cuda_graph:
+            check_graph(self.config, self.accelerator)
         shares = self.accelerator.num_processes * self.config.accumulation
         if self.config.batch_size % shares:
             raise ValueError(

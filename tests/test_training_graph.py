@@ -1,0 +1,198 @@
+"""A step from a CUDA graph against the eager one; without a GPU, from a tape (see tape.py)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+
+import pytest
+import tape
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from training_fakes import FakeImages
+
+from emorl.models import MODELS, EfficientMORL, EfficientMORLConfig
+from emorl.training import graph
+from emorl.training.config import GECOConfig, TrainerConfig
+from emorl.training.objective import GECO, DeviceGECO
+from emorl.training.trainer import NonFiniteError, Trainer
+
+NETWORK = EfficientMORLConfig(
+    image_size=(8, 8),
+    num_slots=3,
+    slot_dim=4,
+    stochastic_layers=2,
+    refinement_steps=2,
+    encoder_channels=4,
+    encoder_layers=1,
+    decoder="small",
+    decoder_channels=4,
+    init_gain=0.5,
+)
+CONFIG = TrainerConfig(
+    steps=20,
+    batch_size=6,
+    learning_rate=1e-2,
+    warmup_steps=4,
+    clip_norm=1.0,
+    curriculum={"refinement_steps": [(0, 2), (12, 1)]},
+    geco=GECOConfig(target_per_dim=-0.5, warm_start=6, decay=0.9, step_size=1e-3),
+    log_every=1,
+    checkpoint_every=20,
+    picture_every=0,
+)
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that torch can use")
+
+
+def run(folder: Path, captured: bool = False, **changes) -> list[dict]:
+    """Train; the rows of the run's metrics."""
+    trainer = make_trainer(folder, captured, **changes)
+    trainer.run()
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def make_trainer(folder: Path, captured: bool = False, **changes) -> Trainer:
+    torch.manual_seed(0)
+    config = dataclasses.replace(CONFIG, **changes)
+    trainer = Trainer(EfficientMORL(NETWORK), FakeImages(), config, folder)
+    if captured:  # what `cuda_graph` does, on any device
+        trainer.graph = trainer._graphed_step()
+    return trainer
+
+
+@pytest.fixture
+def captures(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    """Tapes instead of graphs; one entry for each that was recorded."""
+    recorded: list[object] = []
+
+    def capture(*arguments):
+        recorded.append(tape.capture(*arguments))
+        return recorded[-1]
+
+    monkeypatch.setattr(graph, "capture", capture)
+    monkeypatch.setattr(graph, "run_aside", lambda body: body())
+    return recorded
+
+
+def assert_same_rows(rows: list[dict], expected: list[dict], rel: float = 1e-5) -> None:
+    assert [row.keys() for row in rows] == [row.keys() for row in expected]
+    for row, eager in zip(rows, expected, strict=True):
+        clockless = {k: v for k, v in row.items() if k != "images_per_second"}
+        assert clockless == pytest.approx({k: eager[k] for k in clockless}, rel=rel, abs=1e-6)
+
+
+def test_a_taped_run_is_the_eager_one(tmp_path, captures):
+    expected = run(tmp_path / "eager", device="cpu")
+    assert len({row["loss"] for row in expected}) == len(expected) == 20
+    assert_same_rows(run(tmp_path / "taped", captured=True, device="cpu"), expected)
+    assert len(captures) == 3  # at the start, when GECO begins, when refinement shortens
+
+
+@pytest.fixture
+def deterministic() -> Iterator[None]:
+    """What `trainer.deterministic` sets for the process is taken back."""
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+@needs_gpu
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize(("precision", "rel"), [("no", 1e-5), ("bf16", 1e-2)])
+def test_a_graphs_run_is_the_eager_one(tmp_path, precision, rel):
+    """The learning rate lies on the GPU in float32, which bfloat16 weights may round otherwise."""
+    settings = {"precision": precision, "deterministic": True}
+    expected = run(tmp_path / "eager", **settings)
+    assert_same_rows(run(tmp_path / "graph", cuda_graph=True, **settings), expected, rel)
+
+
+@pytest.mark.usefixtures("captures")
+@pytest.mark.parametrize("steps", [1, 5])
+def test_a_step_that_is_not_finite_leaves_the_weights(tmp_path, steps):
+    """While warming up (1) and replayed (5)."""
+    trainer = make_trainer(tmp_path, captured=True, device="cpu", steps=steps, warmup_steps=0)
+    trainer.run()
+    before = {name: x.clone() for name, x in trainer.model.state_dict().items()}
+    trainer.model.encoder.norm.bias.data[0] = before["encoder.norm.bias"][0] = math.inf
+    with pytest.raises(NonFiniteError, match=f"step {steps + 1}: "):
+        trainer._train_step(FakeImages().__getitems__(range(6)), stop=False)
+    after = trainer.model.state_dict()
+    assert all(torch.equal(after[name], x) for name, x in before.items())
+
+
+@pytest.mark.usefixtures("captures")
+def test_a_graphs_run_can_go_on_without_a_graph(tmp_path):
+    run(tmp_path, captured=True, device="cpu", steps=8)
+    state = make_trainer(tmp_path, device="cpu")
+    state._load(tmp_path / "checkpoints/step-00000008")
+    groups = state.optimizers[0].param_groups
+    assert [(type(g["lr"]), g["capturable"]) for g in groups] == [(float, False)]
+
+
+def test_the_tape_refuses_what_a_graph_cannot_do():
+    with pytest.raises(RuntimeError, match="read a tensor's value"):
+        tape.capture(lambda: torch.ones(()) * float(torch.ones(())), torch.Generator())
+
+
+class OnlyOn(TorchDispatchMode):
+    """Refuses tensors of other devices, which a graph would have to copy."""
+
+    def __init__(self, device: str) -> None:
+        super().__init__()
+        self.device = device
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for x in tree_leaves((args, kwargs, result)):
+            if isinstance(x, Tensor) and x.device.type != self.device:
+                raise RuntimeError(f"{func} has a tensor on {x.device}")
+        return result
+
+
+MODELS_ON_META = [
+    *((model, {}) for model in MODELS.values()),
+    (EfficientMORL, {"decoder": "small", "likelihood": "mixture"}),
+    (EfficientMORL, {"decoder": "big"}),
+]
+
+
+@pytest.mark.parametrize("geco", [False, True])
+@pytest.mark.parametrize("size", [(64, 64), (32, 48)], ids=["usual size", "another size"])
+@pytest.mark.parametrize(("model", "changes"), MODELS_ON_META, ids=lambda x: getattr(x, "name", ""))
+def test_a_step_stays_on_its_device(monkeypatch, model, changes, size, geco):
+    """Without data (on "meta") every read of a value fails; other devices' tensors are refused."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # "meta" has none
+    network = model(model.Config(image_size=(64, 64), **changes)).to("meta")
+    images = torch.zeros(2, 3, *size, dtype=torch.uint8, device="meta")
+    constraint = DeviceGECO(GECO(-0.5), torch.device("meta")) if geco else None
+    with OnlyOn("meta"):
+        network.objective(images, geco=constraint).loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+
+
+def test_a_graph_is_refused_where_there_is_none(tmp_path):
+    with pytest.raises(ValueError, match=r"trainer\.cuda_graph: expected a CUDA device, got cpu"):
+        make_trainer(tmp_path, device="cpu", cuda_graph=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "message"),
+    [
+        ({}, 2, "expected one process, got 2"),
+        ({"accumulation": 3}, 1, "expected trainer.accumulation 1, got 3"),
+        ({"optimizer": "muon"}, 1, "expected trainer.optimizer adam, got muon"),
+    ],
+)
+def test_what_cannot_be_captured_is_refused(changes, processes, message):
+    class Accelerator:
+        device = torch.device("cuda")
+        num_processes = processes
+
+    with pytest.raises(ValueError, match=f"^trainer.cuda_graph: {message}$"):
+        graph.check(dataclasses.replace(CONFIG, **changes), Accelerator())
+    graph.check(CONFIG, type("One", (Accelerator,), {"num_processes": 1})())
