@@ -10,14 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import platform
 import tempfile
-import time
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +20,10 @@ import numpy as np
 import torch
 
 from benchmarks import released
+from benchmarks.processes import Step, Worker, in_turns, machine
+from benchmarks.steps import Case, training_step
 from emorl.compat.official import load_checkpoint
-from emorl.memory import keep_heap
-from emorl.training.config_file import find_config, load_config
+from emorl.training.config_file import find_config
 
 VARIANTS = {
     "emorl": "emorl",
@@ -37,42 +33,12 @@ VARIANTS = {
 PARTS = ("train", "inference")
 
 
-@dataclass(frozen=True)
-class Case:
-    """A configuration's network at a batch size and a number of refinement steps.
-
-    `chunk` is emorl's `score_chunk`, 0 for none.
-    """
-
-    config: str
-    batch: int
-    steps: int
-    chunk: int = 0
-
-    @classmethod
-    def parse(cls, text: str) -> Case:
-        """From "clevr6:2:3", or "clevr6:2:3:7" with a chunk."""
-        config, *numbers = text.split(":")
-        return cls(config, *map(int, numbers))
-
-    def __str__(self) -> str:
-        chunk = f", score_chunk {self.chunk}" if self.chunk else ""
-        return f"{self.config}, batch {self.batch}, I={self.steps}{chunk}"
-
-
-def memory(field: str) -> int:
-    """A line of /proc/self/status, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
-
-
-def make_step(case: Case, part: str, variant: str, checkout: Path) -> Callable[[], float]:
+def make_step(case: Case, part: str, variant: str, checkout: Path) -> Step:
     """One training step, or one inference, and the loss (of an inference 0)."""
-    config = load_config(find_config(case.config)).network
-    net = released.net_of(config, case.steps)
+    net = released.net_of(case.network(), case.steps)
     torch.manual_seed(0)
     theirs: Any = released.build(checkout, net, case.batch)
-    images = torch.rand(case.batch, 3, *config.image_size)
+    images = torch.rand(case.batch, 3, *case.network().image_size)
     model: Any = theirs
     if variant == "emorl":
         with tempfile.TemporaryDirectory() as folder:
@@ -93,77 +59,41 @@ def make_step(case: Case, part: str, variant: str, checkout: Path) -> Callable[[
             return 0.0
 
         return infer
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=variant == "emorl" or None)
-    derivatives = released.first_derivatives if variant == "first-order" else nullcontext
 
-    def train() -> float:
-        optimizer.zero_grad()
-        with derivatives():
-            if variant == "emorl":
-                loss = model.objective(images).loss
-            else:
-                loss = model(2 * images - 1, None, 0, 1.0)["total_loss"]
-            loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimizer.step()
-        return float(loss.detach())
-
-    return train
-
-
-def work(
-    pipe: Connection, case: Case, part: str, variant: str, checkout: Path, threads: int
-) -> None:
-    """A process's life: build, then a step whenever asked, then the peak of its memory."""
-    torch.set_num_threads(threads)
     if variant == "emorl":
-        keep_heap()
-    step = make_step(case, part, variant, checkout)
-    start = memory("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    while pipe.recv() == "step":
-        torch.manual_seed(1)
-        begin = time.perf_counter()
-        loss = step()
-        pipe.send((time.perf_counter() - begin, loss))
-    pipe.send(memory("VmHWM") - start)
+        return training_step(model, lambda: model.objective(images).loss)
+    train = training_step(
+        model, lambda: model(2 * images - 1, None, 0, 1.0)["total_loss"], fused=None
+    )
+
+    def train_with_first_derivatives() -> float:
+        with released.first_derivatives():
+            return train()
+
+    return train_with_first_derivatives if variant == "first-order" else train
 
 
 def compare(case: Case, part: str, checkout: Path, threads: int, rounds: int) -> dict[str, Any]:
     """Seconds and bytes of every variant."""
-    context = multiprocessing.get_context("spawn")
     variants = [*VARIANTS] if part == "train" and case.steps else ["emorl", "released"]
-    pipes: dict[str, Connection] = {}
-    for variant in variants:
-        pipes[variant], other = context.Pipe()
-        arguments = (other, case, part, variant, checkout, threads)
-        context.Process(target=work, args=arguments, daemon=True).start()
-        other.close()  # a process that dies then ends our wait for its answer
-
-    def ask(variant: str) -> tuple[float, float]:
-        pipes[variant].send("step")
-        answer: tuple[float, float] = pipes[variant].recv()
-        return answer
-
-    losses = [ask(variant)[1] for variant in variants]
-    if not np.allclose(losses, losses[0], rtol=1e-4):
-        raise AssertionError(
-            f"{case}: the losses differ: {dict(zip(variants, losses, strict=True))}"
-        )
-    seconds = {variant: [] for variant in variants}
-    for _ in range(rounds):
-        for variant in variants:
-            seconds[variant].append(ask(variant)[0])
-    result: dict[str, Any] = {"case": str(case), "part": part, "loss": losses[0], "variants": {}}
-    for variant, pipe in pipes.items():
-        pipe.send("stop")
-        low, median, high = np.quantile(seconds[variant], [0.2, 0.5, 0.8]).tolist()
-        result["variants"][variant] = {
-            "seconds": {"median": median, "p20": low, "p80": high},
-            "images_per_second": case.batch / median,
-            "peak_bytes_above_start": pipe.recv(),
+    with ExitStack() as stack:
+        workers = {
+            variant: stack.enter_context(
+                Worker(
+                    partial(make_step, case, part, variant, checkout),
+                    threads,
+                    keep=variant == "emorl",
+                )
+            )
+            for variant in variants
         }
-    return result
+        losses = {variant: worker.step()[1] for variant, worker in workers.items()}
+        if not np.allclose([*losses.values()], losses["emorl"], rtol=1e-4):
+            raise AssertionError(f"{case}: the losses differ: {losses}")
+        results = in_turns(workers, rounds)
+    for result in results.values():
+        result["images_per_second"] = case.batch / result["seconds"]["median"]
+    return {"case": str(case), "part": part, "loss": losses["emorl"], "variants": results}
 
 
 def describe(result: dict[str, Any]) -> str:
@@ -197,12 +127,6 @@ def main() -> None:
             find_config(case.config)
     except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": options.threads,
-        "torch": torch.__version__,
-    }
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)
     results = []
@@ -212,7 +136,7 @@ def main() -> None:
             results.append(result)
             print(describe(result), flush=True)
             if options.out:  # after each: a later failure loses nothing
-                record = {"machine": machine, "results": results}
+                record = {"machine": machine(options.threads), "results": results}
                 options.out.write_text(json.dumps(record, indent=2) + "\n")
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from benchmarks import released
-from benchmarks.against_released import Case, describe
+from benchmarks.against_released import describe
+from benchmarks.steps import Case
 from emorl.compat.official import config_from_net
 from emorl.models import EfficientMORLConfig
 

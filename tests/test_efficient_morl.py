@@ -6,11 +6,11 @@ import json
 import math
 from pathlib import Path
 
-import plain_efficient_morl as plain
 import pytest
 import torch
 from op_testing import allocations
 
+from benchmarks import plain_efficient_morl as plain
 from emorl.models import EfficientMORL, EfficientMORLConfig, load_model
 from emorl.training import GECO
 

@@ -1,4 +1,4 @@
-"""The objective of EfficientMORL in the plainest form, as an oracle.
+"""The objective of EfficientMORL in the plainest form: the tests' oracle, the benchmarks' start.
 
 No score-once, no split of the first convolution, no fused attention, no batched GRU halves:
 every slot's broadcast latent image is made, the Dual GRU is one padded block-diagonal GRU, KL
@@ -29,11 +29,12 @@ def _ramps(height: int, width: int) -> Tensor:
     right, left = torch.linspace(0, 1, width), torch.linspace(1, 0, width)
     from_bottom, from_left = torch.meshgrid(up, right, indexing="ij")
     from_top, from_right = torch.meshgrid(down, left, indexing="ij")
-    return torch.stack([from_bottom, from_top, from_left, from_right]).double()
+    return torch.stack([from_bottom, from_top, from_left, from_right])
 
 
 def _positions(project: torch.nn.Linear, height: int, width: int) -> Tensor:
-    return project(_ramps(height, width).permute(1, 2, 0)).permute(2, 0, 1)
+    ramps = _ramps(height, width).to(project.weight)
+    return project(ramps.permute(1, 2, 0)).permute(2, 0, 1)
 
 
 def _features(model: EfficientMORL, images: Tensor) -> Tensor:

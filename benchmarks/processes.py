@@ -1,0 +1,111 @@
+"""A step in a process of its own: how long it takes, and how much memory it needs."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import platform
+import time
+from collections.abc import Callable, Mapping
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+
+from emorl.memory import keep_heap
+
+Step = Callable[[], float]  # returns the loss, for which it has waited
+
+
+class Worker:
+    """Takes steps when asked, in a fresh process, where nothing else has used memory before.
+
+    Args:
+        build: makes the step, over there: a function at a module's top, or a `partial` of one.
+        threads: of PyTorch.
+        keep: whether the process keeps its heap, as training on the CPU does.
+    """
+
+    def __init__(self, build: Callable[[], Step], threads: int, keep: bool = True) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipe, other = context.Pipe()
+        arguments = (other, build, threads, keep)
+        self._process = context.Process(target=_work, args=arguments, daemon=True)
+        self._process.start()
+        other.close()  # a process that dies then ends our wait for its answer
+
+    def step(self) -> tuple[float, float]:
+        """Seconds that a step took, and its loss; all steps draw the same noise."""
+        self._pipe.send("step")
+        answer: tuple[float, float] = self._pipe.recv()
+        return answer
+
+    def peak(self) -> int:
+        """Bytes that the steps needed at most: on a GPU in all, on the CPU above their start."""
+        self._pipe.send("peak")
+        answer: int = self._pipe.recv()
+        return answer
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._pipe.send("stop")
+        self._process.join()
+
+
+def in_turns(workers: Mapping[str, Worker], rounds: int) -> dict[str, dict[str, Any]]:
+    """Seconds and peak bytes of workers that take turns, so that all see the same machine."""
+    seconds: dict[str, list[float]] = {name: [] for name in workers}
+    for _ in range(rounds):
+        for name, worker in workers.items():
+            seconds[name].append(worker.step()[0])
+    return {
+        name: {"seconds": quantiles(seconds[name]), "peak_bytes_above_start": worker.peak()}
+        for name, worker in workers.items()
+    }
+
+
+def quantiles(seconds: list[float]) -> dict[str, float]:
+    """Median, 20 % and 80 % quantile."""
+    low, median, high = np.quantile(seconds, [0.2, 0.5, 0.8]).tolist()
+    return {"median": median, "p20": low, "p80": high}
+
+
+def machine(threads: int) -> dict[str, Any]:
+    """What a record says about the machine: never its name in a network."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": threads,
+        "torch": torch.__version__,
+    }
+
+
+def _work(pipe: Connection, build: Callable[[], Step], threads: int, keep: bool) -> None:
+    """A process's life: build, then do what is asked."""
+    torch.set_num_threads(threads)
+    if keep:
+        keep_heap()
+    step = build()
+    start = _memory("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+    while (asked := pipe.recv()) != "stop":
+        if asked == "step":
+            torch.manual_seed(1)
+            begin = time.perf_counter()
+            loss = step()
+            pipe.send((time.perf_counter() - begin, loss))
+        elif torch.cuda.is_available():
+            pipe.send(torch.cuda.max_memory_allocated())
+        else:
+            pipe.send(_memory("VmHWM") - start)
+
+
+def _memory(field: str) -> int:
+    """A line of /proc/self/status, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))

@@ -1,0 +1,73 @@
+"""The training steps that are measured: of official configurations, at other batches and sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from emorl.models import EfficientMORL, EfficientMORLConfig
+from emorl.training.config_file import find_config, load_config
+
+
+@dataclass(frozen=True)
+class Case:
+    """A configuration's network at a batch size and a number of refinement steps.
+
+    `chunk` is emorl's `score_chunk`, 0 for none; `size` the side of the images, 0 for the
+    configuration's.
+    """
+
+    config: str
+    batch: int
+    steps: int
+    chunk: int = 0
+    size: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> Case:
+        """From "clevr6:2:3", or "clevr6:2:3:7" with a chunk."""
+        config, *numbers = text.split(":")
+        return cls(config, *map(int, numbers))
+
+    def __str__(self) -> str:
+        size = f" {self.size}x{self.size}" if self.size else ""
+        chunk = f", score_chunk {self.chunk}" if self.chunk else ""
+        return f"{self.config}{size}, batch {self.batch}, I={self.steps}{chunk}"
+
+    def network(self) -> EfficientMORLConfig:
+        """The configuration of the network."""
+        config: EfficientMORLConfig = load_config(find_config(self.config)).network
+        side = (self.size, self.size) if self.size else config.image_size
+        return replace(
+            config,
+            image_size=side,
+            refinement_steps=self.steps,
+            score_chunk=self.chunk or None,
+        )
+
+    def build(self, device: str = "cpu") -> tuple[EfficientMORL, Tensor]:
+        """The network and a batch of noise, the same each time."""
+        torch.manual_seed(0)
+        config = self.network()
+        model = EfficientMORL(config).to(device)
+        return model, torch.rand(self.batch, 3, *config.image_size).to(device)
+
+
+def training_step(
+    model: nn.Module, objective: Callable[[], Tensor], fused: bool | None = True
+) -> Callable[[], float]:
+    """Forward, backward, clipping and Adam; the step returns its loss."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=fused)
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = objective()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimizer.step()
+        return float(loss.detach())
+
+    return step

@@ -1,0 +1,67 @@
+"""The benchmark of the rewritings: every row computes the same, and processes measure memory."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+
+from benchmarks import rewritings
+from benchmarks.processes import Step, Worker
+from emorl.models import EfficientMORL, EfficientMORLConfig
+from emorl.nn.decoder import SpatialBroadcastDecoder
+
+
+@pytest.mark.parametrize("decoder", ["small", "iodine"])
+def test_every_row_has_the_loss_and_the_gradients_of_the_first(decoder: str) -> None:
+    config = EfficientMORLConfig((9, 11), 3, 5, 2, 2, 6, 2, decoder, 4, backend="reference")
+    model = EfficientMORL(config).double()
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.25)
+    images = torch.rand(2, 3, 9, 11, dtype=torch.float64)
+    expected: dict[str, torch.Tensor] = {}
+    names = [*rewritings.REWRITINGS]
+    for count in range(len(names) + 1):
+        torch.manual_seed(1)
+        model.zero_grad()
+        loss = rewritings.objective(model, images, names[:count])
+        loss.backward()
+        results = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+        expected = expected or {"loss": loss.detach(), **results}
+        torch.testing.assert_close({"loss": loss.detach(), **results}, expected)
+
+
+def test_rows_leave_the_package_as_it_is() -> None:
+    before = SpatialBroadcastDecoder._first
+    with rewritings.only([]):
+        assert SpatialBroadcastDecoder._first is not before
+    assert SpatialBroadcastDecoder._first is before
+
+
+def make_greedy_step(mebibytes: int) -> Step:
+    def step() -> float:
+        return float(torch.ones(mebibytes, 2**20, dtype=torch.uint8)[0, 0]) + torch.rand(()).item()
+
+    return step
+
+
+def test_a_process_tells_its_peak_and_draws_the_same_noise() -> None:
+    with Worker(partial(make_greedy_step, 100), threads=1) as worker:
+        losses = {worker.step()[1] for _ in range(3)}
+        assert len(losses) == 1
+        assert 100 * 2**20 <= worker.peak() < 130 * 2**20
+
+
+def test_table() -> None:
+    rows = [
+        {
+            "rewriting": name,
+            "seconds": {"median": seconds},
+            "peak_bytes_above_start": 2**21,
+            "difference": {"loss": 1e-7, "gradient": 2e-6},
+        }
+        for name, seconds in [("as released", 2.0), ("faster", 0.5)]
+    ]
+    table = rewritings.describe({"case": "clevr6, batch 2, I=3", "rows": rows})
+    assert table.splitlines()[-1] == "| faster | 0.500 | 4.00x | 2 | 1e-07 | 2e-06 |"
