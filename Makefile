@@ -1,16 +1,17 @@
 # make test   what CI runs: lint, types, tests with coverage (in .venv, made when missing)
-# make bench  time the operators into RESULTS; make sanitize: C++ under ASan and UBSan;
+# make bench  time operators, training steps and rewritings into RESULTS (or one of these:
+#             bench-ops, bench-step, bench-rewritings); make sanitize: C++ under ASan and UBSan;
 #             make gpu OUT=folder: all that needs a GPU (Python: PYTHON)
 # make demo   train on Tetrominoes, evaluate, report; REAL=file evaluates on that data set as well
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/demo
-RESULTS := benchmarks/results/ops-cpu.json
+RESULTS := benchmarks/results
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f)
 
-.PHONY: venv test bench sanitize gpu demo format clean
+.PHONY: venv test bench bench-ops bench-step bench-rewritings sanitize gpu demo format clean
 
 venv: $(VENV)/.installed
 
@@ -37,9 +38,20 @@ test: venv
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --cov=emorl
 
-bench: venv
-	@mkdir -p $(dir $(RESULTS))
-	$(BIN)/python -m pytest benchmarks --benchmark-json=$(RESULTS)
+bench: bench-ops bench-step bench-rewritings
+
+bench-ops: venv
+	@mkdir -p $(RESULTS)
+	$(BIN)/python -m pytest benchmarks/test_ops.py --benchmark-json=$(RESULTS)/ops-cpu.json
+
+bench-step: venv
+	@mkdir -p $(RESULTS)
+	$(BIN)/python -m pytest benchmarks/test_training_step.py \
+	  --benchmark-json=$(RESULTS)/training-step-cpu.json
+
+bench-rewritings: venv
+	@mkdir -p $(RESULTS)
+	$(BIN)/python -m benchmarks.rewritings --out $(RESULTS)/rewritings-cpu.json
 
 sanitize: venv
 	benchmarks/sanitize.sh

@@ -54,5 +54,8 @@ for tool in memcheck racecheck initcheck; do
     echo "sanitizer-$tool: skipped, compute-sanitizer is not on the PATH"
   fi
 done
-step benchmark "$PYTHON" -m pytest -q benchmarks --benchmark-json="$OUT/ops-gpu.json"
+for part in ops training_step; do
+  step benchmark-$part "$PYTHON" -m pytest -q "benchmarks/test_$part.py" \
+    --benchmark-json="$OUT/$part-gpu.json"
+done
 exit $worst
