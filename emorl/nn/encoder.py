@@ -9,8 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorl.nn.absorption import LinearFeatures
+from emorl.nn.convolution import convolve
 from emorl.nn.initialisation import init_xavier
 from emorl.nn.positions import PositionMap
+from emorl.ops import Backend
 
 
 class ImageEncoder(nn.Module):
@@ -23,12 +25,19 @@ class ImageEncoder(nn.Module):
         layers: number of convolutions.
         image_size: (height, width) usually seen.
         gain: of the initial weights.
+        convolution_backend: of the convolutions.
     """
 
     def __init__(
-        self, channels: int, layers: int, image_size: tuple[int, int], gain: float = 0.02
+        self,
+        channels: int,
+        layers: int,
+        image_size: tuple[int, int],
+        gain: float = 0.02,
+        convolution_backend: Backend = "auto",
     ) -> None:
         super().__init__()
+        self.convolution_backend = convolution_backend
         widths = [3] + [channels] * layers
         self.convolutions = nn.ModuleList(
             nn.Conv2d(a, b, kernel_size=5, padding=2) for a, b in pairwise(widths)
@@ -50,7 +59,7 @@ class ImageEncoder(nn.Module):
         """
         features = images.contiguous(memory_format=torch.channels_last)
         for convolution in self.convolutions:
-            features = F.relu(convolution(features), inplace=True)
+            features = convolve(convolution, features, "relu", self.convolution_backend)
         features = features + self.position(*images.shape[-2:])
         features = self.norm(features.flatten(2).mT)
         hidden = F.relu(self.hidden(features), inplace=True)
