@@ -12,8 +12,11 @@ from emorl.models.base import (
     read_description,
 )
 from emorl.models.efficient_morl import EfficientMORL, EfficientMORLConfig
+from emorl.models.monet import MONet, MONetConfig
 
-MODELS: dict[str, type[ObjectCentricModel]] = {model.name: model for model in (EfficientMORL,)}
+MODELS: dict[str, type[ObjectCentricModel]] = {
+    model.name: model for model in (EfficientMORL, MONet)
+}
 
 
 def load_model(folder: str | Path) -> ObjectCentricModel:
@@ -33,6 +36,8 @@ __all__ = [
     "Decomposition",
     "EfficientMORL",
     "EfficientMORLConfig",
+    "MONet",
+    "MONetConfig",
     "ObjectCentricModel",
     "Objective",
     "Stage",

@@ -22,6 +22,7 @@ PANELS = (
     ("Loss", r"loss", True),
     ("Negative log-likelihood, nats", r"nll(?:_(\d+))?", True),
     ("KL divergence, nats", r"kl(?:_(?:layer|refinement)_(\d+))?", True),
+    ("KL divergence of masks, nats", r"mask_kl", True),
     ("FG-ARI on held-out images", r"fg_ari", False),
     ("Length of the refinement's updates", r"update_norm_(\d+)", True),
     ("Norm of the gradient, unclipped", r"gradient_norm", True),

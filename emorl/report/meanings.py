@@ -32,6 +32,10 @@ _EXACT = {
         "is the sum over all layers, with them the last step's alone: do not compare one with the "
         "other.",
     ),
+    "mask_kl": (
+        "KL of masks, nats",
+        "How far the masks that the slots decode are from those of the attention, over all pixels.",
+    ),
 }
 _NUMBERED = {
     "nll_0": ("NLL before refinement", "Of the decomposition that the layers alone give."),
