@@ -12,8 +12,12 @@ from emorl.models.base import (
     read_description,
 )
 from emorl.models.efficient_morl import EfficientMORL, EfficientMORLConfig
+from emorl.models.slot_attention import SlotAttentionConfig, SlotAttentionModel
+from emorl.models.slot_mlp import SlotMLP, SlotMLPConfig
 
-MODELS: dict[str, type[ObjectCentricModel]] = {model.name: model for model in (EfficientMORL,)}
+MODELS: dict[str, type[ObjectCentricModel]] = {
+    model.name: model for model in (EfficientMORL, SlotAttentionModel, SlotMLP)
+}
 
 
 def load_model(folder: str | Path) -> ObjectCentricModel:
@@ -35,6 +39,10 @@ __all__ = [
     "EfficientMORLConfig",
     "ObjectCentricModel",
     "Objective",
+    "SlotAttentionConfig",
+    "SlotAttentionModel",
+    "SlotMLP",
+    "SlotMLPConfig",
     "Stage",
     "load_model",
 ]
