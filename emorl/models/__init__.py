@@ -13,9 +13,11 @@ from emorl.models.base import (
 )
 from emorl.models.efficient_morl import EfficientMORL, EfficientMORLConfig
 from emorl.models.monet import MONet, MONetConfig
+from emorl.models.slot_attention import SlotAttentionConfig, SlotAttentionModel
+from emorl.models.slot_mlp import SlotMLP, SlotMLPConfig
 
 MODELS: dict[str, type[ObjectCentricModel]] = {
-    model.name: model for model in (EfficientMORL, MONet)
+    model.name: model for model in (EfficientMORL, SlotAttentionModel, SlotMLP, MONet)
 }
 
 
@@ -40,6 +42,10 @@ __all__ = [
     "MONetConfig",
     "ObjectCentricModel",
     "Objective",
+    "SlotAttentionConfig",
+    "SlotAttentionModel",
+    "SlotMLP",
+    "SlotMLPConfig",
     "Stage",
     "load_model",
 ]

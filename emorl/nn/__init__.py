@@ -7,9 +7,11 @@ from emorl.nn.encoder import ImageEncoder
 from emorl.nn.gaussian import Gaussian, kl_divergence
 from emorl.nn.gru import DualGRU, SingleGRU
 from emorl.nn.hierarchy import HierarchicalPosterior, HierarchicalPrior
+from emorl.nn.initial_slots import LearnedSlots, SampledSlots
 from emorl.nn.positions import PositionMap, position_ramps
 from emorl.nn.refinement import RefinementNetwork
 from emorl.nn.score import Score, score_once
+from emorl.nn.slot_attention import SlotAttention, SlotIterations
 from emorl.nn.unet import UNet
 
 __all__ = [
@@ -21,11 +23,15 @@ __all__ = [
     "HierarchicalPosterior",
     "HierarchicalPrior",
     "ImageEncoder",
+    "LearnedSlots",
     "LinearFeatures",
     "PositionMap",
     "RefinementNetwork",
+    "SampledSlots",
     "Score",
     "SingleGRU",
+    "SlotAttention",
+    "SlotIterations",
     "SpatialBroadcastDecoder",
     "UNet",
     "kl_divergence",

@@ -9,7 +9,7 @@ from emorl.ops.spatial_broadcast import Activation
 
 
 def convolve(layer: nn.Module, x: Tensor, activation: Activation, backend: Backend) -> Tensor:
-    """What a square `nn.Conv2d` of stride 1 gives, activated.
+    """What an `nn.Conv2d` with equal padding and stride on both sides gives, activated.
 
     Args:
         layer: the convolution.
@@ -24,5 +24,11 @@ def convolve(layer: nn.Module, x: Tensor, activation: Activation, backend: Backe
     padding = layer.padding[0]
     assert isinstance(padding, int)
     return convolution(
-        x, layer.weight, layer.bias, padding=padding, activation=activation, backend=backend
+        x,
+        layer.weight,
+        layer.bias,
+        padding=padding,
+        stride=layer.stride[0],
+        activation=activation,
+        backend=backend,
     )

@@ -23,9 +23,10 @@ class ImageEncoder(nn.Module):
     Args:
         channels: width of every layer.
         layers: number of convolutions.
-        image_size: (height, width) usually seen.
+        image_size: (height, width) usually seen; `grid` is that of its features.
         gain: of the initial weights.
         convolution_backend: of the convolutions.
+        stride: of all convolutions but the first.
     """
 
     def __init__(
@@ -35,18 +36,22 @@ class ImageEncoder(nn.Module):
         image_size: tuple[int, int],
         gain: float = 0.02,
         convolution_backend: Backend = "auto",
+        stride: int = 1,
     ) -> None:
         super().__init__()
         self.convolution_backend = convolution_backend
-        widths = [3] + [channels] * layers
+        widths, strides = [3] + [channels] * layers, [1] + [stride] * (layers - 1)
         self.convolutions = nn.ModuleList(
-            nn.Conv2d(a, b, kernel_size=5, padding=2) for a, b in pairwise(widths)
+            nn.Conv2d(a, b, kernel_size=5, padding=2, stride=s)
+            for (a, b), s in zip(pairwise(widths), strides, strict=True)
         )
+        shrinking = stride ** (layers - 1)
+        self.grid = -(-image_size[0] // shrinking), -(-image_size[1] // shrinking)
         self.norm = nn.LayerNorm(channels)
         self.hidden = nn.Linear(channels, channels)
         self.output = nn.Linear(channels, channels)
         init_xavier(self, gain)
-        self.position = PositionMap(channels, image_size)  # keeps PyTorch's initialisation
+        self.position = PositionMap(channels, self.grid)  # keeps PyTorch's initialisation
 
     def forward(self, images: Tensor) -> LinearFeatures:
         """Encode images.
@@ -55,12 +60,13 @@ class ImageEncoder(nn.Module):
             images: [B, 3, H, W] in [-1, 1].
 
         Returns:
-            Features of N = H * W pixels, whose last layer is left to whoever uses them.
+            Features of N = H * W pixels (with a stride: of `grid`), whose last layer is left to
+            whoever uses them.
         """
         features = images.contiguous(memory_format=torch.channels_last)
         for convolution in self.convolutions:
             features = convolve(convolution, features, "relu", self.convolution_backend)
-        features = features + self.position(*images.shape[-2:])
+        features = features + self.position(*features.shape[-2:])
         features = self.norm(features.flatten(2).mT)
         hidden = F.relu(self.hidden(features), inplace=True)
         return LinearFeatures(hidden, self.output.weight, self.output.bias)

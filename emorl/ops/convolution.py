@@ -25,12 +25,13 @@ def convolution(
     bias: Tensor | None = None,
     *,
     padding: int = 0,
+    stride: int = 1,
     activation: Activation = "none",
     backend: Backend = "auto",
 ) -> Tensor:
     """Convolve images, add a bias and activate the result, in one operator.
 
-        output = act(conv2d(x, weight, bias, stride=1, padding=padding))
+        output = act(conv2d(x, weight, bias, stride, padding))
 
     The native kernels are for the CPU: F(4x4, 3x3) and F(2x2, 5x5) of Winograd's minimal filtering
     need a quarter and about a third of the multiplications. They round two to three times as badly
@@ -44,12 +45,15 @@ def convolution(
         weight: [D, C, k, k].
         bias: [D].
         padding: zeros around the image.
+        stride: pixels from one output to the next.
         activation: `elu` (alpha = 1), `relu` or `none`.
-        backend: `auto` takes `native` for 3x3 and 5x5 kernels with float32 or float64 and 32
-            channels or more, in multiples of 16, outside autocast; else `reference`.
+        backend: `auto` takes `native` for 3x3 and 5x5 kernels of stride 1 in float32 or
+            float64, with 32 channels or more, in multiples of 16, outside autocast; else
+            `reference`.
 
     Returns:
-        [B, D, H + 2 padding - k + 1, W + 2 padding - k + 1], channels-last if `native`.
+        [B, D, H + 2 padding - k + 1, W + 2 padding - k + 1], divided by the stride and rounded up;
+        channels-last if `native`.
 
     Raises:
         ValueError: If the activation is unknown, or the backend cannot run.
@@ -61,9 +65,9 @@ def convolution(
         raise ValueError(f"convolution: activation: expected one of {expected}, got {activation!r}")
     if backend == "auto" and min(weight.shape[:2]) < _WORTH_CHANNELS:
         backend = "reference"
-    limits = {"native": _limit(x, weight, padding)}
+    limits = {"native": _limit(x, weight, padding, stride)}
     if resolve("convolution", backend, x, limits) == "reference":
-        return reference(x, weight, bias, padding, activation)
+        return reference(x, weight, bias, padding, activation, stride)
     output: Tensor = torch.ops.emorl.convolution.default(x, weight, bias, padding, activation)
     return output
 
@@ -74,19 +78,22 @@ def reference(
     bias: Tensor | None = None,
     padding: int = 0,
     activation: str = "none",
+    stride: int = 1,
 ) -> Tensor:
     """Plain PyTorch form of `convolution`."""
-    total = F.conv2d(x, weight, bias, padding=padding)
+    total = F.conv2d(x, weight, bias, stride, padding)
     return _ACTIVATIONS[activation](total, inplace=True) if activation != "none" else total
 
 
-def _limit(x: Tensor, weight: Tensor, padding: int) -> str | None:
+def _limit(x: Tensor, weight: Tensor, padding: int, stride: int) -> str | None:
     """Why the native kernels cannot run these arguments, if they cannot."""
     if x.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled(x.device.type):
         return "float32 or float64 outside autocast is needed"
     channels, kernel = weight.shape[:2], weight.shape[2]
     if any(width % 16 for width in channels):
         return f"channels in multiples of 16 are needed, got {list(channels)}"
+    if stride != 1:
+        return f"a stride of 1 is needed, got {stride}"
     if kernel not in (3, 5) or weight.shape[3] != kernel or not 0 <= padding < kernel:
         return (
             "a 3x3 or 5x5 kernel and less padding are needed, "
