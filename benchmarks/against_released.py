@@ -44,7 +44,7 @@ def make_step(case: Case, part: str, variant: str, checkout: Path) -> Step:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "weights.pth"
             torch.save({"model": theirs.state_dict()}, path)
-            model = load_checkpoint(path, net, refinement_steps=case.steps)
+            model = load_checkpoint(path, net, case.steps, convolution_backend="auto")
         model.config.score_chunk = case.chunk or None
     model.train(part == "train")
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
-from emorl.models import EfficientMORL
+from emorl.models import EfficientMORL, ObjectCentricModel
 from emorl.training import GECO
 
 
@@ -37,11 +37,12 @@ def _positions(project: torch.nn.Linear, height: int, width: int) -> Tensor:
     return project(ramps.permute(1, 2, 0)).permute(2, 0, 1)
 
 
-def _features(model: EfficientMORL, images: Tensor) -> Tensor:
+def features_of(model: ObjectCentricModel, images: Tensor) -> Tensor:
+    """The encoder's, [B, N, C]; of any model that has this encoder."""
     x = 2 * images - 1
     for convolution in model.encoder.convolutions:
         x = convolution(x).relu()
-    x = x + _positions(model.encoder.position.project, *images.shape[-2:])
+    x = x + _positions(model.encoder.position.project, *x.shape[-2:])
     x = model.encoder.norm(x.flatten(2).transpose(1, 2))
     return model.encoder.output(model.encoder.hidden(x).relu())
 
@@ -77,7 +78,8 @@ def _layer(model: EfficientMORL, slots: Tensor, state: Tensor, features: Tensor)
     return torch.cat([mean, raw + net.mlp_raw(net.norm_raw(raw))], dim=1)
 
 
-def _decode(model: EfficientMORL, slots: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def decode(model: ObjectCentricModel, slots: Tensor, size: tuple[int, int]) -> Tensor:
+    """Of slots [M, D], colours and mask logits [M, 4, H, W]; of any model that has this decoder."""
     decoder = model.decoder
     if model.config.decoder == "big":
         grid, activation = (size[0] // 16, size[1] // 16), F.relu
@@ -89,12 +91,12 @@ def _decode(model: EfficientMORL, slots: Tensor, size: tuple[int, int]) -> tuple
     x = x + _positions(decoder.position.project, *grid)
     for convolution in decoder.convolutions:
         x = activation(convolution(x))
-    x = decoder.output(x).unflatten(0, (-1, model.config.num_slots))
-    return x[:, :, :3].sigmoid(), x[:, :, 3:].log_softmax(dim=1)
+    return decoder.output(x)
 
 
 def _nll(model: EfficientMORL, images: Tensor, slots: Tensor) -> Tensor:
-    rgb, log_masks = _decode(model, slots, images.shape[-2:])
+    decoded = decode(model, slots, images.shape[-2:]).unflatten(0, (len(images), -1))
+    rgb, log_masks = decoded[:, :, :3].sigmoid(), decoded[:, :, 3:].log_softmax(dim=1)
     sigma = model.config.sigma
     half_log_two_pi = 0.5 * math.log(2 * math.pi)
     if model.config.likelihood == "gaussian":
@@ -122,7 +124,7 @@ def objective(
     batch, dims = len(images), images[0].numel()
     state = model.posterior.initial.expand(batch * c.num_slots, -1)
     slots = _normal(state).rsample()
-    features = _features(model, images)
+    features = features_of(model, images)
     states = []
     for _ in range(c.stochastic_layers):
         state = _layer(model, slots, state, features)

@@ -22,4 +22,4 @@ runtime=$(g++ -print-file-name=libasan.so):$(g++ -print-file-name=libstdc++.so.6
 env LD_PRELOAD="$runtime" ASAN_OPTIONS=detect_leaks=0 \
   UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 OMP_NUM_THREADS=2 \
   "$PYTHON" -m pytest -q -p no:cacheprovider -k "not triton" tests/test_slot_attention*.py \
-  tests/test_mixture_nll*.py tests/test_spatial_broadcast*.py "$@"
+  tests/test_mixture_nll*.py tests/test_spatial_broadcast*.py tests/test_convolution.py "$@"

@@ -106,6 +106,39 @@ template <typename T>
 void spatial_broadcast_backward_cuda(
     const SpatialBroadcastShape&, const SpatialBroadcastGradients<T>&, void* scratch, void* stream);
 
+// Images lie in memory as [batch, height, width, channels]; channels are multiples of 16.
+struct ConvolutionShape {
+  int64_t batch, height, width, in_channels, out_channels;
+  int64_t kernel;   // 3 or 5, of both sides
+  int64_t padding;  // zeros around the image, less than kernel
+  Activation activation;  // of the output; of a gradient, where that is convolved
+
+  int64_t out_height() const { return height + 2 * padding - kernel + 1; }
+  int64_t out_width() const { return width + 2 * padding - kernel + 1; }
+};
+
+// weight [kernel, kernel, in_channels, out_channels]; bias [out_channels] or null
+template <typename T>
+void convolution_cpu(
+    const ConvolutionShape&, const T* x, const T* weight, const T* bias, T* y);
+
+// The gradient of an activated output, like it [batch, height, width, channels].
+template <typename T>
+struct ActivatedGradient {
+  const T *grad, *output;
+};
+
+// grad_x, by a convolution of the gradient before the activation: `shape` is that convolution's, and
+// weight [kernel, kernel, in_channels, out_channels] is turned round for it.
+template <typename T>
+void convolution_input_gradient_cpu(
+    const ConvolutionShape&, const ActivatedGradient<T>& from, const T* weight, T* grad_x);
+
+template <typename T>
+void convolution_weight_gradient_cpu(
+    const ConvolutionShape&, const T* x, const ActivatedGradient<T>& from, T* grad_weight,
+    T* grad_bias);
+
 enum class Likelihood { kGaussian, kMixture, kMixtureJoint };
 
 struct MixtureShape {

@@ -11,11 +11,14 @@
 
 #include "device.h"
 #include "kernels.h"
+#include "parse.h"
 
 namespace emorl {
 namespace {
 
 using at::Tensor;
+
+constexpr std::string_view kOp = "spatial_broadcast";
 
 // Whether an image [..., C, H, W] has its channels, but not its pixels, adjacent in memory.
 bool is_channels_last(const Tensor& image) {
@@ -37,13 +40,6 @@ Tensor empty_images(at::DimVector sizes, bool channels_last, const at::TensorOpt
   return at::empty(sizes, options).movedim(-1, -3);
 }
 
-Activation parse_activation(std::string_view name) {
-  TORCH_CHECK_VALUE(
-      name == "elu" || name == "relu" || name == "none",
-      "spatial_broadcast: activation: expected one of elu, relu, none, got '", name, "'");
-  return name == "elu" ? Activation::kElu : name == "relu" ? Activation::kRelu : Activation::kNone;
-}
-
 SpatialBroadcastShape check(const Tensor& slot, const Tensor& position, std::string_view name) {
   const bool border_classes = slot.dim() == 4 && slot.size(2) == 3 && slot.size(3) == 3;
   TORCH_CHECK_VALUE(
@@ -62,7 +58,7 @@ SpatialBroadcastShape check(const Tensor& slot, const Tensor& position, std::str
       ", got ", slot.scalar_type(), " on ", slot.device());
   return {
       slot.size(0),     position.size(0),           position.size(1), position.size(2),
-      is_channels_last(position), border_classes, parse_activation(name)};
+      is_channels_last(position), border_classes, parse_activation(kOp, name)};
 }
 
 Tensor spatial_broadcast(
@@ -114,7 +110,7 @@ std::tuple<Tensor, Tensor> spatial_broadcast_backward(
       grad_output_in.sizes());
   const SpatialBroadcastShape s{
       output_in.size(0), output_in.size(1), output_in.size(2), output_in.size(3),
-      is_channels_last(output_in), border_classes, parse_activation(activation)};
+      is_channels_last(output_in), border_classes, parse_activation(kOp, activation)};
   const auto options = output_in.options();
   const at::DimVector slot_sizes = border_classes ? at::DimVector{s.slots, s.channels, 3, 3}
                                                   : at::DimVector{s.slots, s.channels};

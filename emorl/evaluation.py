@@ -45,8 +45,8 @@ def evaluate(
         "images" (measured), "refinement_steps", "num_slots", "batch_size", "seed", "notes" (what
         a reader should know, in words) and "metrics": name -> {"mean", "std" (population),
         "count", "excluded" (images for which the metric is not defined)}. Metrics are fg_ari,
-        ari, fg_miou, miou, mse, nll and kl (the last step's, in nats), and each term of the loss
-        under its own name.
+        ari, fg_miou, miou, mse, nll and kl (the last step's, in nats; without a likelihood the
+        squared error and 0), and each term of the loss under its own name.
 
     Raises:
         ValueError: if a number is not positive.
@@ -102,12 +102,12 @@ def _per_image(batch: Batch, objective: Objective) -> dict[str, Tensor]:
 
 
 def _last_step(objective: Objective, size: int) -> dict[str, Tensor]:
-    """The last step's NLL and KL per image; a batch's mean where the model has no such terms."""
+    """The last step's NLL (or squared error) and KL per image; without such terms, batch means."""
     terms = objective.terms
-    nll = _numbered(terms, "nll")[-1:]
+    nll = ["squared_error", *_numbered(terms, "nll")][-1]
     kl = _numbered(terms, "kl_refinement")[-1:] or _numbered(terms, "kl_layer")
     return {
-        "nll": terms[nll[0]] if nll else objective.nll.expand(size),
+        "nll": terms[nll] if nll in terms else objective.nll.expand(size),
         "kl": torch.stack([terms[name] for name in kl]).sum(0) if kl else objective.kl.expand(size),
     }
 

@@ -11,6 +11,8 @@ import pytest
 import yaml
 
 from emorl.cli import main
+from emorl.models import MODELS
+from emorl.report.meanings import meaning
 
 SHORT = ["--trainer.steps", "2", "--trainer.eval_every", "2", "--trainer.eval_images", "4"]
 
@@ -161,6 +163,20 @@ def test_a_run_leaves_everything(run_dir):
     assert row["step"] == 2
     assert -1 <= row["fg_ari"] <= 1
     assert row["loss"] is not None
+
+
+@pytest.mark.parametrize("model", [name for name in MODELS if name != "efficient_morl"])
+def test_every_other_model_trains_is_evaluated_and_reported(model, tmp_path, capsys):
+    run = tmp_path / "run"
+    assert main(["train", "--model", model, "--config", "smoke", "--out", str(run), *SHORT]) == 0
+    assert main(["evaluate", str(run), "--images", "4"]) == 0
+    assert "tetrominoes (test): 4 images, " in capsys.readouterr().out
+    metrics = json.loads((run / "evaluation/tetrominoes.json").read_text())["metrics"]
+    for name in ("fg_ari", "mse", "nll", "kl"):
+        assert metrics[name]["count"] == 4
+    assert main(["report", str(run)]) == 0
+    report = (run / "report.html").read_text()
+    assert all(meaning(name)[0] in report for name in metrics)
 
 
 def test_the_written_configuration_runs_again(run_dir, tmp_path):

@@ -236,7 +236,7 @@ def test_curves_figure_draws_what_was_logged() -> None:
     axes = {a.get_title(loc="left"): a for a in curves_figure(ROWS).axes}
     assert list(axes) == [
         "Loss",
-        "Negative log-likelihood, nats",
+        "NLL in nats, or squared error",
         "KL divergence, nats",
         "FG-ARI on held-out images",
         "Learning rate",
@@ -244,7 +244,7 @@ def test_curves_figure_draws_what_was_logged() -> None:
     ]
     legends = [
         [text.get_text() for text in axes[title].get_legend().get_texts()]
-        for title in ("Negative log-likelihood, nats", "KL divergence, nats")
+        for title in ("NLL in nats, or squared error", "KL divergence, nats")
     ]
     assert legends == [["before refinement", "refinement 1"], ["layer 1", "refinement 1"]]
     assert len(axes["FG-ARI on held-out images"].lines[0].get_xdata()) == 10

@@ -5,19 +5,16 @@ import yaml
 
 from emorl.training.config_file import config_names, find_config, load_config, save_config
 
-NAMES = [
-    "clevr6",
-    "clevr6-128",
-    "clevrtex",
-    "multi_dsprites",
-    "smoke",
-    "tetrominoes",
-    "tetrominoes-laptop",
-]
+COMMON = ["clevr6", "clevr6-128", "multi_dsprites", "smoke", "tetrominoes", "tetrominoes-laptop"]
+NAMES = {
+    "efficient_morl": sorted([*COMMON, "clevrtex"]),
+    "slot_attention": COMMON,
+    "slot_mlp": COMMON,
+}
 
 
-def published(name: str):
-    return load_config(find_config(name))
+def published(name: str, model: str | None = None):
+    return load_config(find_config(name, model), model)
 
 
 @pytest.mark.parametrize(
@@ -85,18 +82,45 @@ def test_official_configurations_are_the_published_ones(name, network, geco, cur
     assert (t.decay_rate, t.decay_steps, t.clip_norm) == (0.5, 100_000, 5.0)
 
 
+@pytest.mark.parametrize("model", ["slot_attention", "slot_mlp"])
+@pytest.mark.parametrize(
+    ("name", "network", "learning_rate"),
+    [
+        ("tetrominoes", (4, 32, (35, 35), "small", "efficient_morl"), 4e-4),
+        ("multi_dsprites", (6, 64, (64, 64), "small", "efficient_morl"), 4e-4),
+        ("clevr6", (7, 64, (96, 96), "big", "efficient_morl"), 4e-4),
+        ("clevr6-128", (7, 64, (128, 128), "big", "original"), 4e-4 * 0.5**0.1),
+    ],
+    ids=["tetrominoes", "multi_dsprites", "clevr6", "clevr6-128"],
+)
+def test_slot_attention_is_trained_as_released(model, name, network, learning_rate):
+    config = published(name, model)
+    n, t = config.network, config.trainer
+    assert network == (n.num_slots, n.slot_dim, n.image_size, n.decoder, n.variant)
+    assert (n.encoder_channels, n.encoder_layers, n.gain) == (
+        64,
+        4,
+        1.0 if n.variant == "original" else 0.02,
+    )
+    assert (t.steps, t.batch_size, t.clip_norm, t.optimizer) == (500_000, 64, None, "adam")
+    assert t.learning_rate == pytest.approx(learning_rate, rel=1e-4)
+    assert (t.warmup_steps, t.decay_rate, t.decay_steps) == (10_000, 0.5, 100_000)
+
+
 def test_clevr6_is_cropped_and_resized():
     data = published("clevr6").data
     assert (data.crop, data.size) == ("clevr", 96)
 
 
-def test_all_configurations_are_found():
-    assert config_names() == NAMES
+@pytest.mark.parametrize("model", [None, *NAMES])
+def test_all_configurations_are_found(model):
+    assert config_names(model) == NAMES[model or "efficient_morl"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_saved_configuration_is_the_same_run(tmp_path, name):
-    config = published(name)
+@pytest.mark.parametrize(("model", "name"), [(m, name) for m in NAMES for name in NAMES[m]])
+def test_a_saved_configuration_is_the_same_run(tmp_path, model, name):
+    config = published(name, model)
+    assert config.model == model
     path = tmp_path / "config.yaml"
     save_config(config, path)
     assert load_config(path) == config
@@ -183,7 +207,7 @@ def test_wrong_files_are_named_in_one_line(tmp_path, text, message):
     [
         ("tetromino", None, "no file and no configuration is called tetromino; did you mean tet"),
         ("nowhere.yaml", None, "--config: no such file: nowhere.yaml"),
-        ("smoke", "slotty", "no configurations for slotty; there are: efficient_morl"),
+        ("smoke", "slotty", "no configurations for slotty; there are: efficient_morl, "),
     ],
 )
 def test_unknown_names_get_a_suggestion(name, model, message):

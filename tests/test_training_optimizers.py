@@ -84,3 +84,14 @@ def test_vectors_go_to_adam():
     (only,) = make_optimizers(params, "adam", 0.1)
     assert len(only.param_groups[0]["params"]) == 3
     assert [type(o) for o in make_optimizers(params[:1], "muon", 0.1)] == [Muon]
+
+
+def test_rmsprop_takes_all_parameters_and_divides_by_the_running_rms():
+    params = parameters([(3, 4), (4,)])
+    (optimizer,) = make_optimizers(params, "rmsprop", 0.1)
+    before = [p.detach().clone() for p in params]
+    for p in params:
+        p.grad = torch.full(p.shape, -2.0)
+    optimizer.step()
+    for p, start in zip(params, before, strict=True):  # the average of squares begins at 0
+        torch.testing.assert_close(p - start, torch.full(p.shape, 0.1 * 2 / (0.01 * 4) ** 0.5))

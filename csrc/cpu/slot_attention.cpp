@@ -28,15 +28,16 @@ void forward_tile(
     }
   }
   add_over_pixels(slots.count(), pixels, weights, lanes);
-  tile_gemm<T>(
-      slots.count(), s.value_width, pixels, {weights, kTile, 1}, in.v + row * s.value_width,
+  tile_gemm<T, kTile>(
+      slots.count(), s.value_width, pixels, {weights, 1}, in.v + row * s.value_width,
       s.value_width, sums, s.value_width, Store::kAdd, ahead);
 }
 
-// The slots' incoming gradients, packed: g = grad_updates / mass, followed by q, and g . updates.
+// The slots' incoming gradients, packed: g = grad_updates / mass, followed by q; g alone,
+// transposed; and g . updates.
 template <typename T>
 struct SlotGradients {
-  std::vector<T> g, dot;
+  std::vector<T> g, g_transposed, dot;
 
   SlotGradients(
       const SlotAttentionShape& s, const SlotAttentionGradients<T>& grad, const Slots<T>& slots)
@@ -52,6 +53,7 @@ struct SlotGradients {
       dot.push_back(sum);
       values += s.value_width;
     }
+    g_transposed = slots.columns(g, s.value_width);
     g.insert(g.end(), slots.q.begin(), slots.q.end());
   }
 };
@@ -89,13 +91,13 @@ void write_tile(
   const T *g = incoming.g.data(), *q = g + count * e;
   const bool combined = grad.grad_k == grad.grad_v;
   if (grad.grad_k != nullptr) {
-    tile_gemm<T>(
-        pixels, d, combined ? 2 * count : count, {combined ? weights : grad_logits, 1, kTile},
+    short_gemm<T>(
+        pixels, d, combined ? 2 * count : count, {combined ? weights : grad_logits, kTile},
         combined ? g : q, d, grad.grad_k + row * d, d, store_for(grad.grad_k, d, rows), ahead);
   }
   if (grad.grad_v != nullptr && !combined) {
-    tile_gemm<T>(
-        pixels, e, count, {weights, 1, kTile}, g, e, grad.grad_v + row * e, e,
+    short_gemm<T>(
+        pixels, e, count, {weights, kTile}, g, e, grad.grad_v + row * e, e,
         store_for(grad.grad_v, e, rows), ahead);
   }
 }
@@ -120,13 +122,13 @@ void backward_tile(
   for (int64_t j = 0; j < count; ++j) {
     std::fill_n(grad_logits + j * kTile, kTile, -incoming.dot[j]);
   }
-  tile_gemm<T>(
-      count, kTile, e, {incoming.g.data(), e, 1}, v_transposed, kTile, grad_logits, kTile,
+  tile_gemm<T, 1>(
+      count, kTile, e, {incoming.g_transposed.data(), count}, v_transposed, kTile, grad_logits, kTile,
       Store::kAdd, ahead);
   softmax_backward(count, pixels, in.eps, scratch);
   add_over_pixels(count, pixels, grad_logits, lanes);
   if (grad.grad_q != nullptr) {
-    tile_gemm<T>(count, d, pixels, {grad_logits, kTile, 1}, k, d, sums, d, Store::kAdd, ahead);
+    tile_gemm<T, kTile>(count, d, pixels, {grad_logits, 1}, k, d, sums, d, Store::kAdd, ahead);
   }
   write_tile(s, grad, incoming, count, row, pixels, scratch, ahead);
 }

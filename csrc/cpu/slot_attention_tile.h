@@ -46,7 +46,7 @@ struct Tasks {
 template <typename T>
 struct Slots {
   std::vector<int64_t> index;  // row in [batch * slots]
-  std::vector<T> q, bias;
+  std::vector<T> q, q_transposed, bias;
 
   Slots(const SlotAttentionShape& s, const SlotAttentionInputs<T>& in, int64_t image) {
     for (int64_t row = image * s.slots; row < (image + 1) * s.slots; ++row) {
@@ -56,6 +56,7 @@ struct Slots {
       }
     }
     q = gather(in.q, s.key_width);
+    q_transposed = columns(q, s.key_width);
   }
   int64_t count() const { return static_cast<int64_t>(index.size()); }
   std::vector<T> gather(const T* rows, int64_t width) const {
@@ -65,6 +66,16 @@ struct Slots {
       packed.insert(packed.end(), rows + row * width, rows + (row + 1) * width);
     }
     return packed;
+  }
+  // [width, slots] from [slots, width], so that the factors of a product lie side by side
+  std::vector<T> columns(const std::vector<T>& rows, int64_t width) const {
+    std::vector<T> transposed(rows.size());
+    for (int64_t i = 0; i < count(); ++i) {
+      for (int64_t j = 0; j < width; ++j) {
+        transposed[j * count() + i] = rows[i * width + j];
+      }
+    }
+    return transposed;
   }
 };
 
@@ -126,9 +137,9 @@ void attend(
   for (int64_t j = 0; j < slots.count(); ++j) {
     std::fill_n(attention + j * kTile, kTile, slots.bias[j]);
   }
-  tile_gemm<T>(
-      slots.count(), kTile, s.key_width, {slots.q.data(), s.key_width, 1}, scratch.k.data(), kTile,
-      attention, kTile, Store::kAdd, ahead);
+  tile_gemm<T, 1>(
+      slots.count(), kTile, s.key_width, {slots.q_transposed.data(), slots.count()},
+      scratch.k.data(), kTile, attention, kTile, Store::kAdd, ahead);
   softmax_over_slots(slots.count(), pixels, attention);
 }
 

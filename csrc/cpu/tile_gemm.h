@@ -16,11 +16,12 @@ constexpr int64_t kMaxRows = 8;  // 8 x 2 accumulators and their operands, in 32
 constexpr int64_t kMaxRows = 6;  // 6 x 2, in 16
 #endif
 
-// Element (i, j) is data[i * row + j * column].
-template <typename T>
+// Element (i, j) is data[i * kRow + j * column]. A row's distance that is known beforehand becomes
+// part of the instruction that reads it; otherwise every row takes up a register.
+template <typename T, int64_t kRow>
 struct Strided {
   const T* data;
-  int64_t row, column;
+  int64_t column;
 };
 
 // How a product reaches memory: added to what is there, written, or written past the caches, which
@@ -96,9 +97,9 @@ class Ahead {
 };
 
 // kRows x kVectors accumulators in registers. Where kPartial, only `count` columns exist.
-template <typename T, int kRows, int kVectors, bool kPartial>
+template <typename T, int64_t kRow, int kRows, int kVectors, bool kPartial>
 void gemm_block(
-    int64_t depth, Strided<T> a, const T* b, int64_t ldb, T* c, int64_t ldc, Store how,
+    int64_t depth, Strided<T, kRow> a, const T* b, int64_t ldb, T* c, int64_t ldc, Store how,
     int64_t count, Ahead& ahead) {
   using Vec = at::vec::Vectorized<T>;
   const auto load = [&](const T* from) {
@@ -119,7 +120,7 @@ void gemm_block(
       row[j] = load(b + d * ldb + j * Vec::size());
     }
     for (int i = 0; i < kRows; ++i) {
-      const Vec factor(a.data[i * a.row + d * a.column]);
+      const Vec factor(a.data[i * kRow + d * a.column]);
       for (int j = 0; j < kVectors; ++j) {
         sum[i][j] = at::vec::fmadd(factor, row[j], sum[i][j]);
       }
@@ -138,33 +139,33 @@ void gemm_block(
   }
 }
 
-template <typename T, int kRows>
+template <typename T, int64_t kRow, int kRows>
 void gemm_rows(
-    int64_t columns, int64_t depth, Strided<T> a, const T* b, int64_t ldb, T* c, int64_t ldc,
+    int64_t columns, int64_t depth, Strided<T, kRow> a, const T* b, int64_t ldb, T* c, int64_t ldc,
     Store how, Ahead& ahead) {
   constexpr int64_t kWidth = at::vec::Vectorized<T>::size();
   int64_t n = 0;
   for (; n + 2 * kWidth <= columns; n += 2 * kWidth) {
-    gemm_block<T, kRows, 2, false>(depth, a, b + n, ldb, c + n, ldc, how, 0, ahead);
+    gemm_block<T, kRow, kRows, 2, false>(depth, a, b + n, ldb, c + n, ldc, how, 0, ahead);
   }
   if (n + kWidth <= columns) {
-    gemm_block<T, kRows, 1, false>(depth, a, b + n, ldb, c + n, ldc, how, 0, ahead);
+    gemm_block<T, kRow, kRows, 1, false>(depth, a, b + n, ldb, c + n, ldc, how, 0, ahead);
     n += kWidth;
   }
   if (n < columns) {
-    gemm_block<T, kRows, 1, true>(depth, a, b + n, ldb, c + n, ldc, how, columns - n, ahead);
+    gemm_block<T, kRow, kRows, 1, true>(depth, a, b + n, ldb, c + n, ldc, how, columns - n, ahead);
   }
 }
 
 // c[m, n] = sum_d a[m, d] b[d, n], stored in c as `how` says; vectorised along n.
-template <typename T>
+template <typename T, int64_t kRow>
 void tile_gemm(
-    int64_t rows, int64_t columns, int64_t depth, Strided<T> a, const T* b, int64_t ldb, T* c,
+    int64_t rows, int64_t columns, int64_t depth, Strided<T, kRow> a, const T* b, int64_t ldb, T* c,
     int64_t ldc, Store how, Ahead& ahead) {
   for (int64_t blocks = (rows + kMaxRows - 1) / kMaxRows; blocks > 0; --blocks) {
     const int64_t count = (rows + blocks - 1) / blocks;  // even shares: 9 = 5 + 4, not 8 + 1
     const auto run = [&]<int kRows>() {
-      gemm_rows<T, kRows>(columns, depth, a, b, ldb, c, ldc, how, ahead);
+      gemm_rows<T, kRow, kRows>(columns, depth, a, b, ldb, c, ldc, how, ahead);
     };
     switch (count) {
       case 1: run.template operator()<1>(); break;
@@ -176,9 +177,65 @@ void tile_gemm(
       case 7: run.template operator()<std::min<int64_t>(7, kMaxRows)>(); break;
       default: run.template operator()<kMaxRows>(); break;
     }
-    a.data += count * a.row;
+    a.data += count * kRow;
     c += count * ldc;
     rows -= count;
+  }
+}
+
+#if defined(CPU_CAPABILITY_AVX512)
+constexpr int kMaxHeld = 14;  // 14 x 2 vectors, two sums and a factor, in 32 registers
+#else
+constexpr int kMaxHeld = 6;  // 6 x 2, in 16
+#endif
+
+// Writes c[m, n] = sum_d a[m, d] b[d, n] for a known depth, with a slice of b held in registers: the
+// stores lie evenly between multiplications, so that memory can keep up with streamed ones.
+template <typename T, int kDepth>
+void short_gemm_held(
+    int64_t rows, int64_t columns, Strided<T, 1> a, const T* b, int64_t ldb, T* c, int64_t ldc,
+    Store how, Ahead& ahead) {
+  using Vec = at::vec::Vectorized<T>;
+  Ahead fetch = ahead;  // in registers
+  for (int64_t n = 0; n < columns; n += 2 * Vec::size()) {
+    Vec held[kDepth][2];
+    for (int d = 0; d < kDepth; ++d) {
+      held[d][0] = Vec::loadu(b + d * ldb + n);
+      held[d][1] = Vec::loadu(b + d * ldb + n + Vec::size());
+    }
+    for (int64_t m = 0; m < rows; ++m) {
+      fetch.next();
+      Vec first(T(0)), second(T(0));
+      for (int d = 0; d < kDepth; ++d) {
+        const Vec factor(a.data[m + d * a.column]);
+        first = at::vec::fmadd(factor, held[d][0], first);
+        second = at::vec::fmadd(factor, held[d][1], second);
+      }
+      T* target = c + m * ldc + n;
+      if (how == Store::kStream) {
+        stream(first, target);
+        stream(second, target + Vec::size());
+      } else {
+        first.store(target);
+        second.store(target + Vec::size());
+      }
+    }
+  }
+  ahead = fetch;
+}
+
+// The same for any depth; fast for a small one.
+template <typename T, int kDepth = kMaxHeld>
+void short_gemm(
+    int64_t rows, int64_t columns, int64_t depth, Strided<T, 1> a, const T* b, int64_t ldb, T* c,
+    int64_t ldc, Store how, Ahead& ahead) {
+  constexpr int64_t kWidth = 2 * at::vec::Vectorized<T>::size();
+  if (depth == 0 || depth > kMaxHeld || columns % kWidth != 0) {
+    tile_gemm<T, 1>(rows, columns, depth, a, b, ldb, c, ldc, how, ahead);
+  } else if (depth == kDepth) {
+    short_gemm_held<T, kDepth>(rows, columns, a, b, ldb, c, ldc, how, ahead);
+  } else if constexpr (kDepth > 1) {
+    short_gemm<T, kDepth - 1>(rows, columns, depth, a, b, ldb, c, ldc, how, ahead);
   }
 }
 

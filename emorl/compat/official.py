@@ -16,6 +16,7 @@ from torch import Tensor
 
 from emorl.models.efficient_morl import EfficientMORL, EfficientMORLConfig
 from emorl.nn.hierarchy import PriorKind
+from emorl.ops import Backend
 from emorl.ops.mixture_nll import Likelihood
 
 # Released name -> ours, tried in this order; the file's prefixes are already gone.
@@ -123,7 +124,10 @@ def _current_name(released: str) -> str:
 
 
 def load_checkpoint(
-    path: str | Path, net: Mapping[str, Any], refinement_steps: int | None = None
+    path: str | Path,
+    net: Mapping[str, Any],
+    refinement_steps: int | None = None,
+    convolution_backend: Backend = "reference",
 ) -> EfficientMORL:
     """Load a released `.pth` checkpoint.
 
@@ -131,6 +135,8 @@ def load_checkpoint(
         path: the file; only tensors are read from it, never code (`weights_only=True`).
         net: the "Net" dictionary of the released configuration it was trained with.
         refinement_steps: I; None for the configuration's.
+        convolution_backend: of the convolutions; "reference" rounds as the released code does,
+            "auto" is faster on the CPU.
 
     Returns:
         The model; `loss_weights` holds the multiplier of the checkpoint's GECO state.
@@ -140,6 +146,7 @@ def load_checkpoint(
     """
     released = _read(path)
     config = config_from_net(net)
+    config.convolution_backend = convolution_backend
     if refinement_steps is not None:
         config.refinement_steps = refinement_steps
     model = EfficientMORL(config)

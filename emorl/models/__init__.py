@@ -12,8 +12,13 @@ from emorl.models.base import (
     read_description,
 )
 from emorl.models.efficient_morl import EfficientMORL, EfficientMORLConfig
+from emorl.models.monet import MONet, MONetConfig
+from emorl.models.slot_attention import SlotAttentionConfig, SlotAttentionModel
+from emorl.models.slot_mlp import SlotMLP, SlotMLPConfig
 
-MODELS: dict[str, type[ObjectCentricModel]] = {model.name: model for model in (EfficientMORL,)}
+MODELS: dict[str, type[ObjectCentricModel]] = {
+    model.name: model for model in (EfficientMORL, SlotAttentionModel, SlotMLP, MONet)
+}
 
 
 def load_model(folder: str | Path) -> ObjectCentricModel:
@@ -33,8 +38,14 @@ __all__ = [
     "Decomposition",
     "EfficientMORL",
     "EfficientMORLConfig",
+    "MONet",
+    "MONetConfig",
     "ObjectCentricModel",
     "Objective",
+    "SlotAttentionConfig",
+    "SlotAttentionModel",
+    "SlotMLP",
+    "SlotMLPConfig",
     "Stage",
     "load_model",
 ]

@@ -73,8 +73,9 @@ class Objective:
 
     Attributes:
         loss: scalar to differentiate.
-        nll: negative log-likelihood of the last step, mean over the batch, in nats.
-        kl: Kullback-Leibler term of the last step, mean over the batch, in nats.
+        nll: negative log-likelihood of the last step, mean over the batch, in nats; the squared
+            error of a model that has no likelihood.
+        kl: Kullback-Leibler term of the last step, mean over the batch, in nats; 0 without one.
         terms: every term of the loss for each image, name -> [B], detached.
         diagnostics: other scalars worth a curve, detached.
         decomposition: the last step's, detached.

@@ -64,6 +64,8 @@ class EfficientMORLConfig:
         init_raw_bias: initial bias of every layer's raw variance; 0 as released, at which samples
             are mostly noise at first. -3 starts with a standard deviation of about 0.2.
         backend: of the fused operators, "auto", "native", "triton" or "reference".
+        convolution_backend: of the convolutions: "auto" takes those with fewer multiplications
+            where they win, on the CPU; "reference" rounds as PyTorch does.
         score_chunk: slots that are decoded and scored together, rounded down to those of whole
             images, at least one image; null takes the batch at once. The numbers stay the same,
             but the activations of one chunk alone are in memory.
@@ -88,6 +90,7 @@ class EfficientMORLConfig:
     init_position_gain: float = 1.0
     init_raw_bias: float = 0.0
     backend: Backend = "auto"
+    convolution_backend: Backend = "auto"
     score_chunk: int | None = None
 
     def __post_init__(self) -> None:
@@ -143,7 +146,13 @@ class EfficientMORL(ObjectCentricModel):
     def __init__(self, config: EfficientMORLConfig | None = None) -> None:
         c = config or EfficientMORLConfig()
         super().__init__(c)
-        self.encoder = ImageEncoder(c.encoder_channels, c.encoder_layers, c.image_size, c.init_gain)
+        self.encoder = ImageEncoder(
+            c.encoder_channels,
+            c.encoder_layers,
+            c.image_size,
+            c.init_gain,
+            c.convolution_backend,
+        )
         self.posterior = HierarchicalPosterior(
             c.encoder_channels,
             c.slot_dim,
@@ -164,6 +173,7 @@ class EfficientMORL(ObjectCentricModel):
             c.init_gain,
             c.init_position_gain,
             c.backend,
+            c.convolution_backend,
         )
         # Weights of NLL and KL in the last trained loss: refinement was trained on its gradient.
         self.register_buffer("loss_weights", torch.ones(2))

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emorl.nn.convolution import convolve
 from emorl.nn.initialisation import init_xavier
 from emorl.nn.positions import CoordinateGrid, PositionMap
 from emorl.ops import Backend, spatial_broadcast
@@ -76,6 +77,7 @@ class SpatialBroadcastDecoder(nn.Module):
         gain: of the initial weights (Xavier normal); None keeps PyTorch's initialisation.
         position_gain: of the learned map's initial weights, on top of that.
         backend: of the spatial broadcast op.
+        convolution_backend: of the convolutions between the first and the last.
     """
 
     def __init__(
@@ -86,9 +88,11 @@ class SpatialBroadcastDecoder(nn.Module):
         gain: float | None = 0.02,
         position_gain: float = 1.0,
         backend: Backend = "auto",
+        convolution_backend: Backend = "auto",
     ) -> None:
         super().__init__()
-        self.dim, self.spec, self.backend = dim, spec, backend
+        self.dim, self.spec = dim, spec
+        self.backend, self.convolution_backend = backend, convolution_backend
         self.activation = ACTIVATIONS[spec.activation]
         widths = [dim + 2 * spec.coordinates] + [spec.channels] * spec.layers
         self.convolutions = nn.ModuleList(
@@ -113,8 +117,8 @@ class SpatialBroadcastDecoder(nn.Module):
             RGB before its sigmoid and mask logits, [M, 4, H, W].
         """
         hidden = self._first(slots, size)
-        for convolution in self.convolutions[1:]:
-            hidden = self.activation(convolution(hidden), inplace=True)
+        for layer in self.convolutions[1:]:
+            hidden = convolve(layer, hidden, self.spec.activation, self.convolution_backend)
         output: Tensor = self.output(hidden)
         return output
 
@@ -214,6 +218,7 @@ def make_decoder(
     gain: float = 0.02,
     position_gain: float = 1.0,
     backend: Backend = "auto",
+    convolution_backend: Backend = "auto",
 ) -> SpatialBroadcastDecoder | DeconvolutionDecoder:
     """The decoder of that name; `channels` and `activation` override the published ones.
 
@@ -232,4 +237,6 @@ def make_decoder(
     spec = spec._replace(
         channels=channels or spec.channels, activation=activation or spec.activation
     )
-    return SpatialBroadcastDecoder(dim, spec, image_size, gain, position_gain, backend)
+    return SpatialBroadcastDecoder(
+        dim, spec, image_size, gain, position_gain, backend, convolution_backend
+    )

@@ -1,10 +1,18 @@
 """Fused operators with a plain PyTorch reference each."""
 
 from emorl.ops._library import Backend, backends, load_kernels
+from emorl.ops.convolution import convolution
 from emorl.ops.mixture_nll import mixture_nll
 from emorl.ops.slot_attention import slot_attention
 from emorl.ops.spatial_broadcast import spatial_broadcast
 
 load_kernels()
 
-__all__ = ["Backend", "backends", "mixture_nll", "slot_attention", "spatial_broadcast"]
+__all__ = [
+    "Backend",
+    "backends",
+    "convolution",
+    "mixture_nll",
+    "slot_attention",
+    "spatial_broadcast",
+]

@@ -40,6 +40,7 @@ def define_op(
     fake_backward: Callable[..., Any],
     setup_context: Callable[..., None],
     backward: Callable[..., Any],
+    triton: bool = True,
 ) -> None:
     """Declare `emorl::<name>`, for C++ and CUDA, and `emorl::<name>_triton`, with their gradients.
 
@@ -54,8 +55,9 @@ def define_op(
         fake_backward: Gives the backward operator's results without data.
         setup_context: Saves what the gradient needs.
         backward: Computes the gradients: `backward(backward_op, ctx, *grad_outputs)`.
+        triton: Whether there are Triton kernels.
     """
-    for op in (name, f"{name}_triton"):
+    for op in (name, f"{name}_triton") if triton else (name,):
         library.define(op + schema)
         library.define(f"{op}_backward{schema_backward}")
         register_fake(f"emorl::{op}", fake, lib=library)
@@ -65,7 +67,7 @@ def define_op(
             f"emorl::{op}", partial(backward, backward_op), setup_context=setup_context, lib=library
         )
         register_autograd(f"emorl::{op}_backward", partial(_no_double_backward, name), lib=library)
-    _obstacles[name] = {"native": {}, "triton": {}}
+    _obstacles[name] = {"native": {}, **({"triton": {}} if triton else {})}
 
 
 def load_kernels() -> None:
@@ -96,6 +98,8 @@ def _announce_triton() -> None:
     interpreted = os.environ.get("TRITON_INTERPRET") == "1"
     on_cpu = None if interpreted else "Triton needs a GPU (or its interpreter, TRITON_INTERPRET=1)"
     for name, reasons in _obstacles.items():
+        if "triton" not in reasons:
+            continue
         reasons["triton"] = {"cpu": obstacle or on_cpu, "cuda": obstacle}
         for device, key in _DISPATCH_KEYS.items():
             if reasons["triton"][device] is None:
@@ -164,7 +168,7 @@ def _obstacle(name: str, backend: str, device: torch.device) -> str | None:
     if backend == "reference":
         return None
     missing = f"no {backend} kernels for {device.type!r} devices exist"
-    return _obstacles[name][backend].get(device.type, missing)
+    return _obstacles[name].get(backend, {}).get(device.type, missing)
 
 
 def _is_interpreted(backend: str, tensor: Tensor) -> bool:

@@ -20,8 +20,9 @@ Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # steps, values
 # whether these are noisy: then the line is smoothed, and the axis not fitted to the start.
 PANELS = (
     ("Loss", r"loss", True),
-    ("Negative log-likelihood, nats", r"nll(?:_(\d+))?", True),
+    ("NLL in nats, or squared error", r"nll(?:_(\d+))?", True),
     ("KL divergence, nats", r"kl(?:_(?:layer|refinement)_(\d+))?", True),
+    ("KL divergence of masks, nats", r"mask_kl", True),
     ("FG-ARI on held-out images", r"fg_ari", False),
     ("Length of the refinement's updates", r"update_norm_(\d+)", True),
     ("Norm of the gradient, unclipped", r"gradient_norm", True),

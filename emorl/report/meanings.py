@@ -24,16 +24,26 @@ _EXACT = {
     "nll": (
         "NLL, nats",
         "Negative log-likelihood of the image after the last step. Lower is better; values compare "
-        "only between runs with the same image size, likelihood and sigma.",
+        "only between runs with the same image size, likelihood and sigma. A model without a "
+        "likelihood has its squared error here.",
     ),
     "kl": (
         "KL, nats",
         "How much the slots tell beyond what their prior expects. Without refinement steps it "
         "is the sum over all layers, with them the last step's alone: do not compare one with the "
-        "other.",
+        "other. A model whose slots have no prior has 0.",
+    ),
+    "mask_kl": (
+        "KL of masks, nats",
+        "How far the masks that the slots decode are from those of the attention, over all pixels.",
     ),
 }
-_NUMBERED = {
+_TERMS = {
+    "squared_error": (
+        "squared error of the loss",
+        "What the model is trained to lower. Slot Attention and Slot MLP: its mean over an image "
+        "from -1 to 1, or (variant efficient_morl) its sum over an image from 0 to 1.",
+    ),
     "nll_0": ("NLL before refinement", "Of the decomposition that the layers alone give."),
     r"nll_(\d+)": ("NLL, refinement step {}", "Of the decomposition after this step."),
     r"kl_layer_(\d+)": ("KL, layer {}", "How far this layer's slots are from their prior."),
@@ -48,12 +58,12 @@ def meaning(name: str) -> tuple[str, str]:
     """A metric's name for people, and what it tells; unknown ones keep their name."""
     if name in _EXACT:
         return _EXACT[name]
-    for pattern, (title, text) in _NUMBERED.items():
+    for pattern, (title, text) in _TERMS.items():
         if match := re.fullmatch(pattern, name):
             return title.format(*match.groups()), text
     return name, ""
 
 
 def is_term(name: str) -> bool:
-    """Whether a metric is one layer's or one step's term of the loss."""
-    return any(re.fullmatch(pattern, name) for pattern in _NUMBERED)
+    """Whether a metric is a term of the loss, such as one layer's or one step's."""
+    return any(re.fullmatch(pattern, name) for pattern in _TERMS)

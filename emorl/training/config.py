@@ -77,8 +77,9 @@ class TrainerConfig:
         max_minutes: minutes of training after which a run ends as if its steps were done; the
             schedules do not know of it. A resumed run begins to count anew. null: no limit.
         batch_size: images per optimiser step, over all processes and accumulated parts.
-        optimizer: "adam", as all of these models were published with, or "muon", which needs far
-            fewer steps on small networks: Muon for matrices and convolutions, Adam for the rest.
+        optimizer: "adam", as most of these models were published with, "rmsprop", as MONet was, or
+            "muon", which needs far fewer steps on small networks: Muon for matrices and
+            convolutions, Adam for the rest.
         learning_rate: the optimiser's, at the end of the warm-up.
         warmup_steps: steps of linear warm-up.
         decay_rate: factor of the learning rate per `decay_steps` after the warm-up.

@@ -1,4 +1,4 @@
-"""The optimisers: Adam for all parameters, or Muon for matrices and convolutions."""
+"""The optimisers: Adam or RMSProp for all parameters, or Muon for matrices and convolutions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _ITERATIONS = 5
 _EPS = 1e-7
 _ADAM_RMS = 0.2
 
-OptimizerName = Literal["adam", "muon"]
+OptimizerName = Literal["adam", "muon", "rmsprop"]
 
 
 def make_optimizers(
@@ -22,6 +22,8 @@ def make_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """The optimisers of a model's parameters; "muon" leaves vectors (biases, norms) to Adam."""
     parameters = list(parameters)
+    if name == "rmsprop":
+        return [torch.optim.RMSprop(parameters, lr=lr)]
     matrices = [p for p in parameters if p.ndim > 1 and name == "muon"]
     taken = {id(p) for p in matrices}
     rest = [p for p in parameters if id(p) not in taken]

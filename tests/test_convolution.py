@@ -1,0 +1,181 @@
+"""Convolution with fewer multiplications: against float64, as an operator, and its limits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from op_testing import DEVICE, backend_params, unwritten_outputs_are_nan  # noqa: F401
+from torch import Tensor
+from torch.library import opcheck
+
+from emorl.ops import backends, convolution
+
+KERNELS = [p for p in backend_params("convolution", compiled=True) if p.values[0] == "native"]
+OBSTACLE = backends(DEVICE)["convolution"]["native"]
+needs_native = pytest.mark.skipif(OBSTACLE is not None, reason=str(OBSTACLE))
+
+# B, C, D, H, W, kernel, padding: every padding, whole and partial tiles and blocks, one pixel
+SHAPES = [
+    (2, 32, 64, 9, 11, 3, 0),
+    (3, 64, 32, 8, 13, 3, 1),
+    (1, 16, 48, 5, 1, 3, 2),
+    (2, 32, 32, 9, 7, 5, 0),
+    (1, 48, 16, 13, 6, 5, 1),
+    (2, 64, 64, 11, 12, 5, 2),
+    (1, 16, 16, 5, 5, 5, 4),
+    (1, 16, 16, 5, 5, 5, 0),
+    (0, 16, 16, 5, 5, 3, 1),
+    (13, 16, 16, 17, 19, 3, 1),
+]
+
+
+def inputs(shape: tuple[int, ...], dtype: torch.dtype) -> dict[str, Tensor]:
+    batch, channels, out, height, width, kernel, _ = shape
+    drawn = {
+        "x": torch.randn(batch, channels, height, width),
+        "weight": torch.randn(out, channels, kernel, kernel) / (channels**0.5 * kernel),
+        "bias": torch.randn(out),
+    }
+    return {n: x.to(DEVICE, dtype).requires_grad_() for n, x in drawn.items()}
+
+
+def results(values: dict[str, Tensor], **options: Any) -> dict[str, Tensor]:
+    output = convolution(**values, **options)
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
+    grads = torch.autograd.grad((output * weights).sum(), list(values.values()))
+    named = {f"grad_{name}": grad for name, grad in zip(values, grads, strict=True)}
+    return {"output": output.detach(), **named}
+
+
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("activation", ["elu", "relu", "none"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_exact_in_float64(shape: tuple[int, ...], activation: str, backend: str) -> None:
+    values = inputs(shape, torch.float64)
+    options = {"padding": shape[-1], "activation": activation}
+    expected = results(values, backend="reference", **options)
+    for name, actual in results(values, backend=backend, **options).items():
+        torch.testing.assert_close(actual, expected[name], rtol=1e-11, atol=1e-11)
+
+
+@needs_native
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("channels", [32, 64])
+def test_rounds_at_most_four_times_as_badly_as_pytorch(channels: int, kernel: int) -> None:
+    values = inputs((8, channels, channels, 35, 35, kernel, 1), torch.float32)
+    exact = {name: x.detach().double().requires_grad_() for name, x in values.items()}
+    truth = results(exact, padding=1, backend="reference")
+    plain = results(values, padding=1, backend="reference")
+    ours = results(values, padding=1, backend="native")
+
+    def error(found: dict[str, Tensor], name: str) -> float:
+        return float((found[name].double() - truth[name]).square().mean().sqrt())
+
+    for name in truth:
+        assert error(ours, name) <= 4 * error(plain, name), name
+        assert 0 < error(plain, name) < 1e-5 * float(truth[name].abs().max()), name
+
+
+@needs_native
+@pytest.mark.parametrize("kernel", [3, 5])
+def test_operator_contract(kernel: int) -> None:
+    values = inputs((1, 16, 16, 6, 7, kernel, 1), torch.float64)
+    opcheck(torch.ops.emorl.convolution.default, (*values.values(), 1, "elu"))
+    detached = [x.detach() for x in values.values()]
+    output = convolution(*detached, padding=1, activation="elu", backend="native")
+    arguments = (torch.randn_like(output), *detached[:2], output, 1, "elu", [True, True, True])
+    opcheck(torch.ops.emorl.convolution_backward.default, arguments)
+
+
+@needs_native
+@pytest.mark.parametrize("activation", ["elu", "none"])
+def test_gradcheck(activation: str) -> None:
+    values = inputs((1, 16, 16, 3, 3, 3, 1), torch.float64)
+    assert torch.autograd.gradcheck(
+        lambda *x: convolution(*x, padding=1, activation=activation, backend="native"),
+        list(values.values()),
+        fast_mode=True,
+    )
+
+
+@needs_native
+@pytest.mark.parametrize("wanted", ["x", "weight", "bias"])
+def test_subsets_of_gradients(wanted: str) -> None:
+    values = inputs(SHAPES[1], torch.float64)
+    expected = results(values, padding=1, activation="elu", backend="reference")
+    alone = {name: x.detach().requires_grad_(name == wanted) for name, x in values.items()}
+    output = convolution(**alone, padding=1, activation="elu", backend="native")
+    weights = torch.randn(
+        output.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+    )
+    (grad,) = torch.autograd.grad((output * weights).sum(), alone[wanted])
+    torch.testing.assert_close(grad, expected[f"grad_{wanted}"])
+
+
+@needs_native
+def test_strides_and_no_bias() -> None:
+    values = inputs((4, 32, 32, 10, 9, 3, 1), torch.float64)
+    x = values["x"][::2, :, 1::2].transpose(2, 3)
+    weight = values["weight"].transpose(2, 3)
+    found = convolution(x, weight, padding=1, backend="native")
+    torch.testing.assert_close(found, convolution(x, weight, padding=1, backend="reference"))
+
+
+@needs_native
+def test_one_graph_with_torch_compile() -> None:
+    values = inputs((2, 32, 32, 8, 8, 3, 1), torch.float32)
+    compiled = torch.compile(convolution, backend="aot_eager", fullgraph=True)
+    options = {"padding": 1, "activation": "relu", "backend": "native"}
+    expected = results(values, **options)["output"]
+    torch.testing.assert_close(compiled(**values, **options), expected)
+
+
+@needs_native
+def test_sums_do_not_depend_on_the_number_of_threads() -> None:
+    values = inputs((9, 32, 32, 19, 18, 3, 1), torch.float32)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append(results(values, padding=1, backend="native"))
+    finally:
+        torch.set_num_threads(threads)
+    for other in found[1:]:
+        for name, value in found[0].items():
+            assert torch.equal(value, other[name]), name
+
+
+@needs_native
+def test_auto_takes_what_wins() -> None:
+    wide, narrow = (inputs((1, n, n, 6, 6, 3, 1), torch.float32) for n in (32, 16))
+    assert "emorl" in str(convolution(**wide, padding=1).grad_fn)
+    assert "emorl" not in str(convolution(**narrow, padding=1).grad_fn)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert convolution(**wide, padding=1).dtype == torch.bfloat16
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("shape", "options", "message"),
+    [
+        ((1, 8, 16, 6, 6, 3, 1), {}, r"channels in multiples of 16 are needed, got \[16, 8\]"),
+        ((1, 16, 16, 9, 9, 7, 1), {}, "a 3x3 or 5x5 kernel and less padding are needed"),
+        ((1, 16, 16, 9, 9, 3, 3), {}, r"got \[3, 3\] and padding 3"),
+        ((1, 16, 16, 2, 9, 5, 1), {}, "expected an image of at least 3 pixels a side"),
+        ((1, 16, 16, 9, 9, 3, 1), {"stride": 2}, "a stride of 1 is needed, got 2"),
+        ((1, 16, 16, 9, 9, 3, 1), {"activation": "gelu"}, "expected one of elu, relu, none"),
+        ((1, 16, 16, 9, 9, 3, 1), {"backend": "triton"}, "no triton kernels for"),
+    ],
+)
+def test_what_cannot_run_says_why(
+    shape: tuple[int, ...], options: dict[str, Any], message: str
+) -> None:
+    values = inputs(shape, torch.float32)
+    with pytest.raises(ValueError, match=message):
+        convolution(**values, padding=shape[-1], **{"backend": "native", **options})
+    half = {name: x.detach().half() for name, x in inputs(SHAPES[0], torch.float32).items()}
+    with pytest.raises(ValueError, match="float32 or float64 outside autocast is needed"):
+        convolution(**half, backend="native")
