@@ -38,6 +38,7 @@ REWRITINGS = {
     "split": "first decoder convolution split",
     "absorbed": "keys, values and last encoder layer absorbed",
     "fused": "fused operators",
+    "convolutions": "convolutions with fewer multiplications",
     "heap": "heap kept",
     "chunk": "scored in two halves",
 }
@@ -103,6 +104,8 @@ def build(case: Case, on: Sequence[str]) -> tuple[EfficientMORL, Tensor]:
     backend: Backend = "auto" if "fused" in on else "reference"
     for part in (model.config, model.posterior, model.decoder):
         part.backend = backend
+    for network in (model.encoder, model.decoder):
+        network.convolution_backend = "auto" if "convolutions" in on else "reference"
     return model, images
 
 
