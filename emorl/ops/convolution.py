@@ -16,7 +16,8 @@ from emorl.ops._library import Backend, define_op, resolve
 from emorl.ops.spatial_broadcast import Activation, empty_images
 
 _ACTIVATIONS: dict[str, Callable[..., Tensor]] = {"elu": F.elu, "relu": F.relu}
-_WORTH_CHANNELS = 32  # with fewer, what is saved in products is lost in transforms
+# Channels by kernel; with fewer, what is saved in products is lost in transforms.
+_WORTH_CHANNELS = {3: 32, 5: 64}
 
 
 def convolution(
@@ -47,9 +48,9 @@ def convolution(
         padding: zeros around the image.
         stride: pixels from one output to the next.
         activation: `elu` (alpha = 1), `relu` or `none`.
-        backend: `auto` takes `native` for 3x3 and 5x5 kernels of stride 1 in float32 or
-            float64, with 32 channels or more, in multiples of 16, outside autocast; else
-            `reference`.
+        backend: `auto` takes `native` for 3x3 kernels with 32 channels or more and 5x5 ones with
+            64 or more, in multiples of 16, of stride 1, in float32 or float64, outside autocast;
+            else `reference`.
 
     Returns:
         [B, D, H + 2 padding - k + 1, W + 2 padding - k + 1], divided by the stride and rounded up;
@@ -63,7 +64,7 @@ def convolution(
     if activation not in get_args(Activation):
         expected = ", ".join(get_args(Activation))
         raise ValueError(f"convolution: activation: expected one of {expected}, got {activation!r}")
-    if backend == "auto" and min(weight.shape[:2]) < _WORTH_CHANNELS:
+    if backend == "auto" and min(weight.shape[:2]) < _WORTH_CHANNELS.get(weight.shape[2], 0):
         backend = "reference"
     limits = {"native": _limit(x, weight, padding, stride)}
     if resolve("convolution", backend, x, limits) == "reference":
