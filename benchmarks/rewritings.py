@@ -38,6 +38,7 @@ REWRITINGS = {
     "split": "first decoder convolution split",
     "absorbed": "keys, values and last encoder layer absorbed",
     "fused": "fused operators",
+    "convolutions": "convolutions with fewer multiplications",
     "heap": "heap kept",
     "chunk": "scored in two halves",
 }
@@ -100,9 +101,10 @@ def build(case: Case, on: Sequence[str]) -> tuple[EfficientMORL, Tensor]:
     model, images = case.build()
     half = model.config.num_slots * case.batch // 2
     model.config.score_chunk = half if "chunk" in on else None
-    backend: Backend = "auto" if "fused" in on else "reference"
     for part in (model.config, model.posterior, model.decoder):
-        part.backend = backend
+        part.backend = "auto" if "fused" in on else "reference"
+    for part in (model.encoder, model.decoder):
+        part.convolution_backend = "auto" if "convolutions" in on else "reference"
     return model, images
 
 
