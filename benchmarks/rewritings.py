@@ -101,11 +101,10 @@ def build(case: Case, on: Sequence[str]) -> tuple[EfficientMORL, Tensor]:
     model, images = case.build()
     half = model.config.num_slots * case.batch // 2
     model.config.score_chunk = half if "chunk" in on else None
-    backend: Backend = "auto" if "fused" in on else "reference"
     for part in (model.config, model.posterior, model.decoder):
-        part.backend = backend
-    for network in (model.encoder, model.decoder):
-        network.convolution_backend = "auto" if "convolutions" in on else "reference"
+        part.backend = "auto" if "fused" in on else "reference"
+    for part in (model.encoder, model.decoder):
+        part.convolution_backend = "auto" if "convolutions" in on else "reference"
     return model, images
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from plain_efficient_morl import decode, features_of
 from torch import Tensor
 
+from benchmarks.plain_efficient_morl import decode, features_of
 from emorl.models import SlotAttentionModel, SlotMLP
 
 

@@ -15,7 +15,16 @@ from emorl.nn.decoder import SpatialBroadcastDecoder
 
 @pytest.mark.parametrize("decoder", ["small", "iodine"])
 def test_every_row_has_the_loss_and_the_gradients_of_the_first(decoder: str) -> None:
-    config = EfficientMORLConfig((9, 11), 3, 5, 2, 2, 6, 2, decoder, 4, backend="reference")
+    config = EfficientMORLConfig(
+        image_size=(9, 11),
+        num_slots=3,
+        slot_dim=5,
+        encoder_channels=6,
+        encoder_layers=2,
+        decoder=decoder,
+        decoder_channels=4,
+        backend="reference",
+    )
     model = EfficientMORL(config).double()
     for parameter in model.parameters():
         parameter.data.normal_(std=0.25)
