@@ -111,7 +111,12 @@ class ObjectCentricModel(nn.Module, ABC):
         num_slots: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Objective:
-        """The training loss of `images`, uint8 or float in [0, 1], [B, 3, H, W]."""
+        """The training loss of `images`, uint8 or float in [0, 1], [B, 3, H, W].
+
+        All noise is `emorl.nn.standard_normal`'s and whatever else depends on the size of the
+        batch asks `emorl.nn.share_of`, so that a batch can be shared out: the mean over its shares
+        is then the loss of the whole, and so are the gradients.
+        """
 
     @torch.no_grad()
     def score(

@@ -6,12 +6,14 @@ from emorl.nn.encoder import ImageEncoder
 from emorl.nn.gaussian import Gaussian, kl_divergence
 from emorl.nn.gru import DualGRU, SingleGRU
 from emorl.nn.hierarchy import HierarchicalPosterior, HierarchicalPrior
+from emorl.nn.noise import BatchShare, share_of, standard_normal
 from emorl.nn.positions import PositionMap, position_ramps
 from emorl.nn.refinement import RefinementNetwork
 from emorl.nn.score import Score, score_once
 
 __all__ = [
     "AbsorbedAttention",
+    "BatchShare",
     "DeconvolutionDecoder",
     "DualGRU",
     "Gaussian",
@@ -28,4 +30,6 @@ __all__ = [
     "make_decoder",
     "position_ramps",
     "score_once",
+    "share_of",
+    "standard_normal",
 ]

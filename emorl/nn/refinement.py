@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from emorl.nn.gaussian import Gaussian, kl_divergence
 from emorl.nn.initialisation import init_xavier
+from emorl.nn.noise import share_of
 from emorl.nn.score import Score
 
 
@@ -94,13 +95,15 @@ def refine(
         first: the posterior's score.
         score: scores a sample [M, D] with its KL [M] at a step (1, 2, ..).
         steps: I.
-        weights: of NLL and KL in the loss that is descended.
-        generator: of the noise; one sample per step.
+        weights: of NLL and KL in the loss that is descended, the mean over the whole batch.
+        generator: of the noise; one sample per step. It knows what share of the batch this is.
 
     Returns:
         The first score and those of all steps.
     """
     scored = [first]
+    _, shares = share_of(generator)
+    weights = [weight / shares for weight in weights]
     state = network.initial_state(posterior)
     for step in range(1, steps + 1):
         gradient = _loss_gradient(posterior, scored[-1], weights)

@@ -90,7 +90,8 @@ class TrainerConfig:
         geco: null trains on the ELBO.
         seed: of the first weights, of the order of the images and of the model's noise.
         precision: "bf16" computes in bfloat16 where that is safe.
-        accumulation: parts into which a batch is cut to save memory.
+        accumulation: parts into which a process cuts its share of a batch to save memory; the
+            numbers stay the same, up to rounding.
         device: "auto" takes a GPU if there is one.
         deterministic: also choose deterministic kernels on a GPU (slower), so that a resumed run
             repeats every bit there too; on the CPU it always does.

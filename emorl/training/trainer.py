@@ -1,8 +1,9 @@
 """Training of any `ObjectCentricModel`, on one device or several, that can be killed and resumed.
 
-Everything random is a pure function of (seed, step, process): the images of a step, the noise of
-the model. A checkpoint therefore holds no generator's state, and a resumed run repeats an
-undisturbed one bit for bit (on a GPU with `deterministic`).
+Everything random is a pure function of (seed, step): the images of a step, the noise of the model.
+Processes, and the parts of an accumulated batch, take their shares of both. A checkpoint therefore
+holds no generator's state, and a resumed run repeats an undisturbed one bit for bit (on a GPU with
+`deterministic`).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from emorl.data import Batch, BatchSampler, ObjectDataset, collate
 from emorl.models import ObjectCentricModel
+from emorl.nn import BatchShare
 from emorl.training import checkpoint
 from emorl.training.config import TrainerConfig
 from emorl.training.devices import ObjectiveOf, make_accelerator
@@ -96,7 +98,8 @@ class Trainer:
         self.optimizers = make_optimizers(
             model.parameters(), config.optimizer, config.learning_rate
         )
-        self.noise = torch.Generator(self.accelerator.device)
+        self.noise = BatchShare(self.accelerator.device)
+        self.noise.shares = self.accelerator.num_processes * config.accumulation
         self.step = 0
         self.last_checkpoint = checkpoint.latest(self.run_dir) if resume else None
         if self.last_checkpoint:
@@ -177,8 +180,8 @@ class Trainer:
 
     def _backward(self, part: int, images: Tensor, arguments: dict[str, Any]) -> dict[str, Tensor]:
         """Add the gradient of a part of the batch; the scalars of its objective."""
-        rank = self.accelerator.process_index
-        self.noise.manual_seed(seed_for("noise", self.config.seed, self.step, rank, part))
+        self.noise.manual_seed(seed_for("noise", self.config.seed, self.step))
+        self.noise.index = self.accelerator.process_index * self.config.accumulation + part
         with self.accelerator.accumulate(self.objective):
             loss, objective = self.objective(
                 images, geco=self.geco, step=self.step, generator=self.noise, **arguments
