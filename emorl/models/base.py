@@ -52,9 +52,11 @@ class Decomposition:
         """From what a decoder returns.
 
         Args:
-            decoded: appearance before its sigmoid and mask logits, [B, K, 4, H, W].
+            decoded: appearance before its sigmoid and mask logits, [B, K, 4, H, W]; the results
+                have its dtype, but at least float32.
             slots: [B, K, D].
         """
+        decoded = decoded.to(torch.promote_types(decoded.dtype, torch.float32))
         masks, components = decoded[:, :, 3:].softmax(dim=1), decoded[:, :, :3].sigmoid()
         return cls((masks * components).sum(dim=1), masks, components, slots)
 

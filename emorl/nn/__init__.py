@@ -8,6 +8,7 @@ from emorl.nn.gru import DualGRU, SingleGRU
 from emorl.nn.hierarchy import HierarchicalPosterior, HierarchicalPrior
 from emorl.nn.noise import BatchShare, share_of, standard_normal
 from emorl.nn.positions import PositionMap, position_ramps
+from emorl.nn.precision import full_precision
 from emorl.nn.refinement import RefinementNetwork
 from emorl.nn.score import Score, score_once
 
@@ -26,6 +27,7 @@ __all__ = [
     "Score",
     "SingleGRU",
     "SpatialBroadcastDecoder",
+    "full_precision",
     "kl_divergence",
     "make_decoder",
     "position_ramps",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from emorl.nn.gaussian import Gaussian, kl_divergence
 from emorl.nn.initialisation import init_xavier
 from emorl.nn.noise import share_of
+from emorl.nn.precision import full_precision
 from emorl.nn.score import Score
 
 
@@ -70,10 +71,11 @@ class RefinementNetwork(nn.Module):
         Returns:
             The update to add to the posterior, and the next state.
         """
-        normalised = [F.layer_norm(g, (self.dim,)) for g in gradient]
-        encoded = self.encoded(F.elu(self.hidden(torch.cat([*posterior, *normalised], dim=1))))
-        state = self.cell(encoded, state)
-        return Gaussian(self.mean(state), self.raw(state)), state
+        with full_precision(state):
+            normalised = [F.layer_norm(g, (self.dim,)) for g in gradient]
+            encoded = self.encoded(F.elu(self.hidden(torch.cat([*posterior, *normalised], dim=1))))
+            state = self.cell(encoded, state)
+            return Gaussian(self.mean(state), self.raw(state)), state
 
 
 def refine(
@@ -126,5 +128,6 @@ def _loss_gradient(
     if scored.kl.requires_grad:  # without stochastic layers the first KL is constant
         outputs.append(scored.kl)
         seeds.append(torch.full_like(scored.kl, weights[1] / len(scored.kl)))
-    gradient = torch.autograd.grad(outputs, [*posterior], seeds, retain_graph=True)
+    with full_precision(scored.kl):
+        gradient = torch.autograd.grad(outputs, [*posterior], seeds, retain_graph=True)
     return Gaussian(*gradient)

@@ -28,14 +28,18 @@ class ObjectiveOf(nn.Module):
 
 
 def make_accelerator(config: TrainerConfig) -> Accelerator:
-    """The devices and the precision of a run."""
+    """The devices and the precision of a run; the only place that sets either for the process."""
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
+    # Convolutions take TF32 unless told otherwise. Once torch's newer switches (fp32_precision) are
+    # set, whoever reads these raises an error, as torch.compile does in torch 2.10.
+    torch.backends.cuda.matmul.allow_tf32 = config.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     AcceleratorState._reset_state()  # several runs of one process may differ in precision
     return Accelerator(
         cpu=config.device == "cpu",
-        mixed_precision=config.precision,
+        mixed_precision="bf16" if config.precision == "bf16" else "no",
         gradient_accumulation_steps=config.accumulation,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )

@@ -292,6 +292,8 @@ class Trainer:
     def _warnings(self) -> list[str]:
         """What the user should know before the first step."""
         lines = [f"going on from {self.last_checkpoint}"] if self.last_checkpoint else []
+        if self.config.precision == "tf32" and self.accelerator.device.type != "cuda":
+            lines.append("trainer.precision: tf32 is for GPUs; this device computes in float32")
         sigma = getattr(self.model.config, "sigma", None)
         warning = self.geco.unreachable(sigma) if self.geco and sigma else None
         return [*lines, f"warning: {warning}"] if warning else lines
