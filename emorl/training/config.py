@@ -103,7 +103,8 @@ class TrainerConfig:
         checkpoint_every: steps between checkpoints.
         keep_checkpoints: newest checkpoints that stay.
         picture_every: steps between pictures of the current decomposition; 0 draws none.
-        eval_every: steps between measurements of FG-ARI on held-out images; 0 measures none.
+        eval_every: steps between measurements of FG-ARI on held-out images, by the first process
+            while the others wait; 0 measures none.
         eval_images: held-out images to measure.
     """
 

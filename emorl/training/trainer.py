@@ -26,7 +26,7 @@ from emorl.models import ObjectCentricModel
 from emorl.nn import BatchShare
 from emorl.training import checkpoint
 from emorl.training.config import TrainerConfig
-from emorl.training.devices import ObjectiveOf, make_accelerator
+from emorl.training.devices import ObjectiveOf, make_accelerator, require_one_step
 from emorl.training.interrupt import StopRequest, ignore_signals
 from emorl.training.objective import GECO
 from emorl.training.observer import Observer
@@ -73,7 +73,7 @@ class Trainer:
 
     Raises:
         ValueError: if the batch cannot be shared out, `eval_every` has no images, or the
-            checkpoint is another model's.
+            checkpoint is another model's, or not the same in all processes.
     """
 
     def __init__(
@@ -104,6 +104,7 @@ class Trainer:
         self.last_checkpoint = checkpoint.latest(self.run_dir) if resume else None
         if self.last_checkpoint:
             self._load(self.last_checkpoint)
+        require_one_step(self.accelerator, self.step, self.run_dir)
 
     def run(self, notes: Sequence[str] = ()) -> TrainingResult:
         """Train to the last step, or until Ctrl-C or SIGTERM, and save.
