@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from emorl.data import Batch, ObjectDataset
 from emorl.metrics import adjusted_rand_index, mean_iou, mean_squared_error
@@ -25,6 +24,7 @@ def evaluate(
     batch_size: int = 32,
     seed: int = 0,
     device: torch.device | str | None = None,
+    sharded: bool = False,
 ) -> dict[str, Any]:
     """Measure a model on the first images of a data set.
 
@@ -40,6 +40,8 @@ def evaluate(
         batch_size: images at a time; it also decides which noise an image gets.
         seed: of the model's noise.
         device: where to compute; None stays where the model is.
+        sharded: share the batches out among the processes of `torch.distributed`, if there are
+            several. All of them must call; each gets the result, which is one process's.
 
     Returns:
         "images" (measured), "refinement_steps", "num_slots", "batch_size", "seed", "notes" (what
@@ -60,8 +62,10 @@ def evaluate(
     mode = model.training
     model.eval()
     generator = torch.Generator(device)
-    values: dict[str, list[Tensor]] = defaultdict(list)
-    for start in range(0, count, batch_size):
+    starts = range(0, count, batch_size)
+    rank, processes = _place() if sharded else (0, 1)
+    measured = []
+    for start in starts[rank::processes]:
         batch = dataset.__getitems__(range(start, min(start + batch_size, count))).to(device)
         generator.manual_seed(seed_for("evaluation", seed, start))
         objective = model.score(
@@ -70,10 +74,12 @@ def evaluate(
             num_slots=num_slots,
             generator=generator,
         )
-        for name, per_image in _per_image(batch, objective).items():
-            values[name].append(per_image.double().cpu())
+        values = _per_image(batch, objective)
+        measured.append({name: per_image.cpu().double() for name, per_image in values.items()})
     model.train(mode)
-    metrics = {name: _summary(torch.cat(parts)) for name, parts in values.items()}
+    if processes > 1:
+        measured = _gathered(measured, len(starts), processes)
+    metrics = {name: _summary(torch.cat([m[name] for m in measured])) for name in measured[0]}
     return {
         "images": count,
         "refinement_steps": _own(model, "refinement_steps", refinement_steps),
@@ -83,6 +89,22 @@ def evaluate(
         "notes": _notes(dataset, images, count, metrics),
         "metrics": metrics,
     }
+
+
+def _place() -> tuple[int, int]:
+    """This process's rank, and the number of processes."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return 0, 1
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def _gathered(
+    own: list[dict[str, Tensor]], batches: int, processes: int
+) -> list[dict[str, Tensor]]:
+    """All batches in order: the process of rank r has measured r, r + processes, ..."""
+    shares: list[list[dict[str, Tensor]]] = [[] for _ in range(processes)]
+    distributed.all_gather_object(shares, own)
+    return [shares[batch % processes][batch // processes] for batch in range(batches)]
 
 
 def _per_image(batch: Batch, objective: Objective) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Training runs that are killed, interrupted, or spread over processes."""
+"""Training runs that are killed or interrupted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import multiprocessing
 import os
 import random
 import signal
-import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,16 +15,12 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from training_fakes import FakeConfig, FakeImages, FakeModel
+from process_testing import processes
+from training_fakes import FakeImages, FakeModel
 
 from emorl.training import checkpoint
 from emorl.training.config import GECOConfig, TrainerConfig
 from emorl.training.trainer import Trainer
-
-# Torch is imported once, in the server, with what its optimisers import when they are made; each
-# run is a fork of it.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["emorl.training.trainer", "torch._dynamo"])
 
 CONFIG = {
     "steps": 60,
@@ -41,7 +36,7 @@ CONFIG = {
 }
 
 
-def train(run_dir: Path, changes: dict | None = None, pause: float = 0.0, workers: int = 0) -> None:
+def train(run_dir: Path, pause: float = 0.0, workers: int = 0) -> None:
     """A run in a process group of its own; exit code 3 if it was interrupted."""
     os.setpgid(0, 0)
     multiprocessing.set_start_method("fork", force=True)  # quick data loader workers
@@ -51,11 +46,8 @@ def train(run_dir: Path, changes: dict | None = None, pause: float = 0.0, worker
         patient = FakeModel.objective
         FakeModel.objective = lambda *a, **k: (time.sleep(pause), patient(*a, **k))[1]
     geco = GECOConfig(target_per_dim=0.2, warm_start=5, step_size=1e-3)
-    config = TrainerConfig(**{**CONFIG, "geco": geco, **(changes or {})})
-    network = FakeConfig(noise=0.0) if changes else FakeConfig()
-    trainer = Trainer(
-        FakeModel(network), FakeImages(), config, run_dir, workers=workers, resume=True
-    )
+    config = TrainerConfig(**CONFIG, geco=geco)
+    trainer = Trainer(FakeModel(), FakeImages(), config, run_dir, workers=workers, resume=True)
     raise SystemExit(3 if trainer.run().interrupted else 0)
 
 
@@ -137,37 +129,3 @@ def test_a_signal_finishes_the_step_and_saves(tmp_path, undisturbed, number, wor
     resumed = finished(tmp_path)
     for name, value in finished(undisturbed).items():
         assert torch.equal(resumed[name], value), name
-
-
-def train_rank(run_dir: Path, rank: int, world: int, port: int) -> None:
-    os.environ |= {
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "WORLD_SIZE": str(world),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    train(run_dir, {"steps": 12, "accumulation": 2})
-
-
-def test_two_processes_train_as_one(tmp_path):
-    """The same total batch gives the same weights, up to the order of additions."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    one, two = tmp_path / "one", tmp_path / "two"
-    ranks = [processes.Process(target=train_rank, args=(two, rank, 2, port)) for rank in range(2)]
-    alone = processes.Process(target=train, args=(one, {"steps": 12}))
-    for process in (*ranks, alone):
-        process.start()
-    for process in (*ranks, alone):
-        process.join(120)
-    assert [process.exitcode for process in (*ranks, alone)] == [0, 0, 0]
-    weights = [
-        safetensors.torch.load_file(checkpoint.latest(run) / "model.safetensors")
-        for run in (one, two)
-    ]
-    for name, value in weights[0].items():
-        torch.testing.assert_close(weights[1][name], value, rtol=1e-4, atol=1e-5)
-    states = [checkpoint.load_state(checkpoint.latest(run))["geco"] for run in (one, two)]
-    assert states[0] == pytest.approx(states[1], rel=1e-4)

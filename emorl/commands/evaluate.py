@@ -24,9 +24,12 @@ def run(arguments: list[str]) -> int:
 
     from emorl.evaluation import evaluate
     from emorl.models import load_model
+    from emorl.training.config import TrainerConfig
+    from emorl.training.devices import make_accelerator
 
     model = load_model(folder)
     dataset = _open(options, run_dir)
+    accelerator = make_accelerator(TrainerConfig(device=options.device))
     result = {
         "checkpoint": str(folder),
         "data": options.data or dataset.name,
@@ -39,9 +42,13 @@ def run(arguments: list[str]) -> int:
             num_slots=options.num_slots,
             batch_size=options.batch_size,
             seed=options.seed,
-            device=_device(options.device),
+            device=accelerator.device,
+            sharded=True,
         ),
     }
+    accelerator.end_training()
+    if not accelerator.is_main_process:
+        return 0
     print(table(result))
     for path in _destinations(options, run_dir, dataset.name):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -119,12 +126,6 @@ def _destinations(options: argparse.Namespace, run_dir: Path | None, name: str) 
         stem = Path(options.data or name).name.partition(".")[0]
         paths.append(options.target / "evaluation" / f"{stem}{suffix}.json")
     return [*paths, *([options.json] if options.json else [])]
-
-
-def _device(name: str) -> str:
-    import torch
-
-    return "cuda" if name == "auto" and torch.cuda.is_available() else "cpu"
 
 
 def _without_nan(value: Any) -> Any:

@@ -52,9 +52,11 @@ class Decomposition:
         """From what a decoder returns.
 
         Args:
-            decoded: appearance before its sigmoid and mask logits, [B, K, 4, H, W].
+            decoded: appearance before its sigmoid and mask logits, [B, K, 4, H, W]; the results
+                have its dtype, but at least float32.
             slots: [B, K, D].
         """
+        decoded = decoded.to(torch.promote_types(decoded.dtype, torch.float32))
         masks, components = decoded[:, :, 3:].softmax(dim=1), decoded[:, :, :3].sigmoid()
         return cls((masks * components).sum(dim=1), masks, components, slots)
 
@@ -112,7 +114,12 @@ class ObjectCentricModel(nn.Module, ABC):
         num_slots: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Objective:
-        """The training loss of `images`, uint8 or float in [0, 1], [B, 3, H, W]."""
+        """The training loss of `images`, uint8 or float in [0, 1], [B, 3, H, W].
+
+        All noise is `emorl.nn.standard_normal`'s and whatever else depends on the size of the
+        batch asks `emorl.nn.share_of`, so that a batch can be shared out: the mean over its shares
+        is then the loss of the whole, and so are the gradients.
+        """
 
     @torch.no_grad()
     def score(

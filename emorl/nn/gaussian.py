@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from emorl.nn.noise import standard_normal
+
 
 class Gaussian(NamedTuple):
     """Diagonal Gaussians with variance softplus(raw) + 1e-5.
@@ -30,10 +32,7 @@ class Gaussian(NamedTuple):
 
     def sample(self, generator: torch.Generator | None) -> Tensor:
         """A reparameterised sample, [M, D]."""
-        noise = torch.randn(
-            self.mean.shape, generator=generator, device=self.mean.device, dtype=self.mean.dtype
-        )
-        return torch.addcmul(self.mean, self.scale, noise)
+        return torch.addcmul(self.mean, self.scale, standard_normal(self.mean, generator))
 
     def packed(self) -> Tensor:
         """Mean and raw variance side by side, [M, 2D]: the paper's lambda."""

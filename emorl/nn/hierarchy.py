@@ -16,6 +16,7 @@ from emorl.nn.absorption import AbsorbedAttention, LinearFeatures
 from emorl.nn.gaussian import Gaussian, kl_divergence
 from emorl.nn.gru import DualGRU, SingleGRU
 from emorl.nn.initialisation import init_xavier
+from emorl.nn.precision import full_precision
 from emorl.ops import Backend
 
 PriorKind = Literal["bottom_up", "reversed", "reversed++"]
@@ -105,6 +106,18 @@ class HierarchicalPosterior(nn.Module):
         Returns:
             L posteriors and samples; for L = 0 the learned initial one.
         """
+        with full_precision(self.initial):
+            hidden = features.hidden.to(self.initial.dtype)  # narrow under autocast
+            features = features._replace(hidden=hidden)
+            return self._infer(features, num_slots, generator, keep_attention)
+
+    def _infer(
+        self,
+        features: LinearFeatures,
+        num_slots: int,
+        generator: torch.Generator | None,
+        keep_attention: bool,
+    ) -> Hierarchy:
         batch = len(features.hidden)
         state = _differentiable(Gaussian.unpack(self.initial.expand(batch * num_slots, -1)))
         slots = state.sample(generator)
@@ -161,8 +174,9 @@ class HierarchicalPrior(nn.Module):
 
     def conditional(self, slots: Tensor) -> Gaussian:
         """The prior given a neighbouring layer's sample, [M, D]."""
-        hidden = F.elu(self.hidden(slots))
-        return Gaussian(self.mean(hidden), self.raw(hidden))
+        with full_precision(slots):
+            hidden = F.elu(self.hidden(slots))
+            return Gaussian(self.mean(hidden), self.raw(hidden))
 
     def forward(
         self, posteriors: list[Gaussian], generator: torch.Generator | None

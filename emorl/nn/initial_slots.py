@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from emorl.nn.gaussian import Gaussian
+from emorl.nn.noise import standard_normal
 
 Spread = Literal["exp", "softplus"]
 
@@ -39,13 +40,8 @@ class SampledSlots(nn.Module):
     def forward(self, batch: int, num_slots: int, generator: torch.Generator | None) -> Tensor:
         """Draw [B, K, D], from the global generator if there is none."""
         scale = self.raw.exp() if self.spread == "exp" else Gaussian(self.mean, self.raw).scale
-        noise = torch.randn(
-            (batch, num_slots, self.mean.shape[1]),
-            generator=generator,
-            device=self.mean.device,
-            dtype=self.mean.dtype,
-        )
-        return torch.addcmul(self.mean, scale, noise)
+        like = self.mean.expand(batch, num_slots, -1)
+        return torch.addcmul(self.mean, scale, standard_normal(like, generator))
 
 
 class LearnedSlots(nn.Module):

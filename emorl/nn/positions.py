@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from emorl.nn.precision import full_precision
+
 
 def position_ramps(height: int, width: int, device: torch.device | None = None) -> Tensor:
     """Distances to the bottom, top, left and right edge, in [0, 1].
@@ -49,10 +51,9 @@ class PositionMap(nn.Module):
         ramps = self.ramps
         if ramps.shape[1:] != (height, width):
             ramps = position_ramps(height, width, ramps.device).to(ramps.dtype)
-        return (
-            torch.einsum("cr,rhw->chw", self.project.weight, ramps)
-            + self.project.bias[:, None, None]
-        )
+        with full_precision(ramps):
+            weighted = torch.einsum("cr,rhw->chw", self.project.weight, ramps)
+        return weighted + self.project.bias[:, None, None]
 
 
 class CoordinateGrid(nn.Module):

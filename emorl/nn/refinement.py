@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from emorl.nn.gaussian import Gaussian, kl_divergence
 from emorl.nn.initialisation import init_xavier
+from emorl.nn.noise import share_of
+from emorl.nn.precision import full_precision
 from emorl.nn.score import Score
 
 
@@ -69,10 +71,11 @@ class RefinementNetwork(nn.Module):
         Returns:
             The update to add to the posterior, and the next state.
         """
-        normalised = [F.layer_norm(g, (self.dim,)) for g in gradient]
-        encoded = self.encoded(F.elu(self.hidden(torch.cat([*posterior, *normalised], dim=1))))
-        state = self.cell(encoded, state)
-        return Gaussian(self.mean(state), self.raw(state)), state
+        with full_precision(state):
+            normalised = [F.layer_norm(g, (self.dim,)) for g in gradient]
+            encoded = self.encoded(F.elu(self.hidden(torch.cat([*posterior, *normalised], dim=1))))
+            state = self.cell(encoded, state)
+            return Gaussian(self.mean(state), self.raw(state)), state
 
 
 def refine(
@@ -94,13 +97,15 @@ def refine(
         first: the posterior's score.
         score: scores a sample [M, D] with its KL [M] at a step (1, 2, ..).
         steps: I.
-        weights: of NLL and KL in the loss that is descended.
-        generator: of the noise; one sample per step.
+        weights: of NLL and KL in the loss that is descended, the mean over the whole batch.
+        generator: of the noise; one sample per step. It knows what share of the batch this is.
 
     Returns:
         The first score and those of all steps.
     """
     scored = [first]
+    _, shares = share_of(generator)
+    weights = [weight / shares for weight in weights]
     state = network.initial_state(posterior)
     for step in range(1, steps + 1):
         gradient = _loss_gradient(posterior, scored[-1], weights)
@@ -123,5 +128,6 @@ def _loss_gradient(
     if scored.kl.requires_grad:  # without stochastic layers the first KL is constant
         outputs.append(scored.kl)
         seeds.append(torch.full_like(scored.kl, weights[1] / len(scored.kl)))
-    gradient = torch.autograd.grad(outputs, [*posterior], seeds, retain_graph=True)
+    with full_precision(scored.kl):
+        gradient = torch.autograd.grad(outputs, [*posterior], seeds, retain_graph=True)
     return Gaussian(*gradient)

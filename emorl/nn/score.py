@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from emorl.nn.precision import full_precision
+
 # From the slots of some images, [images * K, D], and which images these are, to the NLL of each
 # image and to what else is wanted of the decoder.
 Scorer = Callable[[Tensor, slice], tuple[Tensor, tuple[Tensor, ...]]]
@@ -47,9 +49,10 @@ class _ScoreOnce(torch.autograd.Function):
             with torch.enable_grad():
                 leaf = some.detach().requires_grad_()
                 nll, outputs = scorer(leaf, part)
-                gradient, *others = torch.autograd.grad(
-                    nll.sum() / batch, (leaf, *weights), allow_unused=True
-                )
+                with full_precision(nll):
+                    gradient, *others = torch.autograd.grad(
+                        nll.sum() / batch, (leaf, *weights), allow_unused=True
+                    )
             results.append((nll.detach(), gradient, *(o.detach() for o in outputs)))
             sums = [g if s is None else s + g for s, g in zip(sums, others, strict=True)]
         joined = _join(results)

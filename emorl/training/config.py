@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from emorl.training.optimizers import OptimizerName
 from emorl.training.schedule import Curriculum, check_curriculum
+
+Precision = Literal["no", "tf32", "bf16"]
 
 
 @dataclass
@@ -90,10 +92,13 @@ class TrainerConfig:
             [100000, 1]]}; also kl_weight and num_slots.
         geco: null trains on the ELBO.
         seed: of the first weights, of the order of the images and of the model's noise.
-        precision: "bf16" computes in bfloat16 where that is safe.
+        precision: "no" is float32; "tf32" lets a GPU's matrix products and convolutions round
+            their factors to 10 bits; "bf16" computes the networks over pixels in bfloat16, the
+            rest in float32.
         cuda_graph: capture a whole step as one CUDA graph and replay it, which pays where the
             kernels are small; on one GPU, with Adam, without accumulation.
-        accumulation: parts into which a batch is cut to save memory.
+        accumulation: parts into which a process cuts its share of a batch to save memory; the
+            numbers stay the same, up to rounding.
         device: "auto" takes a GPU if there is one.
         deterministic: also choose deterministic kernels on a GPU (slower), so that a resumed run
             repeats every bit there too; on the CPU it always does.
@@ -101,7 +106,8 @@ class TrainerConfig:
         checkpoint_every: steps between checkpoints.
         keep_checkpoints: newest checkpoints that stay.
         picture_every: steps between pictures of the current decomposition; 0 draws none.
-        eval_every: steps between measurements of FG-ARI on held-out images; 0 measures none.
+        eval_every: steps between measurements of FG-ARI on held-out images, by the first process
+            while the others wait; 0 measures none.
         eval_images: held-out images to measure.
     """
 
@@ -118,7 +124,7 @@ class TrainerConfig:
     curriculum: Curriculum = field(default_factory=dict)
     geco: GECOConfig | None = None
     seed: int = 0
-    precision: Literal["no", "bf16"] = "no"
+    precision: Precision = "no"
     cuda_graph: bool = False
     accumulation: int = 1
     device: Literal["auto", "cpu"] = "auto"
@@ -139,6 +145,9 @@ class TrainerConfig:
             _at_least(f"trainer.{name}", getattr(self, name), 0)
         for name in ("learning_rate", "decay_rate", "clip_norm", "max_minutes"):
             _positive(f"trainer.{name}", getattr(self, name))
+        if self.precision not in get_args(Precision):
+            expected = ", ".join(get_args(Precision))
+            raise ValueError(f"trainer.precision: expected one of {expected}, got {self.precision}")
         check_curriculum(self.curriculum)
 
 

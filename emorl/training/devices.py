@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,9 @@ class ObjectiveOf(nn.Module):
     def __init__(self, model: ObjectCentricModel) -> None:
         super().__init__()
         self.model = model
+        # A curriculum changes which parameters are used, so data parallelism has to look for those
+        # that are not. It warns where it finds none; this one it always finds.
+        self.unused = nn.Parameter(torch.zeros(1))
 
     def forward(self, images: Tensor, **arguments: Any) -> tuple[Tensor, Objective]:
         """The loss by itself, where wrappers look for it, and all of the objective."""
@@ -28,14 +32,33 @@ class ObjectiveOf(nn.Module):
 
 
 def make_accelerator(config: TrainerConfig) -> Accelerator:
-    """The devices and the precision of a run."""
+    """The devices and the precision of a run; the only place that sets either for the process."""
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
-    AcceleratorState._reset_state()  # several runs of one process may differ in precision
+    # Convolutions take TF32 unless told otherwise. Once torch's newer switches (fp32_precision) are
+    # set, whoever reads these raises an error, as torch.compile does in torch 2.10.
+    torch.backends.cuda.matmul.allow_tf32 = config.precision == "tf32"
+    torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
+    # Several runs of one process may differ in device and precision.
+    AcceleratorState._reset_state(reset_partial_state=True)
     return Accelerator(
-        cpu=config.device == "cpu",
-        mixed_precision=config.precision,
+        # Without being told, Accelerate lets the processes of a launcher run apart on the CPU.
+        cpu=config.device == "cpu" or not torch.accelerator.is_available(),
+        mixed_precision="bf16" if config.precision == "bf16" else "no",
         gradient_accumulation_steps=config.accumulation,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+
+
+def require_one_step(accelerator: Accelerator, step: int, run_dir: Path) -> None:
+    """Make sure that all processes, maybe on several machines, have found the same checkpoint.
+
+    Raises:
+        ValueError: in every process, if they have not.
+    """
+    steps = accelerator.gather(torch.tensor([step], device=accelerator.device)).tolist()
+    if min(steps) < max(steps):
+        raise ValueError(
+            f"{run_dir}: expected a folder that all processes see, got checkpoints of steps {steps}"
+        )

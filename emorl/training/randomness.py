@@ -8,8 +8,8 @@ import hashlib
 def seed_for(*parts: int | str) -> int:
     """A seed for `torch.Generator.manual_seed`, a pure function of `parts`.
 
-    Training seeds its noise with `seed_for("noise", seed, step, rank, part)` at every step, so that
-    a checkpoint needs no generator's state and a resumed run draws what an undisturbed one draws.
+    Training seeds its noise with `seed_for("noise", seed, step)` at every step, so that a
+    checkpoint needs no generator's state and a resumed run draws what an undisturbed one draws.
 
     Returns:
         A number in [0, 2**63).

@@ -1,8 +1,9 @@
 """Training of any `ObjectCentricModel`, on one device or several, that can be killed and resumed.
 
-Everything random is a pure function of (seed, step, process): the images of a step, the noise of
-the model. A checkpoint therefore holds no generator's state, and a resumed run repeats an
-undisturbed one bit for bit (on a GPU with `deterministic`).
+Everything random is a pure function of (seed, step): the images of a step, the noise of the model.
+Processes, and the parts of an accumulated batch, take their shares of both. A checkpoint therefore
+holds no generator's state, and a resumed run repeats an undisturbed one bit for bit (on a GPU with
+`deterministic`).
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from torch.utils.data import DataLoader
 
 from emorl.data import Batch, BatchSampler, ObjectDataset, collate
 from emorl.models import ObjectCentricModel
+from emorl.nn import BatchShare
 from emorl.training import checkpoint
 from emorl.training.config import TrainerConfig
-from emorl.training.devices import ObjectiveOf, make_accelerator
+from emorl.training.devices import ObjectiveOf, make_accelerator, require_one_step
 from emorl.training.graph import GraphedStep
 from emorl.training.graph import check as check_graph
 from emorl.training.interrupt import StopRequest, ignore_signals
@@ -73,7 +75,7 @@ class Trainer:
 
     Raises:
         ValueError: if the batch cannot be shared out, `eval_every` has no images, or the
-            checkpoint is another model's.
+            checkpoint is another model's, or not the same in all processes.
     """
 
     def __init__(
@@ -98,12 +100,14 @@ class Trainer:
         self.optimizers = make_optimizers(
             model.parameters(), config.optimizer, config.learning_rate
         )
-        self.noise = torch.Generator(self.accelerator.device)
+        self.noise = BatchShare(self.accelerator.device)
+        self.noise.shares = self.accelerator.num_processes * config.accumulation
         self.graph = self._graphed_step() if config.cuda_graph else None
         self.step = 0
         self.last_checkpoint = checkpoint.latest(self.run_dir) if resume else None
         if self.last_checkpoint:
             self._load(self.last_checkpoint)
+        require_one_step(self.accelerator, self.step, self.run_dir)
 
     def run(self, notes: Sequence[str] = ()) -> TrainingResult:
         """Train to the last step, or until Ctrl-C or SIGTERM, and save.
@@ -193,8 +197,8 @@ class Trainer:
         return GraphedStep(self._backward, self._gradient_norm, self.optimizers[0], self.noise)
 
     def _seed_noise(self, part: int) -> None:
-        rank = self.accelerator.process_index
-        self.noise.manual_seed(seed_for("noise", self.config.seed, self.step, rank, part))
+        self.noise.manual_seed(seed_for("noise", self.config.seed, self.step))
+        self.noise.index = self.accelerator.process_index * self.config.accumulation + part
 
     def _backward(
         self, images: Tensor, geco: GECO | None, arguments: dict[str, Any]
@@ -312,6 +316,8 @@ class Trainer:
     def _warnings(self) -> list[str]:
         """What the user should know before the first step."""
         lines = [f"going on from {self.last_checkpoint}"] if self.last_checkpoint else []
+        if self.config.precision == "tf32" and self.accelerator.device.type != "cuda":
+            lines.append("trainer.precision: tf32 is for GPUs; this device computes in float32")
         sigma = getattr(self.model.config, "sigma", None)
         warning = self.geco.unreachable(sigma) if self.geco and sigma else None
         return [*lines, f"warning: {warning}"] if warning else lines
