@@ -12,12 +12,14 @@ from emorl.models.base import (
     read_description,
 )
 from emorl.models.efficient_morl import EfficientMORL, EfficientMORLConfig
+from emorl.models.iodine import IODINE
+from emorl.models.iodine_config import IODINEConfig
 from emorl.models.monet import MONet, MONetConfig
 from emorl.models.slot_attention import SlotAttentionConfig, SlotAttentionModel
 from emorl.models.slot_mlp import SlotMLP, SlotMLPConfig
 
 MODELS: dict[str, type[ObjectCentricModel]] = {
-    model.name: model for model in (EfficientMORL, SlotAttentionModel, SlotMLP, MONet)
+    model.name: model for model in (EfficientMORL, SlotAttentionModel, SlotMLP, IODINE, MONet)
 }
 
 
@@ -34,10 +36,12 @@ def load_model(folder: str | Path) -> ObjectCentricModel:
 
 
 __all__ = [
+    "IODINE",
     "MODELS",
     "Decomposition",
     "EfficientMORL",
     "EfficientMORLConfig",
+    "IODINEConfig",
     "MONet",
     "MONetConfig",
     "ObjectCentricModel",

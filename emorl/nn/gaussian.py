@@ -44,6 +44,15 @@ class Gaussian(NamedTuple):
         return cls(*parameters.chunk(2, dim=1))
 
 
+class SoftplusGaussian(Gaussian):
+    """Diagonal Gaussians with variance softplus(raw), as in DeepMind's IODINE."""
+
+    @property
+    def scale(self) -> Tensor:
+        """Standard deviation, [M, D]."""
+        return F.softplus(self.raw).sqrt()
+
+
 def kl_divergence(posterior: Gaussian, prior: Gaussian | None) -> Tensor:
     """KL(posterior || prior) in nats, summed over D.
 

@@ -108,7 +108,7 @@ def refine(
     weights = [weight / shares for weight in weights]
     state = network.initial_state(posterior)
     for step in range(1, steps + 1):
-        gradient = _loss_gradient(posterior, scored[-1], weights)
+        gradient = loss_gradient(posterior, scored[-1], weights)
         update, state = network(posterior, gradient, state)
         posterior = Gaussian(posterior.mean + update.mean, posterior.raw + update.raw)
         current = score(posterior.sample(generator), kl_divergence(posterior, prior), step)
@@ -116,7 +116,7 @@ def refine(
     return scored
 
 
-def _loss_gradient(
+def loss_gradient(
     posterior: Gaussian, scored: ScoredPosterior, weights: Sequence[float]
 ) -> Gaussian:
     """Gradient of the loss, mean over the batch, with respect to the posterior.

@@ -1,0 +1,158 @@
+"""IODINE's refinement network: images and vectors in, an update of the posterior out.
+
+Legend: M slots of a batch (batch x slots), D slot width, C channels, H W image.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from typing import Literal, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from emorl.nn.gaussian import Gaussian
+from emorl.nn.initialisation import init_fan_in, init_xavier
+
+Pooling = Literal["flatten", "mean"]
+State = tuple[Tensor, Tensor]
+_POOL = 4
+
+
+class ImageRefinementSpec(NamedTuple):
+    """Architecture of the refinement network.
+
+    Attributes:
+        layers: number of convolutions, each followed by ELU; zero padding keeps ceil(side / stride)
+            pixels, one more after the image than before it where the number is odd.
+        kernel: their side.
+        stride: of each.
+        channels: of each.
+        pooling: "flatten" averages 4x4 pixels and concatenates the rest, "mean" averages all.
+        code_layers: linear layers after that, with ELU between them.
+        code_width: their width.
+        merge_width: of a linear layer over image code and vectors, with ELU before and after it;
+            None for none.
+        lstm_width: of the LSTM; None for no recurrence.
+    """
+
+    layers: int
+    kernel: int
+    stride: int
+    channels: int
+    pooling: Pooling
+    code_layers: int
+    code_width: int
+    merge_width: int | None
+    lstm_width: int | None
+
+    def pooled(self, image_size: tuple[int, int]) -> int:
+        """Numbers per image that are left after pooling."""
+        if self.pooling == "mean":
+            return self.channels
+        shrink = self.stride**self.layers
+        return self.channels * math.prod(-(-side // shrink) // _POOL for side in image_size)
+
+
+class ImageRefinement(nn.Module):
+    """Convolutions over what is seen of a slot, an LSTM, an additive update (Greff et al. 2019).
+
+    Args:
+        dim: D, width of a slot.
+        channels: of the images.
+        width: of the vectors.
+        spec: the architecture.
+        image_size: (height, width) of the images; with pooling "flatten" the only possible one.
+        gain: of the initial weights (Xavier normal), the LSTM's apart; None for DeepMind's, normal
+            with variance 1 / fan-in, truncated at two deviations.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        channels: int,
+        width: int,
+        spec: ImageRefinementSpec,
+        image_size: tuple[int, int],
+        gain: float | None,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        channel_widths = [channels] + [spec.channels] * spec.layers
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(a, b, spec.kernel, spec.stride) for a, b in pairwise(channel_widths)
+        )
+        code_widths = [spec.pooled(image_size)] + [spec.code_width] * spec.code_layers
+        self.code = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(code_widths))
+        width += spec.code_width
+        self.merge = nn.Linear(width, spec.merge_width) if spec.merge_width else None
+        width = spec.merge_width or width
+        self.cell = nn.LSTMCell(width, spec.lstm_width) if spec.lstm_width else None
+        width = spec.lstm_width or width
+        self.mean = nn.Linear(width, dim)
+        self.raw = nn.Linear(width, dim)
+        if gain is None:
+            init_fan_in(self)
+        else:
+            init_xavier(self, gain)
+
+    def encode(self, images: Tensor) -> Tensor:
+        """The code of what is seen of each slot.
+
+        Args:
+            images: [M, C, H, W].
+
+        Returns:
+            [M, code width].
+        """
+        hidden = images.contiguous(memory_format=torch.channels_last)
+        for convolution in self.convolutions:
+            hidden = F.elu(self._same(convolution, hidden), inplace=True)
+        if self.spec.pooling == "mean":
+            code = hidden.mean(dim=(2, 3))
+        else:
+            code = F.avg_pool2d(hidden, _POOL).flatten(1)
+        for n, layer in enumerate(self.code):
+            code = layer(F.elu(code) if n else code)
+        return code
+
+    def forward(
+        self, code: Tensor, vectors: Tensor, state: State | None
+    ) -> tuple[Gaussian, State | None]:
+        """One refinement step.
+
+        Args:
+            code: from `encode`, [M, code width].
+            vectors: [M, V].
+            state: of the LSTM; None at first.
+
+        Returns:
+            The update to add to the posterior, and the next state.
+        """
+        if self.merge is None:
+            hidden = torch.cat([code, vectors], dim=1)
+        else:
+            hidden = F.elu(self.merge(torch.cat([F.elu(code), vectors], dim=1)))
+        if self.cell is not None:
+            state = self.cell(hidden, state)
+            hidden = state[0]
+        return Gaussian(self.mean(hidden), self.raw(hidden)), state
+
+    def _same(self, convolution: nn.Module, x: Tensor) -> Tensor:
+        """The convolution of an image padded as TensorFlow's "SAME" does."""
+        assert isinstance(convolution, nn.Conv2d)
+        (top, bottom), (left, right) = (
+            _padding(side, self.spec.kernel, self.spec.stride) for side in x.shape[2:]
+        )
+        weight, bias = convolution.weight, convolution.bias
+        if (top, left) == (bottom, right):
+            return F.conv2d(x, weight, bias, self.spec.stride, (top, left))
+        return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, bias, self.spec.stride)
+
+
+def _padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
+    """Zeros before and after `side` pixels, so that ceil(side / stride) are left."""
+    total = max((-(-side // stride) - 1) * stride + kernel - side, 0)
+    return total // 2, total - total // 2

@@ -1,0 +1,108 @@
+"""Score slots whose decoded images something else looks at, and passes gradients back into.
+
+`score_once` differentiates the decoder for good as soon as it has scored. Where a network reads the
+decoded images of a step, their gradient is known only in the final backward pass. So refinement
+gets d NLL / d slots at once, without the weights' gradients, all activations are freed, and the
+final backward pass decodes once more: one backward pass through the decoder then serves the
+likelihood's gradient and the images' together.
+
+Keeping the activations of every step until the end, as plain autograd does, costs one forward and
+two backward passes of the decoder per step, one of them without weights. Freeing them costs one
+forward pass more, and two images of 4 channels per slot and step stay in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class DecodedScore(NamedTuple):
+    """The likelihood of some images, and what was decoded for it.
+
+    Attributes:
+        nll: sum over these images divided by the batch, in nats; differentiable with respect to
+            slots and weights.
+        decoded: what the decoder returned; differentiable likewise.
+        nll_per_image: [images], detached.
+        gradient: d nll / d slots, [M, D], detached.
+        decoded_gradient: d nll / d decoded, detached.
+    """
+
+    nll: Tensor
+    decoded: Tensor
+    nll_per_image: Tensor
+    gradient: Tensor
+    decoded_gradient: Tensor
+
+
+class _ScoreDecoded(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        decode: Callable[[Tensor], Tensor],
+        likelihood: Callable[[Tensor], Tensor],
+        batch: int,
+        slots: Tensor,
+        *weights: Tensor,
+    ) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            leaf = slots.detach().requires_grad_()
+            output = decode(leaf)
+            decoded = output.detach().requires_grad_()
+            nll = likelihood(decoded)
+            (of_decoded,) = torch.autograd.grad(nll.sum() / batch, decoded)
+        (of_slots,) = torch.autograd.grad(output, leaf, of_decoded)
+        nll = nll.detach()
+        kind = slots.device.type
+        ctx.autocast = torch.autocast(
+            kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+        )
+        ctx.decode = decode
+        ctx.save_for_backward(slots, of_decoded, *weights)
+        ctx.mark_non_differentiable(nll, of_slots, of_decoded)
+        return nll.sum() / batch, decoded.detach(), nll, of_slots, of_decoded
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(
+        ctx: Any, grad_nll: Tensor, grad_decoded: Tensor, *_: Tensor
+    ) -> tuple[Tensor | None, ...]:
+        slots, of_decoded, *weights = ctx.saved_tensors
+        with torch.enable_grad(), ctx.autocast:
+            leaf = slots.detach().requires_grad_()
+            decoded = ctx.decode(leaf)
+        seed = grad_decoded + grad_nll * of_decoded
+        gradients = torch.autograd.grad(decoded, (leaf, *weights), seed, allow_unused=True)
+        return None, None, None, *gradients
+
+
+def score_decoded(
+    decode: Callable[[Tensor], Tensor],
+    likelihood: Callable[[Tensor], Tensor],
+    slots: Tensor,
+    weights: Sequence[Tensor],
+    batch: int,
+    keep_activations: bool = False,
+) -> DecodedScore:
+    """Decode and score slots, keeping what was decoded.
+
+    Args:
+        decode: from slots [M, D] to whatever is scored; called again in the backward pass.
+        likelihood: from that to the NLL of each image.
+        slots: [M, D], those of an image one after the other.
+        weights: the parameters that `decode` uses and that are to be trained.
+        batch: number of images of the whole batch, whose mean NLL is differentiated.
+        keep_activations: keep the decoder's, too, instead of decoding again.
+    """
+    if keep_activations and torch.is_grad_enabled():
+        decoded = decode(slots)
+        nll = likelihood(decoded)
+        mean = nll.sum() / batch
+        (of_decoded,) = torch.autograd.grad(mean, decoded, retain_graph=True)
+        (of_slots,) = torch.autograd.grad(decoded, slots, of_decoded, retain_graph=True)
+        return DecodedScore(mean, decoded, nll.detach(), of_slots, of_decoded)
+    return DecodedScore(*_ScoreDecoded.apply(decode, likelihood, batch, slots, *weights))
