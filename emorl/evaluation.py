@@ -127,7 +127,8 @@ def _last_step(objective: Objective, size: int) -> dict[str, Tensor]:
     """The last step's NLL (or squared error) and KL per image; without such terms, batch means."""
     terms = objective.terms
     nll = ["squared_error", *_numbered(terms, "nll")][-1]
-    kl = _numbered(terms, "kl_refinement")[-1:] or _numbered(terms, "kl_layer")
+    kl = _numbered(terms, "kl_layer")  # all of them, but of steps the last
+    kl = (_numbered(terms, "kl_refinement") or _numbered(terms, "kl"))[-1:] or kl
     return {
         "nll": terms[nll] if nll in terms else objective.nll.expand(size),
         "kl": torch.stack([terms[name] for name in kl]).sum(0) if kl else objective.kl.expand(size),

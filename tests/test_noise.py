@@ -6,8 +6,10 @@ import pytest
 import torch
 from test_efficient_morl import gradients, tiny
 
+from emorl.models import MODELS
 from emorl.nn import BatchShare, standard_normal
 from emorl.training import GECO
+from emorl.training.config_file import find_config, load_config
 
 
 def share(index: int, shares: int, seed: int = 5) -> BatchShare:
@@ -52,9 +54,19 @@ def test_without_a_generator_the_global_noise_is_drawn():
 @pytest.mark.parametrize("constrained", [False, True], ids=["elbo", "geco"])
 def test_shares_have_the_loss_and_the_gradients_of_the_batch(changes, constrained):
     """Refinement has to see gradients of the whole batch's mean: its layer norms have an eps."""
-    model = tiny(**changes)
-    images = torch.rand(6, 3, *model.config.image_size, dtype=torch.float64)
     geco = GECO(-1.3, moving_average=-70.0, raw_multiplier=0.8) if constrained else None
+    assert_shares_are_the_batch(tiny(**changes), geco)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name != "efficient_morl"])
+def test_shares_are_the_batch_for_every_model(name):
+    torch.manual_seed(0)
+    model = MODELS[name](load_config(find_config("smoke", name)).network)
+    assert_shares_are_the_batch(model.double(), None)
+
+
+def assert_shares_are_the_batch(model, geco):
+    images = torch.rand(6, 3, *model.config.image_size, dtype=torch.float64)
     whole = model.objective(images, geco=geco, generator=share(0, 1))
     parts = [
         model.objective(part, geco=geco, generator=share(i, 3))

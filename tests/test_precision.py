@@ -76,7 +76,7 @@ def test_only_the_networks_over_pixels_are_narrow_under_autocast(changes, monkey
     for name, layer in network.named_modules():
         if not [*layer.children()]:
             layer.register_forward_hook(lambda m, _, output, n=name: note(n, m, output))
-    descend = refinement._loss_gradient
+    descend = refinement.loss_gradient
 
     def descend_twice(*arguments):
         result = descend(*arguments)
@@ -85,7 +85,7 @@ def test_only_the_networks_over_pixels_are_narrow_under_autocast(changes, monkey
         note("gradient", network, result)
         return result
 
-    monkeypatch.setattr(refinement, "_loss_gradient", descend_twice)
+    monkeypatch.setattr(refinement, "loss_gradient", descend_twice)
     images = torch.rand(2, 3, *network.config.image_size)
     with torch.autocast("cpu", torch.bfloat16):
         objective = network.objective(images)

@@ -22,11 +22,12 @@ def run(arguments: list[str]) -> int:
         options, _ = parser.parse_known_args([a for a in arguments if a not in ("-h", "--help")])
         return _print_help(options.model)
     options, overrides = parser.parse_known_args(arguments)
-    config_path, out = _places(options)
+    path = _config_path(options)
 
     from emorl.training.config_file import load_config
 
-    config = load_config(config_path, options.model, overrides)
+    config = load_config(path, options.model, overrides)
+    out = Path(options.out or f"runs/{config.model}/{path.stem}")
 
     from emorl.training.run import train
 
@@ -41,20 +42,19 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _places(options: argparse.Namespace) -> tuple[Path, Path]:
-    """The configuration's file and the run's folder."""
+def _config_path(options: argparse.Namespace) -> Path:
+    """The configuration's file."""
     from emorl.training.config_file import config_names, find_config
 
     if options.config is None and options.out and options.resume:
         out = Path(options.out)
         if not (out / "config.yaml").is_file():
             raise ValueError(f"--out: {out} holds no run to resume; to begin one give --config")
-        return out / "config.yaml", out
+        return out / "config.yaml"
     if options.config is None:
         names = ", ".join(config_names(options.model))
         raise ValueError(f"--config: a file or one of {names} is needed")
-    path = find_config(options.config, options.model)
-    return path, Path(options.out or f"runs/{path.stem}")
+    return find_config(options.config, options.model)
 
 
 def _print_help(model: str | None) -> int:
@@ -62,7 +62,7 @@ def _print_help(model: str | None) -> int:
 
     parser = build_parser(model or DEFAULT_MODEL)
     parser.usage = _USAGE
-    parser.add_argument("--out", type=Path, help="the run's folder; null: runs/NAME")
+    parser.add_argument("--out", type=Path, help="the run's folder; null: runs/MODEL/NAME")
     parser.add_argument(
         "--resume",
         choices=["auto"],

@@ -28,7 +28,9 @@ from emorl.nn.gaussian import Gaussian, SoftplusGaussian, kl_divergence
 from emorl.nn.image_refinement import ImageRefinement, State
 from emorl.nn.initialisation import init_fan_in
 from emorl.nn.likelihood import mixture_likelihood
+from emorl.nn.noise import share_of
 from emorl.nn.pixel_inputs import AuthorsInputs, DeepMindInputs
+from emorl.nn.precision import full_precision
 from emorl.nn.refinement import ScoredPosterior, loss_gradient
 from emorl.nn.score import Score, score_once
 from emorl.nn.score_decoded import score_decoded
@@ -41,7 +43,7 @@ class _Request(NamedTuple):
     target: Tensor  # [B, 3, H, W] in [0, 1]
     num_slots: int
     steps: int
-    weights: Sequence[float]  # of NLL and KL, in the loss that refinement descends
+    weights: Sequence[float]  # of NLL and KL, in the loss of the whole batch that is descended
     generator: torch.Generator | None
 
 
@@ -68,7 +70,12 @@ class IODINE(ObjectCentricModel):
         super().__init__(c)
         constants = 0 if c.decoder_constant is None else 1
         self.decoder = SpatialBroadcastDecoder(
-            c.slot_dim + constants, c.decoder, c.image_size, c.init_gain, backend=c.backend
+            c.slot_dim + constants,
+            c.decoder,
+            c.image_size,
+            c.init_gain,
+            backend=c.backend,
+            convolution_backend=c.convolution_backend,
         )
         if c.init_gain is None:
             init_fan_in(self.decoder)
@@ -132,7 +139,8 @@ class IODINE(ObjectCentricModel):
         weights = (constrained.multiplier if constrained else 1.0, kl_weight)
         request = self._request(images, num_slots, refinement_steps, weights, generator)
         if self.training and torch.is_grad_enabled():
-            self.loss_weights.copy_(torch.tensor(weights))
+            for kept, weight in zip(self.loss_weights, weights, strict=True):
+                kept.fill_(weight)
         steps, losses = self._infer(request), []
         for scored in steps:
             nll = scored.score.nll
@@ -216,7 +224,8 @@ class IODINE(ObjectCentricModel):
             raise ValueError(
                 f'images: expected {c.image_size}, the only size with pooling "flatten", got {size}'
             )
-        return _Request(target, num_slots, steps, weights, generator)
+        _, shares = share_of(generator)
+        return _Request(target, num_slots, steps, [w / shares for w in weights], generator)
 
     def _infer(self, request: _Request) -> list[ScoredPosterior]:
         """Score and refine in turn, I + 1 and I times.
@@ -321,7 +330,8 @@ class IODINE(ObjectCentricModel):
         self, target: Tensor, decoded: Tensor, gradient: Tensor, weight: float, batch: int
     ) -> Tensor:
         """The code of each slot; `gradient` is that of the mean NLL, which the loss weights."""
-        seen = self.inputs.images(target, decoded, weight * gradient, weight / batch)
+        with full_precision(decoded):
+            seen = self.inputs.images(target, decoded, weight * gradient, weight / batch)
         return self.refinement.encode(seen)
 
     def _weight(self, step: int, total: int) -> float:

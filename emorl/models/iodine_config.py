@@ -56,6 +56,7 @@ class IODINEConfig:
         init_gain: of the initial weights (Xavier normal), 0.02 in [IE]; null for [DM]'s.
         init_raw: of the first posterior, with the prior "unit"; 1 in [IE].
         backend: of the fused operators, "auto", "native", "triton" or "reference".
+        convolution_backend: of the decoder's convolutions, likewise ("triton" apart).
         keep_activations: keep those of all steps for the backward pass instead of running both
             networks again: less time, several times the memory, the same numbers.
         score_chunk: slots that are decoded, scored and looked at together, rounded down to those of
@@ -92,6 +93,7 @@ class IODINEConfig:
     init_gain: float | None = 0.02
     init_raw: float = 1.0
     backend: Backend = "auto"
+    convolution_backend: Backend = "auto"
     keep_activations: bool = False
     score_chunk: int | None = None
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from emorl.nn.gaussian import Gaussian
 from emorl.nn.initialisation import init_fan_in, init_xavier
+from emorl.nn.precision import full_precision
 
 Pooling = Literal["flatten", "mean"]
 State = tuple[Tensor, Tensor]
@@ -131,14 +132,16 @@ class ImageRefinement(nn.Module):
         Returns:
             The update to add to the posterior, and the next state.
         """
-        if self.merge is None:
-            hidden = torch.cat([code, vectors], dim=1)
-        else:
-            hidden = F.elu(self.merge(torch.cat([F.elu(code), vectors], dim=1)))
-        if self.cell is not None:
-            state = self.cell(hidden, state)
-            hidden = state[0]
-        return Gaussian(self.mean(hidden), self.raw(hidden)), state
+        with full_precision(vectors):
+            code = code.to(vectors.dtype)
+            if self.merge is None:
+                hidden = torch.cat([code, vectors], dim=1)
+            else:
+                hidden = F.elu(self.merge(torch.cat([F.elu(code), vectors], dim=1)))
+            if self.cell is not None:
+                state = self.cell(hidden, state)
+                hidden = state[0]
+            return Gaussian(self.mean(hidden), self.raw(hidden)), state
 
     def _same(self, convolution: nn.Module, x: Tensor) -> Tensor:
         """The convolution of an image padded as TensorFlow's "SAME" does."""

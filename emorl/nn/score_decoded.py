@@ -14,10 +14,13 @@ forward pass more, and two images of 4 channels per slot and step stay in memory
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from emorl.nn.precision import full_precision
 
 
 class DecodedScore(NamedTuple):
@@ -54,13 +57,14 @@ class _ScoreDecoded(torch.autograd.Function):
             output = decode(leaf)
             decoded = output.detach().requires_grad_()
             nll = likelihood(decoded)
-            (of_decoded,) = torch.autograd.grad(nll.sum() / batch, decoded)
-        (of_slots,) = torch.autograd.grad(output, leaf, of_decoded)
+            with full_precision(nll):
+                (of_decoded,) = torch.autograd.grad(nll.sum() / batch, decoded)
+                (of_slots,) = torch.autograd.grad(output, leaf, of_decoded)
         nll = nll.detach()
         kind = slots.device.type
-        ctx.autocast = torch.autocast(
-            kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
-        )
+        ctx.autocast = nullcontext()
+        if torch.is_autocast_enabled(kind):
+            ctx.autocast = torch.autocast(kind, torch.get_autocast_dtype(kind))
         ctx.decode = decode
         ctx.save_for_backward(slots, of_decoded, *weights)
         ctx.mark_non_differentiable(nll, of_slots, of_decoded)
@@ -102,7 +106,8 @@ def score_decoded(
         decoded = decode(slots)
         nll = likelihood(decoded)
         mean = nll.sum() / batch
-        (of_decoded,) = torch.autograd.grad(mean, decoded, retain_graph=True)
-        (of_slots,) = torch.autograd.grad(decoded, slots, of_decoded, retain_graph=True)
+        with full_precision(mean):
+            (of_decoded,) = torch.autograd.grad(mean, decoded, retain_graph=True)
+            (of_slots,) = torch.autograd.grad(decoded, slots, of_decoded, retain_graph=True)
         return DecodedScore(mean, decoded, nll.detach(), of_slots, of_decoded)
     return DecodedScore(*_ScoreDecoded.apply(decode, likelihood, batch, slots, *weights))

@@ -44,10 +44,11 @@ _TERMS = {
         "What the model is trained to lower. Slot Attention and Slot MLP: its mean over an image "
         "from -1 to 1, or (variant efficient_morl) its sum over an image from 0 to 1.",
     ),
-    "nll_0": ("NLL before refinement", "Of the decomposition that the layers alone give."),
+    "nll_0": ("NLL before refinement", "Of the decomposition before the first refinement step."),
     r"nll_(\d+)": ("NLL, refinement step {}", "Of the decomposition after this step."),
     r"kl_layer_(\d+)": ("KL, layer {}", "How far this layer's slots are from their prior."),
-    r"kl_refinement_(\d+)": (
+    "kl_0": ("KL before refinement", "How far the first slots are from their prior."),
+    r"kl_(?:refinement_)?(\d+)": (
         "KL, refinement step {}",
         "How far the slots are from their prior after this step.",
     ),
