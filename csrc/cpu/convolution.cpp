@@ -1,12 +1,14 @@
-// Convolutions of 3x3 and 5x5 on the CPU with 2.25 and 9 products for 4 outputs, by Winograd's
-// algorithm: images are cut into tiles of 6x6, transformed, multiplied by the transformed weights in
-// 36 small matrix products, and transformed back, block by block within the second-level cache.
+// Convolutions on the CPU by Winograd's algorithm: of 3x3 in two dimensions, with 2.25 products
+// instead of 9 for an output, of 5x5 along rows, with 10 instead of 25. Images are cut into tiles
+// that overlap, transformed, multiplied by the transformed weights in small matrix products, and
+// transformed back, block by block within the second-level cache.
 #include <algorithm>
 #include <array>
 #include <memory>
 #include <vector>
 
 #include "cpu/parallel.h"
+#include "cpu/small_products.h"
 #include "cpu/vector_activation.h"
 #include "cpu/winograd.h"
 #include "kernels.h"
@@ -14,142 +16,89 @@
 namespace emorl {
 namespace {
 
-#if defined(CPU_CAPABILITY_AVX512)
-constexpr int kAccumulators = 24, kWidest = 4;  // of 32 registers; vectors side by side
-#else
-constexpr int kAccumulators = 12, kWidest = 2;  // of 16
-#endif
-constexpr int64_t kBlock = 48;  // tiles transformed together: whole numbers of rows_for any width
-constexpr int64_t kMaxTasks = 8;  // partial sums of the weights' gradient
+// The first output of a tile.
+struct Place {
+  int64_t image, y, x;
+};
 
-template <typename T>
-constexpr int64_t kLanes = at::vec::Vectorized<T>::size();
+// In two dimensions. A block has tiles of any images, whose products are a row of a matrix each.
+struct Square {
+  static constexpr bool kSquare = true;
+  static constexpr int kPairs = 2, kTaps = 3, kSide = winograd::kPoints<kPairs>;
+  static constexpr int kOut = kSide + 1 - kTaps, kProducts = kSide * kSide, kRowTaps = 1;
+  static constexpr int64_t kMaxTasks = 8;  // partial sums of the weights' gradient
+  static constexpr int64_t kRows = 48, step = 0;  // of a block; `step` as in Lines
+  int64_t down, across, count, blocks;
 
-constexpr int rows_for(int vectors) { return std::min(12, kAccumulators / vectors); }
-
-// c[i, j] = or += sum_d a(i, d) b[d, j] for kRows x kVectors accumulators. a(i, d) is a[i * lda + d],
-// or a[d * lda + i] where kTransposed; then c is added to.
-template <typename T, int kRows, int kVectors, bool kTransposed>
-void product_block(
-    int64_t depth, const T* a, int64_t lda, const T* b, int64_t ldb, T* c, int64_t ldc) {
-  using Vec = at::vec::Vectorized<T>;
-  Vec sum[kRows][kVectors];
-  for (int i = 0; i < kRows; ++i) {
-    for (int j = 0; j < kVectors; ++j) {
-      sum[i][j] = Vec(T(0));
-    }
-  }
-  for (int64_t d = 0; d < depth; ++d) {
-    Vec row[kVectors];
-    for (int j = 0; j < kVectors; ++j) {
-      row[j] = Vec::loadu(b + d * ldb + j * Vec::size());
-    }
-    for (int i = 0; i < kRows; ++i) {
-      const Vec factor(kTransposed ? a[d * lda + i] : a[i * lda + d]);
-      for (int j = 0; j < kVectors; ++j) {
-        sum[i][j] = at::vec::fmadd(factor, row[j], sum[i][j]);
-      }
-    }
-  }
-  for (int i = 0; i < kRows; ++i) {
-    for (int j = 0; j < kVectors; ++j) {
-      T* target = c + i * ldc + j * Vec::size();
-      (kTransposed ? Vec::loadu(target) + sum[i][j] : sum[i][j]).store(target);
-    }
-  }
-}
-
-template <typename T, int kRows, int kVectors, bool kTransposed>
-void product_of_width(
-    int64_t rows, int64_t columns, int64_t depth, const T* a, int64_t lda, const T* b, T* c) {
-  for (int64_t n = 0; n < columns; n += kVectors * kLanes<T>) {
-    for (int64_t m = 0; m < rows; m += kRows) {
-      product_block<T, kRows, kVectors, kTransposed>(
-          depth, a + (kTransposed ? m : m * lda), lda, b + n, columns, c + m * columns + n, columns);
-    }
-  }
-}
-
-// c[kBlock, columns] = a[kBlock, depth] b[depth, columns]
-template <typename T, int kVectors = kWidest>
-void multiply(int64_t columns, int64_t depth, const T* a, const T* b, T* c) {
-  if constexpr (kVectors > 1) {
-    if (columns % (kVectors * kLanes<T>) != 0) {
-      return multiply<T, kVectors / 2>(columns, depth, a, b, c);
-    }
-  }
-  product_of_width<T, rows_for(kVectors), kVectors, false>(kBlock, columns, depth, a, depth, b, c);
-}
-
-// c[rows, columns] += a[kBlock, rows]^T b[kBlock, columns]
-template <typename T>
-void add_transposed(int64_t rows, int64_t columns, const T* a, const T* b, T* c) {
-  if (kWidest > 2 && columns % (2 * kLanes<T>) == 0) {
-    product_of_width<T, 8, 2, true>(rows, columns, kBlock, a, rows, b, c);
-  } else {
-    product_of_width<T, 8, 1, true>(rows, columns, kBlock, a, rows, b, c);
-  }
-}
-
-// The tiles of all images, in blocks; with `kernel` r each makes 7 - r squared outputs.
-struct Tiling {
-  int64_t out, down, across, per_image, count, blocks;
-
-  explicit Tiling(const ConvolutionShape& s) : out(7 - s.kernel) {
-    down = at::divup(s.out_height(), out);
-    across = at::divup(s.out_width(), out);
-    per_image = down * across;
-    count = s.batch * per_image;
-    blocks = at::divup(count, kBlock);
+  explicit Square(const ConvolutionShape& s)
+      : down(at::divup(s.out_height(), kOut)), across(at::divup(s.out_width(), kOut)),
+        count(s.batch * down * across), blocks(at::divup(count, kRows)) {}
+  int64_t outputs(int64_t block) const { return std::min(kRows, count - block * kRows); }
+  int64_t inputs(int64_t block) const { return outputs(block); }
+  Place place(int64_t block, int64_t row) const {
+    const int64_t tile = block * kRows + row, within = tile % (down * across);
+    return {tile / (down * across), within / across * kOut, within % across * kOut};
   }
 };
 
-// Where kSide x kSide pixels of a tile lie in images [batch, height, width, channels]; `nothing` for
-// those that do not exist.
-template <typename T, int kSide>
-std::array<T*, kSide * kSide> pixels_of_tile(
-    const Tiling& tiling, int64_t tile, int64_t offset, T* images, int64_t height, int64_t width,
+// In one dimension. A block has some rows of an image, and `step` tiles in each. The output of a
+// tile needs the products of the same tile in kRowTaps rows of the input.
+struct Lines {
+  static constexpr bool kSquare = false;
+  static constexpr int kPairs = 3, kTaps = 5, kSide = winograd::kPoints<kPairs>;
+  static constexpr int kOut = kSide + 1 - kTaps, kProducts = kSide, kRowTaps = kTaps;
+  static constexpr int64_t kMaxTasks = 16;  // with 8, longer sums round a third worse
+  static constexpr int64_t kRows = 96;  // wanted in a block
+  int64_t height, step, lines, per_image, blocks;
+
+  explicit Lines(const ConvolutionShape& s)
+      : height(s.out_height()), step(at::divup(s.out_width(), kOut)),
+        lines(at::divup(height, at::divup(height, std::max<int64_t>(1, kRows / step)))),
+        per_image(at::divup(height, lines)), blocks(s.batch * per_image) {}
+  int64_t outputs(int64_t block) const {
+    return std::min(lines, height - block % per_image * lines) * step;
+  }
+  int64_t inputs(int64_t block) const { return outputs(block) + (kRowTaps - 1) * step; }
+  Place place(int64_t block, int64_t row) const {
+    const int64_t y = block % per_image * lines + row / step;
+    return {block / per_image, y, row % step * kOut};
+  }
+};
+
+// The pixels of a tile of images [batch, height, width, channels]; `nothing` for those that do not
+// exist.
+template <typename Scheme, int kWidth, typename T>
+std::array<T*, Scheme::kSquare ? kWidth * kWidth : kWidth> pixels(
+    const Place& place, int64_t padding, T* images, int64_t height, int64_t width,
     int64_t channels, T* nothing) {
-  std::array<T*, kSide * kSide> at;
-  const int64_t image = tile / tiling.per_image, place = tile % tiling.per_image;
-  const int64_t top = place / tiling.across * tiling.out - offset;
-  const int64_t left = place % tiling.across * tiling.out - offset;
-  for (int64_t i = 0; i < kSide; ++i) {
-    for (int64_t j = 0; j < kSide; ++j) {
-      const int64_t y = top + i, x = left + j;
-      const bool inside =
-          tile < tiling.count && y >= 0 && y < height && x >= 0 && x < width;
-      at[i * kSide + j] =
-          inside ? images + ((image * height + y) * width + x) * channels : nothing;
-    }
+  std::array<T*, Scheme::kSquare ? kWidth * kWidth : kWidth> at;
+  for (size_t i = 0; i < at.size(); ++i) {
+    const int64_t y = place.y + static_cast<int64_t>(i / kWidth) - padding;
+    const int64_t x = place.x + static_cast<int64_t>(i % kWidth) - padding;
+    const bool inside = y >= 0 && y < height && x >= 0 && x < width;
+    at[i] = inside ? images + ((place.image * height + y) * width + x) * channels : nothing;
   }
   return at;
 }
 
-// One transformed block: winograd::kProducts matrices [kBlock, channels], a cache line apart from each other so
-// that they do not all compete for the same places in the cache.
-template <typename T>
+// One transformed block: a matrix [rows, channels] for each product, a cache line apart from each
+// other so that they do not all compete for the same places in the cache.
+template <typename Scheme, typename T>
 struct Transformed {
   int64_t distance;
   std::unique_ptr<T[]> memory;
 
-  explicit Transformed(int64_t channels)
-      : distance(kBlock * channels + 64 / static_cast<int64_t>(sizeof(T))),
-        memory(new T[winograd::kProducts * distance]) {}
-  T* matrix(int64_t product) { return memory.get() + product * distance; }
+  Transformed(int64_t rows, int64_t channels)
+      : distance((rows + kRowsAtOnce) * channels + 64 / static_cast<int64_t>(sizeof(T))),
+        memory(new T[Scheme::kProducts * distance]()) {}
+  T* matrix(int64_t product) const { return memory.get() + product * distance; }
 };
 
 // One tile of images, or, with an activation, of its gradient: made from that of its output as it is
 // read, instead of in memory of its own.
-template <typename T, int kSide, Activation kActivation>
+template <Activation kActivation, typename T, size_t kPixels>
 struct Tile {
-  std::array<const T*, kSide * kSide> values, outputs;
-
-  // `where` gives pixels_of_tile of a tensor.
-  template <typename Where>
-  Tile(const ActivatedGradient<T>& from, const Where& where)
-      : values(where(from.grad)),
-        outputs(kActivation == Activation::kNone ? values : where(from.output)) {}
+  std::array<const T*, kPixels> values, outputs;
 
   at::vec::Vectorized<T> read(int64_t pixel, int64_t channel) const {
     using Vec = at::vec::Vectorized<T>;
@@ -162,42 +111,53 @@ struct Tile {
   }
 };
 
-template <Activation kActivation, typename T>
+// `where` gives the pixels of a tensor.
+template <Activation kActivation, typename T, typename Where>
+auto tile_of(const ActivatedGradient<T>& from, const Where& where) {
+  const auto values = where(from.grad);
+  return Tile<kActivation, T, values.size()>{
+      values, kActivation == Activation::kNone ? values : where(from.output)};
+}
+
+template <Activation kActivation, typename Scheme, typename T>
 void transform_images(
-    const ConvolutionShape& s, const Tiling& tiling, int64_t block,
-    const ActivatedGradient<T>& from, const T* zeros, Transformed<T>& to) {
+    const ConvolutionShape& s, const Scheme& scheme, int64_t block,
+    const ActivatedGradient<T>& from, const T* zeros, const Transformed<Scheme, T>& to) {
   using Vec = at::vec::Vectorized<T>;
-  for (int64_t t = 0; t < kBlock; ++t) {
-    const Tile<T, winograd::kPoints, kActivation> tile(from, [&](const T* images) {
-      return pixels_of_tile<const T, winograd::kPoints>(
-          tiling, block * kBlock + t, s.padding, images, s.height, s.width, s.in_channels, zeros);
+  constexpr int kSide = Scheme::kSide;
+  for (int64_t row = 0; row < scheme.inputs(block); ++row) {
+    const Place place = scheme.place(block, row);
+    const auto tile = tile_of<kActivation>(from, [&](const T* images) {
+      return pixels<Scheme, kSide>(
+          place, s.padding, images, s.height, s.width, s.in_channels, zeros);
     });
     for (int64_t c = 0; c < s.in_channels; c += Vec::size()) {
-      T* target = to.matrix(0) + t * s.in_channels + c;
-      winograd::transform_tile<winograd::kPoints, winograd::kPoints, Vec>(
-          winograd::transform_input<Vec>,
-          [&](int i, int j) { return tile.read(i * winograd::kPoints + j, c); },
+      T* target = to.matrix(0) + row * s.in_channels + c;
+      winograd::transform_tile<Scheme::kSquare, kSide, kSide, Vec>(
+          winograd::transform_input<Scheme::kPairs, Vec>,
+          [&](int i, int j) { return tile.read(i * kSide + j, c); },
           [&](int i, int j, const Vec& value) {
-            value.store(target + (i * winograd::kPoints + j) * to.distance);
+            value.store(target + (i * kSide + j) * to.distance);
           });
     }
   }
 }
 
-template <typename T, int kOut, Activation kActivation>
+template <Activation kActivation, typename Scheme, typename T>
 void write_outputs(
-    const ConvolutionShape& s, const Tiling& tiling, int64_t block, const T* bias, T* y,
-    T* nowhere, Transformed<T>& from) {
+    const ConvolutionShape& s, const Scheme& scheme, int64_t block, const T* bias, T* y,
+    T* nowhere, const Transformed<Scheme, T>& from) {
   using Vec = at::vec::Vectorized<T>;
-  for (int64_t t = 0; t < kBlock && block * kBlock + t < tiling.count; ++t) {
-    const auto at = pixels_of_tile<T, kOut>(
-        tiling, block * kBlock + t, 0, y, s.out_height(), s.out_width(), s.out_channels, nowhere);
+  constexpr int kSide = Scheme::kSide, kOut = Scheme::kOut;
+  for (int64_t row = 0; row < scheme.outputs(block); ++row) {
+    const auto at = pixels<Scheme, kOut>(
+        scheme.place(block, row), 0, y, s.out_height(), s.out_width(), s.out_channels, nowhere);
     for (int64_t c = 0; c < s.out_channels; c += Vec::size()) {
-      const T* source = from.matrix(0) + t * s.out_channels + c;
+      const T* source = from.matrix(0) + row * s.out_channels + c;
       const Vec shift = bias == nullptr ? Vec(T(0)) : Vec::loadu(bias + c);
-      winograd::transform_tile<winograd::kPoints, kOut, Vec>(
-          winograd::evaluate_transposed<kOut, Vec>,
-          [&](int i, int j) { return Vec::loadu(source + (i * winograd::kPoints + j) * from.distance); },
+      winograd::transform_tile<Scheme::kSquare, kSide, kOut, Vec>(
+          winograd::evaluate_transposed<Scheme::kPairs, kOut, Vec>,
+          [&](int i, int j) { return Vec::loadu(source + (i * kSide + j) * from.distance); },
           [&](int i, int j, const Vec& value) {
             activate<kActivation>(value + shift).store(at[i * kOut + j] + c);
           });
@@ -206,126 +166,151 @@ void write_outputs(
 }
 
 // Transforms the gradient of the outputs, and adds it up in grad_bias.
-template <typename T, int kOut, Activation kActivation>
+template <Activation kActivation, typename Scheme, typename T>
 void transform_gradients(
-    const ConvolutionShape& s, const Tiling& tiling, int64_t block,
-    const ActivatedGradient<T>& from, const T* zeros, T* grad_bias, Transformed<T>& to) {
+    const ConvolutionShape& s, const Scheme& scheme, int64_t block,
+    const ActivatedGradient<T>& from, const T* zeros, T* grad_bias,
+    const Transformed<Scheme, T>& to) {
   using Vec = at::vec::Vectorized<T>;
-  for (int64_t t = 0; t < kBlock; ++t) {
-    const Tile<T, kOut, kActivation> tile(from, [&](const T* images) {
-      return pixels_of_tile<const T, kOut>(
-          tiling, block * kBlock + t, 0, images, s.out_height(), s.out_width(), s.out_channels,
-          zeros);
+  constexpr int kSide = Scheme::kSide, kOut = Scheme::kOut;
+  for (int64_t row = 0; row < scheme.outputs(block); ++row) {
+    const Place place = scheme.place(block, row);
+    const auto tile = tile_of<kActivation>(from, [&](const T* images) {
+      return pixels<Scheme, kOut>(
+          place, 0, images, s.out_height(), s.out_width(), s.out_channels, zeros);
     });
     for (int64_t c = 0; c < s.out_channels; c += Vec::size()) {
-      T* target = to.matrix(0) + t * s.out_channels + c;
+      T* target = to.matrix(0) + row * s.out_channels + c;
       Vec sum = Vec::loadu(grad_bias + c);
-      winograd::transform_tile<kOut, winograd::kPoints, Vec>(
-          winograd::evaluate<kOut, Vec>,
+      winograd::transform_tile<Scheme::kSquare, kOut, kSide, Vec>(
+          winograd::evaluate<Scheme::kPairs, kOut, Vec>,
           [&](int i, int j) {
             const Vec value = tile.read(i * kOut + j, c);
             sum = sum + value;
             return value;
           },
           [&](int i, int j, const Vec& value) {
-            value.store(target + (i * winograd::kPoints + j) * to.distance);
+            value.store(target + (i * kSide + j) * to.distance);
           });
       sum.store(grad_bias + c);
     }
   }
 }
 
-// weight [kTaps, kTaps, in, out] -> factors [kProducts, in, out], or gradients the other way
-template <typename T, int kFrom, int kTo, typename Transform>
+// weight [kTaps, kTaps, in, out] and factors [kProducts, kRowTaps, in, out], one of which is made from
+// the other
+template <typename Scheme, int kFrom, int kTo, typename T, typename Transform>
 void transform_weights(const ConvolutionShape& s, const Transform& transform, const T* from, T* to) {
   using Vec = at::vec::Vectorized<T>;
+  constexpr int kRowTaps = Scheme::kRowTaps;
   const int64_t matrix = s.in_channels * s.out_channels;
-  at::parallel_for(0, matrix / Vec::size(), 64, [&](int64_t begin, int64_t end) {
-    for (int64_t c = begin * Vec::size(); c < end * Vec::size(); c += Vec::size()) {
-      winograd::transform_tile<kFrom, kTo, Vec>(
-          transform, [&](int i, int j) { return Vec::loadu(from + (i * kFrom + j) * matrix + c); },
-          [&](int i, int j, const Vec& value) { value.store(to + (i * kTo + j) * matrix + c); });
+  // the distance of (i, j) of a tile's: factors have the row's tap last
+  const auto distance = [&](int width, int i, int j) {
+    return (i * width + j) * matrix * (width == Scheme::kSide ? kRowTaps : 1);
+  };
+  at::parallel_for(0, kRowTaps * matrix / Vec::size(), 64, [&](int64_t begin, int64_t end) {
+    for (int64_t index = begin * Vec::size(); index < end * Vec::size(); index += Vec::size()) {
+      const int64_t tap = index / matrix, c = index % matrix;
+      const auto first = [&](int width) {
+        return (width == Scheme::kSide ? tap : tap * Scheme::kTaps) * matrix + c;
+      };
+      winograd::transform_tile<Scheme::kSquare, kFrom, kTo, Vec>(
+          transform,
+          [&](int i, int j) { return Vec::loadu(from + first(kFrom) + distance(kFrom, i, j)); },
+          [&](int i, int j, const Vec& value) {
+            value.store(to + first(kTo) + distance(kTo, i, j));
+          });
     }
   });
 }
 
-template <typename T, int kOut, Activation kBefore, Activation kAfter>
+template <typename Scheme, Activation kBefore, Activation kAfter, typename T>
 void convolve(
     const ConvolutionShape& s, const ActivatedGradient<T>& x, const T* weight, const T* bias, T* y) {
-  constexpr int kTaps = winograd::kPoints + 1 - kOut;
-  const Tiling tiling(s);
+  constexpr int kTaps = Scheme::kTaps, kRowTaps = Scheme::kRowTaps;
+  const Scheme scheme(s);
   const int64_t matrix = s.in_channels * s.out_channels;
   const std::vector<T> zeros(s.in_channels);
-  const std::unique_ptr<T[]> factors(new T[winograd::kProducts * matrix]);
-  transform_weights<T, kTaps, winograd::kPoints>(
-      s, winograd::transform_weight<kTaps, at::vec::Vectorized<T>>, weight, factors.get());
-  at::parallel_for(0, tiling.blocks, 1, [&](int64_t begin, int64_t end) {
-    Transformed<T> input(s.in_channels), output(s.out_channels);
+  const std::unique_ptr<T[]> factors(new T[Scheme::kProducts * kRowTaps * matrix]);
+  transform_weights<Scheme, kTaps, Scheme::kSide>(
+      s, winograd::transform_weight<Scheme::kPairs, kTaps, at::vec::Vectorized<T>>, weight,
+      factors.get());
+  at::parallel_for(0, scheme.blocks, 1, [&](int64_t begin, int64_t end) {
+    const Transformed<Scheme, T> input(scheme.inputs(0), s.in_channels);
+    const Transformed<Scheme, T> output(scheme.outputs(0), s.out_channels);
     std::vector<T> nowhere(s.out_channels);
     for (int64_t block = begin; block < end; ++block) {
-      transform_images<kBefore>(s, tiling, block, x, zeros.data(), input);
-      for (int64_t p = 0; p < winograd::kProducts; ++p) {
-        multiply(
-            s.out_channels, s.in_channels, input.matrix(p), factors.get() + p * matrix,
-            output.matrix(p));
+      transform_images<kBefore>(s, scheme, block, x, zeros.data(), input);
+      for (int64_t p = 0; p < Scheme::kProducts; ++p) {
+        for (int64_t tap = 0; tap < kRowTaps; ++tap) {
+          multiply(
+              scheme.outputs(block), s.in_channels, s.out_channels,
+              input.matrix(p) + tap * scheme.step * s.in_channels,
+              factors.get() + (p * kRowTaps + tap) * matrix, output.matrix(p), tap > 0);
+        }
       }
-      write_outputs<T, kOut, kAfter>(s, tiling, block, bias, y, nowhere.data(), output);
+      write_outputs<kAfter>(s, scheme, block, bias, y, nowhere.data(), output);
     }
   });
 }
 
-template <typename T, int kOut, Activation kActivation>
+// In a fixed order: to[i] = sum_task partial[task, i]
+template <typename T>
+void add_tasks(int64_t tasks, const std::vector<T>& partial, int64_t size, T* to) {
+  at::parallel_for(0, size, 1 << 14, [&](int64_t begin, int64_t end) {
+    std::copy(partial.data() + begin, partial.data() + end, to + begin);
+    for (int64_t task = 1; task < tasks; ++task) {
+      for (int64_t i = begin; i < end; ++i) {
+        to[i] += partial[task * size + i];
+      }
+    }
+  });
+}
+
+template <typename Scheme, Activation kActivation, typename T>
 void weight_gradient(
     const ConvolutionShape& s, const T* x, const ActivatedGradient<T>& from, T* grad_weight,
     T* grad_bias) {
-  constexpr int kTaps = winograd::kPoints + 1 - kOut;
-  const Tiling tiling(s);
-  const int64_t tasks = std::min(kMaxTasks, tiling.blocks), matrix = s.in_channels * s.out_channels;
+  constexpr int kTaps = Scheme::kTaps, kRowTaps = Scheme::kRowTaps;
+  const Scheme scheme(s);
+  const int64_t tasks = std::min(Scheme::kMaxTasks, scheme.blocks);
+  const int64_t matrix = s.in_channels * s.out_channels, size = Scheme::kProducts * kRowTaps * matrix;
   const std::vector<T> zeros(std::max(s.in_channels, s.out_channels));
-  std::vector<T> sums(tasks * winograd::kProducts * matrix), bias_sums(tasks * s.out_channels);
+  std::vector<T> sums(tasks * size), bias_sums(tasks * s.out_channels);
   at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-    Transformed<T> input(s.in_channels), gradient(s.out_channels);
+    const Transformed<Scheme, T> input(scheme.inputs(0), s.in_channels);
+    const Transformed<Scheme, T> gradient(scheme.outputs(0), s.out_channels);
     for (int64_t task = begin; task < end; ++task) {
-      for (int64_t block = task * tiling.blocks / tasks; block < (task + 1) * tiling.blocks / tasks;
+      for (int64_t block = task * scheme.blocks / tasks; block < (task + 1) * scheme.blocks / tasks;
            ++block) {
         transform_images<Activation::kNone>(
-            s, tiling, block, ActivatedGradient<T>{x, nullptr}, zeros.data(), input);
-        transform_gradients<T, kOut, kActivation>(
-            s, tiling, block, from, zeros.data(), bias_sums.data() + task * s.out_channels,
+            s, scheme, block, ActivatedGradient<T>{x, nullptr}, zeros.data(), input);
+        transform_gradients<kActivation>(
+            s, scheme, block, from, zeros.data(), bias_sums.data() + task * s.out_channels,
             gradient);
-        for (int64_t p = 0; p < winograd::kProducts; ++p) {
+        for (int64_t p = 0; p < Scheme::kProducts * kRowTaps; ++p) {
           add_transposed(
-              s.in_channels, s.out_channels, input.matrix(p), gradient.matrix(p),
-              sums.data() + (task * winograd::kProducts + p) * matrix);
+              scheme.outputs(block), s.in_channels, s.out_channels,
+              input.matrix(p / kRowTaps) + p % kRowTaps * scheme.step * s.in_channels,
+              gradient.matrix(p / kRowTaps), sums.data() + task * size + p * matrix);
         }
       }
     }
   });
-  // in a fixed order: grad[i] = sum_task sums[task, i]
-  const auto reduce = [&](const std::vector<T>& partial, int64_t size, T* to) {
-    at::parallel_for(0, size, 1 << 14, [&](int64_t begin, int64_t end) {
-      std::copy(partial.data() + begin, partial.data() + end, to + begin);
-      for (int64_t task = 1; task < tasks; ++task) {
-        for (int64_t i = begin; i < end; ++i) {
-          to[i] += partial[task * size + i];
-        }
-      }
-    });
-  };
-  const std::unique_ptr<T[]> factors(new T[winograd::kProducts * matrix]);
-  reduce(sums, winograd::kProducts * matrix, factors.get());
-  reduce(bias_sums, s.out_channels, grad_bias);
-  transform_weights<T, winograd::kPoints, kTaps>(
-      s, winograd::transform_weight_gradient<kTaps, at::vec::Vectorized<T>>, factors.get(),
-      grad_weight);
+  const std::unique_ptr<T[]> factors(new T[size]);
+  add_tasks(tasks, sums, size, factors.get());
+  add_tasks(tasks, bias_sums, s.out_channels, grad_bias);
+  transform_weights<Scheme, Scheme::kSide, kTaps>(
+      s, winograd::transform_weight_gradient<Scheme::kPairs, kTaps, at::vec::Vectorized<T>>,
+      factors.get(), grad_weight);
 }
 
-// Calls function<kOut, kActivation>().
+// Calls function<Scheme, kActivation>().
 template <typename Function>
 void choose(const ConvolutionShape& s, const Function& function) {
   const auto with = [&]<Activation kActivation>() {
-    s.kernel == 3 ? function.template operator()<4, kActivation>()
-                  : function.template operator()<2, kActivation>();
+    s.kernel == 3 ? function.template operator()<Square, kActivation>()
+                  : function.template operator()<Lines, kActivation>();
   };
   switch (s.activation) {
     case Activation::kNone: with.template operator()<Activation::kNone>(); break;
@@ -339,16 +324,18 @@ void choose(const ConvolutionShape& s, const Function& function) {
 template <typename T>
 void convolution_cpu(
     const ConvolutionShape& s, const T* x, const T* weight, const T* bias, T* y) {
-  choose(s, [&]<int kOut, Activation kActivation>() {
-    convolve<T, kOut, Activation::kNone, kActivation>(s, {x, nullptr}, weight, bias, y);
+  choose(s, [&]<typename Scheme, Activation kActivation>() {
+    convolve<Scheme, Activation::kNone, kActivation>(
+        s, ActivatedGradient<T>{x, nullptr}, weight, bias, y);
   });
 }
 
 template <typename T>
 void convolution_input_gradient_cpu(
     const ConvolutionShape& s, const ActivatedGradient<T>& from, const T* weight, T* grad_x) {
-  choose(s, [&]<int kOut, Activation kActivation>() {
-    convolve<T, kOut, kActivation, Activation::kNone>(s, from, weight, nullptr, grad_x);
+  choose(s, [&]<typename Scheme, Activation kActivation>() {
+    const T* no_bias = nullptr;
+    convolve<Scheme, kActivation, Activation::kNone>(s, from, weight, no_bias, grad_x);
   });
 }
 
@@ -356,8 +343,8 @@ template <typename T>
 void convolution_weight_gradient_cpu(
     const ConvolutionShape& s, const T* x, const ActivatedGradient<T>& from, T* grad_weight,
     T* grad_bias) {
-  choose(s, [&]<int kOut, Activation kActivation>() {
-    weight_gradient<T, kOut, kActivation>(s, x, from, grad_weight, grad_bias);
+  choose(s, [&]<typename Scheme, Activation kActivation>() {
+    weight_gradient<Scheme, kActivation>(s, x, from, grad_weight, grad_bias);
   });
 }
 
