@@ -10,7 +10,8 @@ import torch
 
 
 def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, Any]) -> None:
-    machine_info.pop("node", None)
+    for private in ("node", "release"):
+        machine_info.pop(private, None)
     machine_info["torch"] = torch.__version__
     machine_info["threads"] = torch.get_num_threads()
     machine_info["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
