@@ -2,8 +2,8 @@
 
 A run learns for so many steps as its core manages in the time, found by a short trial: schedules
 then end with the time. It is measured on held-out generated images and on the bundled real ones.
-Runs take turns on the cores, two side by side unless `--cores` says more, and one that is done
-already is not repeated.
+Runs take turns on the cores, two side by side unless `--cores` says more. Started again, the
+command repeats no run that it has finished.
 
     python -m benchmarks.models --minutes 10
 """
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -57,7 +58,8 @@ def train(core: int, folder: Path, model: str, **trainer: float) -> list[dict[st
     settings = {"eval_every": 0, "picture_every": 0, **trainer}
     options = [f"--trainer.{name}={value}" for name, value in settings.items()]
     choice = ["--config", "tetrominoes-laptop", "--model", model]
-    emorl(core, "train", *choice, "--out", str(folder), "--resume", "auto", *options)
+    shutil.rmtree(folder, ignore_errors=True)  # what an interruption left
+    emorl(core, "train", *choice, "--out", str(folder), *options)
     return [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
@@ -71,8 +73,8 @@ def steps_in(core: int, model: str, folder: Path, minutes: float) -> int:
 
 def measure(
     core: int, run: tuple[str, int], folder: Path, steps: dict[str, int], minutes: float
-) -> dict[str, Any]:
-    """Train a model and measure it on every data set."""
+) -> None:
+    """Train a model, measure it on every data set, and keep the result."""
     model, seed = run
     place, planned = folder / f"{model}-{seed}", steps[model]
     cooldown = int(COOLDOWN * planned)
@@ -85,7 +87,14 @@ def measure(
         metrics[name] = json.loads(file.read_text())["metrics"]
     print(f"{model} {seed}: FG-ARI {metrics['generated']['fg_ari']['mean']:.3f}", flush=True)
     done = {"model": model, "seed": seed, "steps": int(rows[-1]["step"]), "planned_steps": planned}
-    return {**done, "metrics": metrics}
+    result: dict[str, Any] = {**done, "metrics": metrics}
+    result_of(run, folder).write_text(json.dumps(result, indent=2) + "\n")
+
+
+def result_of(run: tuple[str, int], folder: Path) -> Path:
+    """The file of a run that is done."""
+    model, seed = run
+    return folder / f"{model}-{seed}" / "result.json"
 
 
 def on_cores(work: Callable[[int, Any], Any], items: Sequence[Any], cores: Sequence[int]) -> list:
@@ -150,11 +159,12 @@ def main() -> None:
     def trial(core: int, model: str) -> int:
         return steps_in(core, model, folder, minutes)
 
-    steps = dict(zip(models, on_cores(trial, models, options.cores), strict=True))
     runs = [(model, seed) for model in models for seed in range(SEEDS[model])]
-    results = on_cores(
-        partial(measure, folder=folder, steps=steps, minutes=minutes), runs, options.cores
-    )
+    missing = [run for run in runs if not result_of(run, folder).is_file()]
+    tried = [*dict.fromkeys(model for model, _ in missing)]
+    steps = dict(zip(tried, on_cores(trial, tried, options.cores), strict=True))
+    on_cores(partial(measure, folder=folder, steps=steps, minutes=minutes), missing, options.cores)
+    results = [json.loads(result_of(run, folder).read_text()) for run in runs]
     record = {"machine": machine(1), "minutes": minutes, "runs": results}
     options.out.write_text(json.dumps(record, indent=2) + "\n")
     print(describe(results))

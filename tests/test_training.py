@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 from pathlib import Path
@@ -11,9 +12,11 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from training_fakes import FakeConfig, FakeImages, FakeModel
 
+from emorl.data import open_dataset
+from emorl.models import MODELS
 from emorl.training import checkpoint
 from emorl.training.config import DataConfig, GECOConfig, RunConfig, TrainerConfig
-from emorl.training.config_file import load_config
+from emorl.training.config_file import find_config, load_config
 from emorl.training.images import held_out_images
 from emorl.training.objective import GECO
 from emorl.training.run import check_folder
@@ -50,6 +53,22 @@ def test_training_lowers_the_loss(tmp_path):
     assert (result.step, result.interrupted) == (60, False)
     loss = [row["loss"] for row in rows(tmp_path)]
     assert sum(loss[-8:]) < 0.5 * sum(loss[:8])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_compiled_network_has_the_losses_of_the_plain_one(tmp_path, monkeypatch, name):
+    compiled = functools.partial(torch.compile, backend="aot_eager")  # quicker than inductor
+    monkeypatch.setattr(torch, "compile", compiled)
+    run = load_config(find_config("smoke", name), name)
+    losses = {}
+    for on in (False, True):
+        torch.manual_seed(0)
+        model = MODELS[name](run.network)
+        config = settings(steps=2, batch_size=2, log_every=1, compile=on)
+        Trainer(model, open_dataset("tetrominoes"), config, tmp_path / str(on)).run()
+        losses[on] = [row["loss"] for row in rows(tmp_path / str(on))]
+        assert {part._compiled_call_impl is not None for part in model.children()} == {on}
+    assert losses[True] == pytest.approx(losses[False], rel=1e-5)
 
 
 def test_time_ends_a_run_as_its_last_step_would(tmp_path):

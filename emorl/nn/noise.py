@@ -34,6 +34,13 @@ def standard_normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
         like: [B, ...] or [B * K, ...], those of an image one after the other.
         generator: of the noise; None for the global one.
     """
+    if generator is None:
+        return torch.randn(like.shape, device=like.device, dtype=like.dtype)
+    return _drawn(like, generator)
+
+
+@torch.compiler.disable  # which cannot look into generators
+def _drawn(like: Tensor, generator: torch.Generator) -> Tensor:
     index, shares = share_of(generator)
     shape = (shares * len(like), *like.shape[1:])
     noise = torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)

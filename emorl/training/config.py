@@ -97,6 +97,8 @@ class TrainerConfig:
             rest in float32.
         cuda_graph: capture a whole step as one CUDA graph and replay it, which pays where the
             kernels are small; on one GPU, with Adam, without accumulation.
+        compile: compile each part of the network by torch.compile, about a minute before the first
+            step; the numbers stay the same, up to rounding. On a CPU it gains nothing.
         accumulation: parts into which a process cuts its share of a batch to save memory; the
             numbers stay the same, up to rounding.
         device: "auto" takes a GPU if there is one.
@@ -126,6 +128,7 @@ class TrainerConfig:
     seed: int = 0
     precision: Precision = "no"
     cuda_graph: bool = False
+    compile: bool = False
     accumulation: int = 1
     device: Literal["auto", "cpu"] = "auto"
     deterministic: bool = False

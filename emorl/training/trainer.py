@@ -92,6 +92,9 @@ class Trainer:
     ) -> None:
         self.accelerator = accelerator or make_accelerator(config)
         self.model = model.to(self.accelerator.device)
+        if config.compile:
+            for part in self.model.children():
+                part.compile()
         self.dataset, self.held_out, self.workers = dataset, held_out, workers
         self.config, self.run_dir = config, Path(run_dir)
         self._check()
