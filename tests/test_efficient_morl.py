@@ -338,3 +338,16 @@ def test_big_decoder_says_which_sizes_are_possible() -> None:
     assert model(torch.rand(1, 3, 16, 64).double()).reconstruction.shape == (1, 3, 16, 64)
     with pytest.raises(ValueError, match="must be multiples of 16, got 20x32"):
         model(torch.rand(1, 3, 20, 32).double())
+
+
+def test_inference_asks_for_no_gradients_of_weights() -> None:
+    """Refinement descends with respect to slots; the fused convolution would compute both."""
+    model = tiny()
+    asked = []
+    model.decoder.register_forward_hook(
+        lambda decoder, *_: asked.append([p.requires_grad for p in decoder.parameters()])
+    )
+    model(torch.rand(1, 3, *model.config.image_size, dtype=torch.float64), refinement_steps=1)
+    assert asked
+    assert not any(map(any, asked))
+    assert all(p.requires_grad for p in model.parameters())

@@ -31,7 +31,7 @@ from emorl.nn.hierarchy import (
     PriorKind,
 )
 from emorl.nn.refinement import RefinementNetwork, ScoredPosterior, refine
-from emorl.nn.score import score_once
+from emorl.nn.score import frozen, score_once
 from emorl.ops import Backend, mixture_nll
 from emorl.ops.mixture_nll import Likelihood
 from emorl.training.objective import GECO
@@ -332,7 +332,7 @@ class EfficientMORL(ObjectCentricModel):
         if torch.is_grad_enabled() or request.steps == 0:
             trained = [p for p in self.decoder.parameters() if p.requires_grad]
             return self._two_stages(features, request, trained)
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), frozen(self.decoder):
             request = request._replace(target=request.target.clone())
             features = features._replace(hidden=features.hidden.clone())
             return self._two_stages(features, request, [])

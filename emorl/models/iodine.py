@@ -32,7 +32,7 @@ from emorl.nn.noise import share_of
 from emorl.nn.pixel_inputs import AuthorsInputs, DeepMindInputs
 from emorl.nn.precision import full_precision
 from emorl.nn.refinement import ScoredPosterior, loss_gradient
-from emorl.nn.score import Score, score_once
+from emorl.nn.score import Score, frozen, score_once
 from emorl.nn.score_decoded import score_decoded
 from emorl.training.objective import GECO
 
@@ -234,7 +234,7 @@ class IODINE(ObjectCentricModel):
         """
         if torch.is_grad_enabled():
             return self._iterate(request, learn=True)
-        with torch.inference_mode(False), torch.enable_grad():
+        with torch.inference_mode(False), torch.enable_grad(), frozen(self.decoder):
             return self._iterate(request._replace(target=request.target.clone()), learn=False)
 
     def _iterate(self, request: _Request, learn: bool) -> list[ScoredPosterior]:

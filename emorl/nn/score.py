@@ -9,11 +9,12 @@ same reason images can be scored a few at a time, with the activations of those 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from emorl.nn.precision import full_precision
 
@@ -97,6 +98,23 @@ def score_once(
         return Score(nll.mean(), nll, None, tuple(outputs))
     mean, nll, slots_gradient, *outputs = _ScoreOnce.apply(scorer, parts, slots, *weights)
     return Score(mean, nll, slots_gradient, tuple(outputs))
+
+
+@contextmanager
+def frozen(module: nn.Module) -> Iterator[None]:
+    """A context in which a module's weights need no gradients.
+
+    For scoring without training: custom operators compute the gradients of weights that need some
+    even where `torch.autograd.grad` was asked for the slots' alone.
+    """
+    trained = [p for p in module.parameters() if p.requires_grad]
+    try:
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def _split(slots: Tensor, parts: Sequence[slice]) -> list[Tensor]:
