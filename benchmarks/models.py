@@ -154,6 +154,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/models"), help="their folder")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/models-cpu.json"))
     options = parser.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
     models, folder, minutes = options.models, options.runs, options.minutes
 
     def trial(core: int, model: str) -> int:

@@ -193,6 +193,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/rewritings-cpu.json"))
     options = parser.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
     results = []
     for case in options.cases or [Case("tetrominoes", 8, 3), Case("clevr6", 2, 3)]:
         results.append(measure(case, options.threads, options.rounds))
