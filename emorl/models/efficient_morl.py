@@ -5,7 +5,6 @@ Legend: B batch, K slots, M = B * K, D slot width, L stochastic layers, I refine
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, NamedTuple
 
@@ -14,12 +13,11 @@ from torch import Tensor, nn
 
 from emorl.models.base import (
     Decomposition,
-    ObjectCentricModel,
     Objective,
     Stage,
     check_config,
-    checked_images,
 )
+from emorl.models.refined import RefinedModel, Request
 from emorl.nn.absorption import LinearFeatures
 from emorl.nn.decoder import Activation, DecoderKind, make_decoder
 from emorl.nn.encoder import ImageEncoder
@@ -34,7 +32,6 @@ from emorl.nn.refinement import RefinementNetwork, ScoredPosterior, refine
 from emorl.nn.score import frozen, score_once
 from emorl.ops import Backend, mixture_nll
 from emorl.ops.mixture_nll import Likelihood
-from emorl.training.objective import GECO
 
 
 @dataclass
@@ -110,38 +107,28 @@ class EfficientMORLConfig:
         )
 
 
-class _Request(NamedTuple):
-    """What is asked of an inference."""
-
-    target: Tensor  # [B, 3, H, W] in [0, 1]
-    num_slots: int
-    steps: int
-    weights: Sequence[float]  # of NLL and KL, in the loss that refinement descends
-    generator: torch.Generator | None
-    details: bool = False
-
-    @property
-    def size(self) -> tuple[int, int]:
-        return self.target.shape[2], self.target.shape[3]
-
-
 class _Inference(NamedTuple):
     hierarchy: Hierarchy
     kl_layers: list[Tensor]  # [B] each
     steps: list[ScoredPosterior]
 
 
-class EfficientMORL(ObjectCentricModel):
+class EfficientMORL(RefinedModel):
     """Efficient multi-object iterative amortised inference.
 
     A bottom-up pass of L stochastic slot attention layers gives a posterior over slots; I steps of
-    refinement improve it by its loss gradient; a decoder explains the image with the slots.
+    refinement improve it by its loss gradient; a decoder explains the image with the slots. The
+    objective is equation 8, or with GECO that of appendix F.2.
+
+    Noise is drawn in the released code's order: initial slots, one sample per layer, the prior's
+    conditioning samples, one sample per refinement step. The KL terms are "kl_layer_1".. and
+    "kl_refinement_1".. . An objective's `kl` is the last step's: the sum over layers for I = 0, the
+    refined posterior's alone for I > 0, as the released code prints it.
     """
 
     name: ClassVar[str] = "efficient_morl"
     Config: ClassVar[type] = EfficientMORLConfig
     config: EfficientMORLConfig
-    loss_weights: Tensor
 
     def __init__(self, config: EfficientMORLConfig | None = None) -> None:
         c = config or EfficientMORLConfig()
@@ -175,74 +162,6 @@ class EfficientMORL(ObjectCentricModel):
             c.backend,
             c.convolution_backend,
         )
-        # Weights of NLL and KL in the last trained loss: refinement was trained on its gradient.
-        self.register_buffer("loss_weights", torch.ones(2))
-
-    def objective(
-        self,
-        images: Tensor,
-        *,
-        geco: GECO | None = None,
-        step: int | None = None,
-        kl_weight: float = 1.0,
-        refinement_steps: int | None = None,
-        num_slots: int | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Objective:
-        """The training loss (equation 8, or with `geco` appendix F.2).
-
-        Noise is drawn in the released code's order: initial slots, one sample per layer, the
-        prior's conditioning samples, one sample per refinement step; each as [B * K, D].
-
-        Args:
-            images: uint8, or float in [0, 1], [B, 3, H, W].
-            geco: constrains the reconstruction; None for the plain evidence lower bound.
-            step: training step; `geco` stays out while it is in its warm start. None: past it.
-            kl_weight: beta, weight of the KL terms; 0 also disables `geco`.
-            refinement_steps: I; None for the configuration's.
-            num_slots: K; None for the configuration's.
-            generator: of all noise; None for the global one.
-
-        Returns:
-            Loss, terms "nll_0".. "nll_I", "kl_layer_1".., "kl_refinement_1".., and the last
-            decomposition. `kl` is the last step's: the sum over layers for I = 0, the refined
-            posterior's alone for I > 0, as the released code prints it.
-
-        Raises:
-            ValueError: for images or numbers that are not possible, saying which are.
-        """
-        constrained = geco if geco is not None and kl_weight and geco.active(step) else None
-        weights = (constrained.multiplier if constrained else 1.0, kl_weight)
-        request = self._request(images, num_slots, refinement_steps, weights, generator)
-        if self.training and torch.is_grad_enabled():
-            for kept, weight in zip(self.loss_weights, weights, strict=True):
-                kept.fill_(weight)
-        inference = self._infer(request)
-        losses = []
-        for scored in inference.steps:
-            nll = scored.score.nll
-            penalty = constrained.penalty(nll, request.target[0].numel()) if constrained else nll
-            losses.append(penalty + kl_weight * scored.kl.mean())
-        return self._report(losses, inference)
-
-    @torch.no_grad()
-    def score(
-        self,
-        images: Tensor,
-        *,
-        refinement_steps: int | None = None,
-        num_slots: int | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Objective:
-        """How well the model explains images; refines with the loss weights it was trained with.
-
-        Arguments and result as `objective`; `loss` is the weighted sum without a constraint.
-        """
-        weights = self.loss_weights.tolist()
-        request = self._request(images, num_slots, refinement_steps, weights, generator)
-        inference = self._infer(request)
-        losses = [weights[0] * s.score.nll + weights[1] * s.kl.mean() for s in inference.steps]
-        return self._report(losses, inference)
 
     @torch.no_grad()
     def forward(
@@ -293,36 +212,17 @@ class EfficientMORL(ObjectCentricModel):
             )
         return result
 
-    def _request(
-        self,
-        images: Tensor,
-        num_slots: int | None,
-        steps: int | None,
-        weights: Sequence[float],
-        generator: torch.Generator | None,
-        details: bool = False,
-    ) -> _Request:
-        """Check what was asked for, and fill in the configuration's numbers."""
-        target = checked_images(images, self.loss_weights.dtype)
-        num_slots = self.config.num_slots if num_slots is None else num_slots
-        steps = self.config.refinement_steps if steps is None else steps
-        if num_slots < 1:
-            raise ValueError(f"num_slots: expected 1 or more, got {num_slots}")
-        if steps < 0:
-            raise ValueError(f"refinement_steps: expected 0 or more, got {steps}")
-        return _Request(target, num_slots, steps, weights, generator, details)
-
-    def _features(self, request: _Request) -> LinearFeatures:
+    def _features(self, request: Request) -> LinearFeatures:
         features: LinearFeatures = self.encoder(2 * request.target - 1)
         return features
 
-    def _hierarchy(self, features: LinearFeatures, request: _Request) -> Hierarchy:
+    def _hierarchy(self, features: LinearFeatures, request: Request) -> Hierarchy:
         hierarchy: Hierarchy = self.posterior(
             features, request.num_slots, request.generator, request.details
         )
         return hierarchy
 
-    def _infer(self, request: _Request) -> _Inference:
+    def _infer(self, request: Request) -> _Inference:
         """Infer the hierarchy, then refine and score its last posterior.
 
         Without gradients the decoder's weights are left out; refinement still differentiates with
@@ -338,7 +238,7 @@ class EfficientMORL(ObjectCentricModel):
             return self._two_stages(features, request, [])
 
     def _two_stages(
-        self, features: LinearFeatures, request: _Request, trained: list[nn.Parameter]
+        self, features: LinearFeatures, request: Request, trained: list[nn.Parameter]
     ) -> _Inference:
         target, batch = request.target, len(request.target)
 
@@ -385,7 +285,7 @@ class EfficientMORL(ObjectCentricModel):
         nll = mixture_nll(target, decoded, sigma=c.sigma, kind=c.likelihood, backend=c.backend)
         return nll, (decoded, slots)
 
-    def _decode(self, slots: Tensor, request: _Request) -> Decomposition:
+    def _decode(self, slots: Tensor, request: Request) -> Decomposition:
         decoded = self.decoder(slots, request.size)
         return Decomposition.assemble(
             *(x.unflatten(0, (-1, request.num_slots)) for x in (decoded, slots))

@@ -8,21 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from emorl.models.base import (
-    Decomposition,
-    ObjectCentricModel,
-    Objective,
-    Stage,
-    checked_images,
-)
+from emorl.models.base import Decomposition, Objective, Stage
 from emorl.models.iodine_config import IODINEConfig
+from emorl.models.refined import RefinedModel, Request
 from emorl.nn.decoder import SpatialBroadcastDecoder
 from emorl.nn.gaussian import Gaussian, SoftplusGaussian, kl_divergence
 from emorl.nn.image_refinement import ImageRefinement, State
@@ -34,20 +29,13 @@ from emorl.nn.precision import full_precision
 from emorl.nn.refinement import ScoredPosterior, loss_gradient
 from emorl.nn.score import Score, frozen, score_once
 from emorl.nn.score_decoded import score_decoded
-from emorl.training.objective import GECO
 
 
-class _Request(NamedTuple):
-    """What is asked of an inference."""
-
-    target: Tensor  # [B, 3, H, W] in [0, 1]
-    num_slots: int
-    steps: int
-    weights: Sequence[float]  # of NLL and KL, in the loss of the whole batch that is descended
-    generator: torch.Generator | None
+class _Inference(NamedTuple):
+    steps: list[ScoredPosterior]
 
 
-class IODINE(ObjectCentricModel):
+class IODINE(RefinedModel):
     """Iterative object decomposition inference network.
 
     All slots of an image start from one learned posterior. A decoder explains the image with a
@@ -58,12 +46,14 @@ class IODINE(ObjectCentricModel):
     network looks at them; through gradients and per-pixel likelihoods of the image they do not, in
     both published codes. The activations of one pass through one network are in memory at a time:
     decoder and refinement network run once more in the backward pass (`emorl.nn.score_decoded`).
+
+    Both forms were published with the plain evidence lower bound; the authors' code also has GECO.
+    One sample is drawn per decoded image. The KL terms are "kl_0".. "kl_I".
     """
 
     name: ClassVar[str] = "iodine"
     Config: ClassVar[type] = IODINEConfig
     config: IODINEConfig
-    loss_weights: Tensor
 
     def __init__(self, config: IODINEConfig | None = None) -> None:
         c = config or IODINEConfig()
@@ -102,70 +92,6 @@ class IODINE(ObjectCentricModel):
             else:  # TensorFlow's default for a vector
                 bound = (1.5 / c.slot_dim) ** 0.5
                 self.initial.uniform_(-bound, bound)
-        # Weights of NLL and KL in the last trained loss: refinement was trained on its gradient.
-        self.register_buffer("loss_weights", torch.ones(2))
-
-    def objective(
-        self,
-        images: Tensor,
-        *,
-        geco: GECO | None = None,
-        step: int | None = None,
-        kl_weight: float = 1.0,
-        refinement_steps: int | None = None,
-        num_slots: int | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Objective:
-        """The training loss: the weighted sum of the losses of all decoded images.
-
-        Args:
-            images: uint8, or float in [0, 1], [B, 3, H, W].
-            geco: constrains the reconstruction, as in the authors' code; None for the plain
-                evidence lower bound, with which both forms were published.
-            step: training step; `geco` stays out while it is in its warm start. None: past it.
-            kl_weight: beta, weight of the KL terms; 0 also disables `geco`.
-            refinement_steps: I; None for the configuration's.
-            num_slots: K; None for the configuration's.
-            generator: of all noise, one sample [B * K, D] per decoded image; None for the global
-                one.
-
-        Returns:
-            Loss, terms "nll_0".. "nll_I" and "kl_0".. "kl_I", and the last decomposition.
-
-        Raises:
-            ValueError: for images or numbers that are not possible, saying which are.
-        """
-        constrained = geco if geco is not None and kl_weight and geco.active(step) else None
-        weights = (constrained.multiplier if constrained else 1.0, kl_weight)
-        request = self._request(images, num_slots, refinement_steps, weights, generator)
-        if self.training and torch.is_grad_enabled():
-            for kept, weight in zip(self.loss_weights, weights, strict=True):
-                kept.fill_(weight)
-        steps, losses = self._infer(request), []
-        for scored in steps:
-            nll = scored.score.nll
-            penalty = constrained.penalty(nll, request.target[0].numel()) if constrained else nll
-            losses.append(penalty + kl_weight * scored.kl.mean())
-        return self._report(losses, steps)
-
-    @torch.no_grad()
-    def score(
-        self,
-        images: Tensor,
-        *,
-        refinement_steps: int | None = None,
-        num_slots: int | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Objective:
-        """How well the model explains images; refines with the loss weights it was trained with.
-
-        Arguments and result as `objective`; `loss` is the weighted sum without a constraint.
-        """
-        weights = self.loss_weights.tolist()
-        request = self._request(images, num_slots, refinement_steps, weights, generator)
-        steps = self._infer(request)
-        losses = [weights[0] * s.score.nll + weights[1] * s.kl.mean() for s in steps]
-        return self._report(losses, steps)
 
     @torch.no_grad()
     def forward(
@@ -194,7 +120,7 @@ class IODINE(ObjectCentricModel):
         """
         weights = self.loss_weights.tolist()
         request = self._request(images, num_slots, refinement_steps, weights, generator)
-        steps = self._infer(request)
+        steps = self._infer(request).steps
         result = _decomposition(steps[-1])
         if details:
             names = ["start", *(f"refinement {i}" for i in range(1, len(steps)))]
@@ -202,32 +128,18 @@ class IODINE(ObjectCentricModel):
             result = replace(result, stages=tuple(Stage(*stage) for stage in named))
         return result
 
-    def _request(
-        self,
-        images: Tensor,
-        num_slots: int | None,
-        steps: int | None,
-        weights: Sequence[float],
-        generator: torch.Generator | None,
-    ) -> _Request:
-        """Check what was asked for, and fill in the configuration's numbers."""
+    def _request(self, *arguments: Any) -> Request:
+        request = super()._request(*arguments)
         c = self.config
-        target = checked_images(images, self.loss_weights.dtype)
-        size = tuple(target.shape[2:])
-        num_slots = c.num_slots if num_slots is None else num_slots
-        steps = c.refinement_steps if steps is None else steps
-        if num_slots < 1:
-            raise ValueError(f"num_slots: expected 1 or more, got {num_slots}")
-        if steps < 0:
-            raise ValueError(f"refinement_steps: expected 0 or more, got {steps}")
-        if c.pooling == "flatten" and size != c.image_size:
+        if c.pooling == "flatten" and request.size != c.image_size:
             raise ValueError(
-                f'images: expected {c.image_size}, the only size with pooling "flatten", got {size}'
+                f'images: expected {c.image_size}, the only size with pooling "flatten", '
+                f"got {request.size}"
             )
-        _, shares = share_of(generator)
-        return _Request(target, num_slots, steps, [w / shares for w in weights], generator)
+        _, shares = share_of(request.generator)  # the loss of the whole batch is descended
+        return request._replace(weights=[weight / shares for weight in request.weights])
 
-    def _infer(self, request: _Request) -> list[ScoredPosterior]:
+    def _infer(self, request: Request) -> _Inference:
         """Score and refine in turn, I + 1 and I times.
 
         Without gradients, the small graph between a posterior and its loss is still made.
@@ -237,7 +149,7 @@ class IODINE(ObjectCentricModel):
         with torch.inference_mode(False), torch.enable_grad(), frozen(self.decoder):
             return self._iterate(request._replace(target=request.target.clone()), learn=False)
 
-    def _iterate(self, request: _Request, learn: bool) -> list[ScoredPosterior]:
+    def _iterate(self, request: Request, learn: bool) -> _Inference:
         batch, steps = len(request.target), []
         form = Gaussian if self.config.prior == "unit" else SoftplusGaussian
         posterior = form.unpack(self.initial.expand(batch * request.num_slots, -1))
@@ -262,9 +174,9 @@ class IODINE(ObjectCentricModel):
                 posterior = form(posterior.mean + update.mean, posterior.raw + update.raw)
             norm = update.packed().norm(dim=1).mean()
             steps.append(scored)
-        return steps
+        return _Inference(steps)
 
-    def _score_and_look(self, slots: Tensor, request: _Request) -> tuple[Score, Tensor]:
+    def _score_and_look(self, slots: Tensor, request: Request) -> tuple[Score, Tensor]:
         """Score slots and encode what the refinement network sees of their images.
 
         Returns:
@@ -290,7 +202,7 @@ class IODINE(ObjectCentricModel):
         score = Score(torch.stack(nll).sum(), _joined(per_image), _joined(gradient), outputs)
         return score, _joined(codes)
 
-    def _score_last(self, slots: Tensor, request: _Request) -> Score:
+    def _score_last(self, slots: Tensor, request: Request) -> Score:
         """Score slots whose images nothing else looks at."""
         target = request.target
 
@@ -307,7 +219,7 @@ class IODINE(ObjectCentricModel):
         wanted = torch.is_grad_enabled()
         return [p for p in self.decoder.parameters() if wanted and p.requires_grad]
 
-    def _images_at_once(self, request: _Request) -> int:
+    def _images_at_once(self, request: Request) -> int:
         chunk = self.config.score_chunk
         return len(request.target) if chunk is None else max(1, chunk // request.num_slots)
 
@@ -340,8 +252,8 @@ class IODINE(ObjectCentricModel):
             return (step + 1) / (total + 1)
         return step / total if total else 1.0
 
-    def _report(self, losses: list[Tensor], steps: list[ScoredPosterior]) -> Objective:
-        total = len(losses) - 1
+    def _report(self, losses: list[Tensor], inference: _Inference) -> Objective:
+        steps, total = inference.steps, len(losses) - 1
         terms = {f"nll_{i}": s.score.nll_per_image for i, s in enumerate(steps)}
         terms |= {f"kl_{i}": s.kl.detach() for i, s in enumerate(steps)}
         norms = {f"update_norm_{i}": s.update_norm for i, s in enumerate(steps)}
