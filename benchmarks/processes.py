@@ -14,7 +14,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from emorl.memory import keep_heap
+from emorl.memory import keep_memory
 
 Step = Callable[[], float]  # returns the loss, for which it has waited
 
@@ -25,7 +25,7 @@ class Worker:
     Args:
         build: makes the step, over there: a function at a module's top, or a `partial` of one.
         threads: of PyTorch.
-        keep: whether the process keeps its heap, as training on the CPU does.
+        keep: whether the process keeps its memory, as training on the CPU does.
     """
 
     def __init__(self, build: Callable[[], Step], threads: int, keep: bool = True) -> None:
@@ -89,7 +89,7 @@ def _work(pipe: Connection, build: Callable[[], Step], threads: int, keep: bool)
     """A process's life: build, then do what is asked."""
     torch.set_num_threads(threads)
     if keep:
-        keep_heap()
+        keep_memory()
     step = build()
     start = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here

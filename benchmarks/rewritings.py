@@ -39,7 +39,7 @@ REWRITINGS = {
     "absorbed": "keys, values and last encoder layer absorbed",
     "fused": "fused operators",
     "convolutions": "convolutions with fewer multiplications",
-    "heap": "heap kept",
+    "memory": "memory kept",
     "chunk": "scored in two halves",
 }
 
@@ -151,7 +151,7 @@ def measure(case: Case, threads: int, rounds: int) -> dict[str, Any]:
     with ExitStack() as stack:
         workers = {
             label: stack.enter_context(
-                Worker(partial(make_step, case, on), threads, keep="heap" in on)
+                Worker(partial(make_step, case, on), threads, keep="memory" in on)
             )
             for label, on in zip(labels, rows, strict=True)
         }

@@ -1,6 +1,8 @@
 // The Python module emorl._C. The ops of this library register themselves when it is loaded; only
-// build_info() is called from Python directly.
+// what stands below is called from Python directly.
 #include <pybind11/pybind11.h>
+
+#include "memory.h"
 
 namespace py = pybind11;
 
@@ -19,4 +21,7 @@ PYBIND11_MODULE(_C, m) {
         return info;
       },
       "How this library was built: compiler, flags, cpu_capability, torch version, cuda and its architectures.");
+  m.def(
+      "keep_tensor_memory", &emorl::keep_tensor_memory,
+      "Let the CPU's tensors reuse each other's memory from now on; False where that cannot be.");
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 import importlib.util
 import os
@@ -13,7 +12,7 @@ import torch
 
 import emorl
 from emorl.ops import backends
-from emorl.ops._library import build_record
+from emorl.ops._library import build_record, extension
 
 
 def describe() -> str:
@@ -44,9 +43,10 @@ def _cuda() -> str:
 
 
 def _extension() -> str:
-    if "emorl._C" not in sys.modules:
+    native = extension()
+    if native is None:
         return "not loaded (see below)"
-    info = importlib.import_module("emorl._C").build_info()
+    info = native.build_info()
     cuda = f"without CUDA ({build_record()['cuda']})"
     if info["cuda"]:
         cuda = f"with CUDA for {info['cuda_architectures']}"

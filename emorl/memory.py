@@ -6,24 +6,34 @@ import ctypes
 import os
 import sys
 
+from emorl.ops._library import extension
+
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _LARGEST_BLOCK = 32 << 20  # the most that glibc accepts as its mmap threshold
 _KEPT = 1 << 30
 _PAD = 64 << 20
 
 
-def keep_heap() -> bool:
-    """Let glibc keep freed memory for the next tensors instead of giving it back to the kernel.
+def keep_memory() -> bool:
+    """Keep freed memory for the next tensors instead of giving it back to the kernel.
 
     A training step frees and allocates the same large tensors over and over; by default each new
-    one costs a page fault per 4 KiB. The price is that the process keeps up to 1 GiB that it does
-    not use. EMORL_KEEP_HEAP=0 leaves the allocator alone.
+    one costs a page fault per 4 KiB. From now on tensors of 1 MiB and more are handed out by an
+    allocator of the native extension (csrc/cpu/memory.cpp), which keeps no more than what was once
+    used at the same time; all else stays in glibc's heap, which keeps up to 1 GiB that the process
+    does not use. EMORL_KEEP_MEMORY=0 leaves both alone.
 
     Returns:
-        Whether it was done: on Linux with glibc, unless switched off.
+        Whether anything was done: on Linux with the extension or glibc, unless switched off.
     """
-    if os.environ.get("EMORL_KEEP_HEAP", "1") == "0" or not sys.platform.startswith("linux"):
+    if os.environ.get("EMORL_KEEP_MEMORY", "1") == "0" or not sys.platform.startswith("linux"):
         return False
+    native = extension()
+    tensors = native is not None and native.keep_tensor_memory()
+    return _keep_heap() or tensors
+
+
+def _keep_heap() -> bool:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # another C library
         return False

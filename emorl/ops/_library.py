@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -74,6 +75,11 @@ def load_kernels() -> None:
     """Load the extension, if it fits this process, and announce the Triton kernels."""
     _load_native()
     _announce_triton()
+
+
+def extension() -> Any | None:
+    """The native extension, if it was loaded."""
+    return sys.modules.get("emorl._C")
 
 
 def _load_native() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from emorl.memory import keep_heap
+from emorl.memory import keep_memory
 from emorl.models import MODELS
 from emorl.report import write_report
 from emorl.training.config import RunConfig
@@ -37,7 +37,7 @@ def train(config: RunConfig, run_dir: str | Path, *, resume: bool = False) -> Tr
     notes = check_folder(run_dir, config, resume)
     accelerator = make_accelerator(config.trainer)
     if accelerator.device.type == "cpu":
-        keep_heap()
+        keep_memory()
     device = accelerator.device if config.data.workers == 0 else torch.device("cpu")
     torch.manual_seed(config.trainer.seed)
     trainer = Trainer(
