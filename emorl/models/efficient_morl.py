@@ -232,7 +232,7 @@ class EfficientMORL(RefinedModel):
         if torch.is_grad_enabled() or request.steps == 0:
             trained = [p for p in self.decoder.parameters() if p.requires_grad]
             return self._two_stages(features, request, trained)
-        with torch.inference_mode(False), torch.enable_grad(), frozen(self.decoder):
+        with torch.inference_mode(False), torch.enable_grad(), frozen(self.decoder.parameters()):
             request = request._replace(target=request.target.clone())
             features = features._replace(hidden=features.hidden.clone())
             return self._two_stages(features, request, [])

@@ -146,7 +146,7 @@ class IODINE(RefinedModel):
         """
         if torch.is_grad_enabled():
             return self._iterate(request, learn=True)
-        with torch.inference_mode(False), torch.enable_grad(), frozen(self.decoder):
+        with torch.inference_mode(False), torch.enable_grad(), frozen(self.decoder.parameters()):
             return self._iterate(request._replace(target=request.target.clone()), learn=False)
 
     def _iterate(self, request: Request, learn: bool) -> _Inference:

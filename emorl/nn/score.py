@@ -9,12 +9,12 @@ same reason images can be scored a few at a time, with the activations of those 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from emorl.nn.precision import full_precision
 
@@ -101,20 +101,20 @@ def score_once(
 
 
 @contextmanager
-def frozen(module: nn.Module) -> Iterator[None]:
-    """A context in which a module's weights need no gradients.
+def frozen(weights: Iterable[Tensor]) -> Iterator[None]:
+    """A context in which weights need no gradients.
 
-    For scoring without training: custom operators compute the gradients of weights that need some
-    even where `torch.autograd.grad` was asked for the slots' alone.
+    For differentiating a score with respect to its slots alone: custom operators compute the
+    gradients of weights that need some even where `torch.autograd.grad` was not asked for them.
     """
-    trained = [p for p in module.parameters() if p.requires_grad]
+    trained = [weight for weight in weights if weight.requires_grad]
     try:
-        for parameter in trained:
-            parameter.requires_grad_(False)
+        for weight in trained:
+            weight.requires_grad_(False)
         yield
     finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
+        for weight in trained:
+            weight.requires_grad_(True)
 
 
 def _split(slots: Tensor, parts: Sequence[slice]) -> list[Tensor]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from emorl.nn.precision import full_precision
+from emorl.nn.score import frozen
 
 
 class DecodedScore(NamedTuple):
@@ -52,7 +53,7 @@ class _ScoreDecoded(torch.autograd.Function):
         slots: Tensor,
         *weights: Tensor,
     ) -> tuple[Tensor, ...]:
-        with torch.enable_grad():
+        with torch.enable_grad(), frozen(weights):
             leaf = slots.detach().requires_grad_()
             output = decode(leaf)
             decoded = output.detach().requires_grad_()
