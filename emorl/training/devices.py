@@ -11,6 +11,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 from torch import Tensor, nn
 
+from emorl.memory import keep_memory
 from emorl.models import ObjectCentricModel, Objective
 from emorl.training.config import TrainerConfig
 
@@ -32,7 +33,10 @@ class ObjectiveOf(nn.Module):
 
 
 def make_accelerator(config: TrainerConfig) -> Accelerator:
-    """The devices and the precision of a run; the only place that sets either for the process."""
+    """The devices and the precision of a run; the only place that sets either for the process.
+
+    On the CPU the process keeps its memory from now on (`keep_memory`).
+    """
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -42,13 +46,16 @@ def make_accelerator(config: TrainerConfig) -> Accelerator:
     torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
     # Several runs of one process may differ in device and precision.
     AcceleratorState._reset_state(reset_partial_state=True)
-    return Accelerator(
+    accelerator = Accelerator(
         # Without being told, Accelerate lets the processes of a launcher run apart on the CPU.
         cpu=config.device == "cpu" or not torch.accelerator.is_available(),
         mixed_precision="bf16" if config.precision == "bf16" else "no",
         gradient_accumulation_steps=config.accumulation,
         kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
     )
+    if accelerator.device.type == "cpu":
+        keep_memory()
+    return accelerator
 
 
 def require_one_step(accelerator: Accelerator, step: int, run_dir: Path) -> None:

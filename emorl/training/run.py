@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from emorl.memory import keep_memory
 from emorl.models import MODELS
 from emorl.report import write_report
 from emorl.training.config import RunConfig
@@ -36,8 +35,6 @@ def train(config: RunConfig, run_dir: str | Path, *, resume: bool = False) -> Tr
     run_dir = Path(run_dir)
     notes = check_folder(run_dir, config, resume)
     accelerator = make_accelerator(config.trainer)
-    if accelerator.device.type == "cpu":
-        keep_memory()
     device = accelerator.device if config.data.workers == 0 else torch.device("cpu")
     torch.manual_seed(config.trainer.seed)
     trainer = Trainer(
