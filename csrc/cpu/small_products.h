@@ -20,6 +20,7 @@ constexpr int64_t kLanes = at::vec::Vectorized<T>::size();
 // `multiply` makes rows in multiples of this, so both its matrices need as many.
 constexpr int64_t kRowsAtOnce = 12;
 
+// Loops over sums are unrolled, or the compiler would keep these in memory between two loops.
 template <typename T, int kRows, int kVectors>
 struct Accumulators {
   using Vec = at::vec::Vectorized<T>;
@@ -29,11 +30,14 @@ struct Accumulators {
   template <typename Factor>
   void add(const Factor& factor, const T* row) {
     Vec values[kVectors];
+#pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) {
       values[j] = Vec::loadu(row + j * Vec::size());
     }
+#pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i) {
       const Vec same(factor(i));
+#pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) {
         sum[i][j] = at::vec::fmadd(same, values[j], sum[i][j]);
       }
@@ -43,7 +47,9 @@ struct Accumulators {
   // Calls visit(accumulator, its place) for all, which lie in rows of `columns`.
   template <typename Visit>
   void each(T* first, int64_t columns, const Visit& visit) {
+#pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) {
         visit(sum[i][j], first + i * columns + j * Vec::size());
       }

@@ -105,10 +105,23 @@ void gemm_block(
   const auto load = [&](const T* from) {
     return kPartial ? Vec::loadu(from, count) : Vec::loadu(from);
   };
+  // Loops over sums are unrolled, or the compiler would keep these in memory between two loops.
   Vec sum[kRows][kVectors];
-  for (int i = 0; i < kRows; ++i) {
-    for (int j = 0; j < kVectors; ++j) {
-      sum[i][j] = how == Store::kAdd ? load(c + i * ldc + j * Vec::size()) : Vec(T(0));
+  if (how == Store::kAdd) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 2
+      for (int j = 0; j < kVectors; ++j) {
+        sum[i][j] = load(c + i * ldc + j * Vec::size());
+      }
+    }
+  } else {
+#pragma GCC unroll 8
+    for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 2
+      for (int j = 0; j < kVectors; ++j) {
+        sum[i][j] = Vec(T(0));
+      }
     }
   }
   // for i, n: sum[i, n] += a[i, d] * b[d, n]
@@ -116,18 +129,23 @@ void gemm_block(
   for (int64_t d = 0; d < depth; ++d) {
     fetch.next();
     Vec row[kVectors];
+#pragma GCC unroll 2
     for (int j = 0; j < kVectors; ++j) {
       row[j] = load(b + d * ldb + j * Vec::size());
     }
+#pragma GCC unroll 8
     for (int i = 0; i < kRows; ++i) {
       const Vec factor(a.data[i * kRow + d * a.column]);
+#pragma GCC unroll 2
       for (int j = 0; j < kVectors; ++j) {
         sum[i][j] = at::vec::fmadd(factor, row[j], sum[i][j]);
       }
     }
   }
   ahead = fetch;
+#pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i) {
+#pragma GCC unroll 2
     for (int j = 0; j < kVectors; ++j) {
       T* target = c + i * ldc + j * Vec::size();
       if (how == Store::kStream) {
