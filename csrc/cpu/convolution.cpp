@@ -4,9 +4,9 @@
 // transformed back, block by block within the second-level cache.
 #include <algorithm>
 #include <array>
-#include <memory>
 #include <vector>
 
+#include "cpu/aligned.h"
 #include "cpu/parallel.h"
 #include "cpu/small_products.h"
 #include "cpu/vector_activation.h"
@@ -86,12 +86,12 @@ std::array<T*, Scheme::kSquare ? kWidth * kWidth : kWidth> pixels(
 template <typename Scheme, typename T>
 struct Transformed {
   int64_t distance;
-  std::unique_ptr<T[]> memory;
+  AlignedVector<T> memory;
 
   Transformed(int64_t rows, int64_t channels)
       : distance((rows + kRowsAtOnce) * channels + 64 / static_cast<int64_t>(sizeof(T))),
-        memory(new T[Scheme::kProducts * distance]()) {}
-  T* matrix(int64_t product) const { return memory.get() + product * distance; }
+        memory(Scheme::kProducts * distance) {}
+  T* matrix(int64_t product) { return memory.data() + product * distance; }
 };
 
 // One tile of images, or, with an activation, of its gradient: made from that of its output as it is
@@ -122,7 +122,7 @@ auto tile_of(const ActivatedGradient<T>& from, const Where& where) {
 template <Activation kActivation, typename Scheme, typename T>
 void transform_images(
     const ConvolutionShape& s, const Scheme& scheme, int64_t block,
-    const ActivatedGradient<T>& from, const T* zeros, const Transformed<Scheme, T>& to) {
+    const ActivatedGradient<T>& from, const T* zeros, Transformed<Scheme, T>& to) {
   using Vec = at::vec::Vectorized<T>;
   constexpr int kSide = Scheme::kSide;
   for (int64_t row = 0; row < scheme.inputs(block); ++row) {
@@ -146,7 +146,7 @@ void transform_images(
 template <Activation kActivation, typename Scheme, typename T>
 void write_outputs(
     const ConvolutionShape& s, const Scheme& scheme, int64_t block, const T* bias, T* y,
-    T* nowhere, const Transformed<Scheme, T>& from) {
+    T* nowhere, Transformed<Scheme, T>& from) {
   using Vec = at::vec::Vectorized<T>;
   constexpr int kSide = Scheme::kSide, kOut = Scheme::kOut;
   for (int64_t row = 0; row < scheme.outputs(block); ++row) {
@@ -170,7 +170,7 @@ template <Activation kActivation, typename Scheme, typename T>
 void transform_gradients(
     const ConvolutionShape& s, const Scheme& scheme, int64_t block,
     const ActivatedGradient<T>& from, const T* zeros, T* grad_bias,
-    const Transformed<Scheme, T>& to) {
+    Transformed<Scheme, T>& to) {
   using Vec = at::vec::Vectorized<T>;
   constexpr int kSide = Scheme::kSide, kOut = Scheme::kOut;
   for (int64_t row = 0; row < scheme.outputs(block); ++row) {
@@ -230,15 +230,15 @@ void convolve(
   constexpr int kTaps = Scheme::kTaps, kRowTaps = Scheme::kRowTaps;
   const Scheme scheme(s);
   const int64_t matrix = s.in_channels * s.out_channels;
-  const std::vector<T> zeros(s.in_channels);
-  const std::unique_ptr<T[]> factors(new T[Scheme::kProducts * kRowTaps * matrix]);
+  const AlignedVector<T> zeros(s.in_channels);
+  AlignedVector<T> factors(Scheme::kProducts * kRowTaps * matrix);
   transform_weights<Scheme, kTaps, Scheme::kSide>(
       s, winograd::transform_weight<Scheme::kPairs, kTaps, at::vec::Vectorized<T>>, weight,
-      factors.get());
+      factors.data());
   at::parallel_for(0, scheme.blocks, 1, [&](int64_t begin, int64_t end) {
-    const Transformed<Scheme, T> input(scheme.inputs(0), s.in_channels);
-    const Transformed<Scheme, T> output(scheme.outputs(0), s.out_channels);
-    std::vector<T> nowhere(s.out_channels);
+    Transformed<Scheme, T> input(scheme.inputs(0), s.in_channels);
+    Transformed<Scheme, T> output(scheme.outputs(0), s.out_channels);
+    AlignedVector<T> nowhere(s.out_channels);
     for (int64_t block = begin; block < end; ++block) {
       transform_images<kBefore>(s, scheme, block, x, zeros.data(), input);
       for (int64_t p = 0; p < Scheme::kProducts; ++p) {
@@ -246,7 +246,7 @@ void convolve(
           multiply(
               scheme.outputs(block), s.in_channels, s.out_channels,
               input.matrix(p) + tap * scheme.step * s.in_channels,
-              factors.get() + (p * kRowTaps + tap) * matrix, output.matrix(p), tap > 0);
+              factors.data() + (p * kRowTaps + tap) * matrix, output.matrix(p), tap > 0);
         }
       }
       write_outputs<kAfter>(s, scheme, block, bias, y, nowhere.data(), output);
@@ -256,7 +256,7 @@ void convolve(
 
 // In a fixed order: to[i] = sum_task partial[task, i]
 template <typename T>
-void add_tasks(int64_t tasks, const std::vector<T>& partial, int64_t size, T* to) {
+void add_tasks(int64_t tasks, const AlignedVector<T>& partial, int64_t size, T* to) {
   at::parallel_for(0, size, 1 << 14, [&](int64_t begin, int64_t end) {
     std::copy(partial.data() + begin, partial.data() + end, to + begin);
     for (int64_t task = 1; task < tasks; ++task) {
@@ -275,11 +275,11 @@ void weight_gradient(
   const Scheme scheme(s);
   const int64_t tasks = std::min(Scheme::kMaxTasks, scheme.blocks);
   const int64_t matrix = s.in_channels * s.out_channels, size = Scheme::kProducts * kRowTaps * matrix;
-  const std::vector<T> zeros(std::max(s.in_channels, s.out_channels));
-  std::vector<T> sums(tasks * size), bias_sums(tasks * s.out_channels);
+  const AlignedVector<T> zeros(std::max(s.in_channels, s.out_channels));
+  AlignedVector<T> sums(tasks * size), bias_sums(tasks * s.out_channels);
   at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
-    const Transformed<Scheme, T> input(scheme.inputs(0), s.in_channels);
-    const Transformed<Scheme, T> gradient(scheme.outputs(0), s.out_channels);
+    Transformed<Scheme, T> input(scheme.inputs(0), s.in_channels);
+    Transformed<Scheme, T> gradient(scheme.outputs(0), s.out_channels);
     for (int64_t task = begin; task < end; ++task) {
       for (int64_t block = task * scheme.blocks / tasks; block < (task + 1) * scheme.blocks / tasks;
            ++block) {
@@ -297,12 +297,12 @@ void weight_gradient(
       }
     }
   });
-  const std::unique_ptr<T[]> factors(new T[size]);
-  add_tasks(tasks, sums, size, factors.get());
+  AlignedVector<T> factors(size);
+  add_tasks(tasks, sums, size, factors.data());
   add_tasks(tasks, bias_sums, s.out_channels, grad_bias);
   transform_weights<Scheme, Scheme::kSide, kTaps>(
       s, winograd::transform_weight_gradient<Scheme::kPairs, kTaps, at::vec::Vectorized<T>>,
-      factors.get(), grad_weight);
+      factors.data(), grad_weight);
 }
 
 // Calls function<Scheme, kActivation>().

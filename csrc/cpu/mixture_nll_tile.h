@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cpu/elementary.h"
+#include "cpu/aligned.h"
 #include "kernels.h"
 
 namespace emorl::mixture {
@@ -73,7 +74,7 @@ void interleave(const std::array<T*, kInterleaved>& rows, int64_t pixels, T* to)
 template <typename T>
 struct Tile {
   int64_t slots, channels;
-  std::vector<T> memory;
+  AlignedVector<T> memory;
 
   explicit Tile(const MixtureShape& s)
       : slots(s.slots),

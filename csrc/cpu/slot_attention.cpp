@@ -37,7 +37,7 @@ void forward_tile(
 // transposed; and g . updates.
 template <typename T>
 struct SlotGradients {
-  std::vector<T> g, g_transposed, dot;
+  AlignedVector<T> g, g_transposed, dot;
 
   SlotGradients(
       const SlotAttentionShape& s, const SlotAttentionGradients<T>& grad, const Slots<T>& slots)
@@ -141,7 +141,7 @@ void slot_attention_cpu(
     const SlotAttentionOutputs<T>& out) {
   const Tasks tasks(s);
   const int64_t rows = tasks.count * s.slots;
-  std::vector<T> sums(rows * s.value_width), lanes(rows * kLanes<T>);
+  AlignedVector<T> sums(rows * s.value_width), lanes(rows * kLanes<T>);
   at::parallel_for(0, tasks.count, tasks.grain, [&](int64_t begin, int64_t end) {
     Scratch<T> scratch(s, false);
     for (int64_t task = begin; task < end; ++task) {
@@ -154,7 +154,7 @@ void slot_attention_cpu(
       }
     }
   });
-  std::vector<T> mass_lanes(s.batch * s.slots * kLanes<T>);
+  AlignedVector<T> mass_lanes(s.batch * s.slots * kLanes<T>);
   for (int64_t image = 0; image < s.batch; ++image) {
     const Slots<T> slots(s, in, image);
     add_partials(s, tasks, image, slots.index, s.value_width, sums.data(), out.updates);
@@ -176,7 +176,7 @@ void slot_attention_backward_cpu(
     const SlotAttentionGradients<T>& grad) {
   const Tasks tasks(s);
   const int64_t rows = tasks.count * s.slots;
-  std::vector<T> sums(rows * s.key_width), lanes(rows * kLanes<T>);
+  AlignedVector<T> sums(rows * s.key_width), lanes(rows * kLanes<T>);
   at::parallel_for(0, tasks.count, tasks.grain, [&](int64_t begin, int64_t end) {
     Scratch<T> scratch(s, true);
     for (int64_t task = begin; task < end; ++task) {
@@ -191,7 +191,7 @@ void slot_attention_backward_cpu(
     }
     finish_streams();
   });
-  std::vector<T> bias_lanes(s.batch * s.slots * kLanes<T>);
+  AlignedVector<T> bias_lanes(s.batch * s.slots * kLanes<T>);
   for (int64_t image = 0; image < s.batch; ++image) {
     const Slots<T> slots(s, in, image);
     add_partials(s, tasks, image, slots.index, kLanes<T>, lanes.data(), bias_lanes.data());

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "cpu/aligned.h"
 #include "cpu/parallel.h"
 #include "cpu/tile_gemm.h"
 #include "kernels.h"
@@ -46,7 +47,7 @@ struct Tasks {
 template <typename T>
 struct Slots {
   std::vector<int64_t> index;  // row in [batch * slots]
-  std::vector<T> q, q_transposed, bias;
+  AlignedVector<T> q, q_transposed, bias;
 
   Slots(const SlotAttentionShape& s, const SlotAttentionInputs<T>& in, int64_t image) {
     for (int64_t row = image * s.slots; row < (image + 1) * s.slots; ++row) {
@@ -59,8 +60,8 @@ struct Slots {
     q_transposed = columns(q, s.key_width);
   }
   int64_t count() const { return static_cast<int64_t>(index.size()); }
-  std::vector<T> gather(const T* rows, int64_t width) const {
-    std::vector<T> packed;
+  AlignedVector<T> gather(const T* rows, int64_t width) const {
+    AlignedVector<T> packed;
     packed.reserve(index.size() * width);
     for (const int64_t row : index) {
       packed.insert(packed.end(), rows + row * width, rows + (row + 1) * width);
@@ -68,8 +69,8 @@ struct Slots {
     return packed;
   }
   // [width, slots] from [slots, width], so that the factors of a product lie side by side
-  std::vector<T> columns(const std::vector<T>& rows, int64_t width) const {
-    std::vector<T> transposed(rows.size());
+  AlignedVector<T> columns(const AlignedVector<T>& rows, int64_t width) const {
+    AlignedVector<T> transposed(rows.size());
     for (int64_t i = 0; i < count(); ++i) {
       for (int64_t j = 0; j < width; ++j) {
         transposed[j * count() + i] = rows[i * width + j];
@@ -82,8 +83,8 @@ struct Slots {
 // One thread's memory for a tile; rows of kTile pixels.
 template <typename T>
 struct Scratch {
-  std::vector<T> k, v;       // [width, kTile], transposed
-  std::vector<T> attention;  // [slots, kTile]; backward: then the gradients of the logits, the same
+  AlignedVector<T> k, v;       // [width, kTile], transposed
+  AlignedVector<T> attention;  // [slots, kTile]; backward: then the gradients of the logits, the same
 
   Scratch(const SlotAttentionShape& s, bool backward)
       : k(s.key_width * kTile),
