@@ -2,7 +2,7 @@
 // what stands below is called from Python directly.
 #include <pybind11/pybind11.h>
 
-#include "memory.h"
+#include "tensor_memory.h"
 
 namespace py = pybind11;
 

@@ -2,7 +2,7 @@
 // needed at one time. glibc must choose: give large blocks back to the kernel, at the price of a
 // page fault for every 4 KiB of the next tensor, or keep them in its heap, where they are split and
 // what is left of them fits nothing.
-#include "memory.h"
+#include "tensor_memory.h"
 
 #ifdef __linux__
 
@@ -84,8 +84,9 @@ class KeepingAllocator final : public c10::Allocator {
   char* take(size_t size) {
     const std::lock_guard<std::mutex> lock(mutex_);
     Block block = take_kept(size);
+    most_used_ = std::max(most_used_, used_ + (block.data == nullptr ? size : block.size));
     if (block.data == nullptr) {
-      while (!kept_.empty() && used_ + kept_size_ + size > std::max(most_used_, used_ + size)) {
+      while (!kept_.empty() && used_ + kept_size_ + size > most_used_) {
         kept_size_ -= kept_.front().size;
         kept_.front().release();
         kept_.erase(kept_.begin());
@@ -98,7 +99,6 @@ class KeepingAllocator final : public c10::Allocator {
     }
     in_use_[block.data] = block.size;
     used_ += block.size;
-    most_used_ = std::max(most_used_, used_);
     return block.data;
   }
 
@@ -137,8 +137,8 @@ class KeepingAllocator final : public c10::Allocator {
   static KeepingAllocator* installed_;
 
   c10::Allocator* others_;
-  std::mutex mutex_;                           // nothing forks while it is held
-  std::vector<Block> kept_;                    // in the order of their release
+  std::mutex mutex_;  // nothing forks while it is held
+  std::vector<Block> kept_;  // in the order of their release
   std::unordered_map<void*, size_t> in_use_;
   size_t used_ = 0, kept_size_ = 0, most_used_ = 0, mapped_ = 0;
 };
