@@ -7,7 +7,7 @@ from pathlib import Path
 import plain_iodine as plain
 import pytest
 import torch
-from torch.profiler import ProfilerActivity, profile
+from iodine_testing import DEEPMIND, TINY, form, some_images, tiny
 
 from emorl.data import open_dataset
 from emorl.evaluation import evaluate
@@ -17,38 +17,6 @@ from emorl.training import GECO
 from emorl.training.config_file import find_config, load_config
 from emorl.training.optimizers import make_optimizers
 
-TINY = {
-    "image_size": (9, 8),
-    "num_slots": 3,
-    "slot_dim": 5,
-    "refinement_steps": 2,
-    "decoder_layers": 2,
-    "decoder_channels": 4,
-    "encoder_layers": 2,
-    "encoder_channels": 4,
-    "code_width": 6,
-    "merge_width": 7,
-    "lstm_width": 5,
-    "backend": "reference",
-}
-DEEPMIND = {
-    "decoder_padding": 2,
-    "decoder_final_kernel": 5,
-    "decoder_constant": 5.0,
-    "rgb_activation": "none",
-    "likelihood": "logistic",
-    "sigma": 0.2,
-    "inputs": "deepmind",
-    "coordinates": "cosine",
-    "encoder_stride": 2,
-    "pooling": "mean",
-    "code_layers": 2,
-    "merge_width": None,
-    "prior": "softplus",
-    "step_weights": "linspace",
-    "init_gain": None,
-}
-FORMS = {"authors": {}, "deepmind": DEEPMIND}
 VARIANTS = {
     "authors": {},
     "authors, joint": {"likelihood": "mixture_joint"},
@@ -69,21 +37,6 @@ VARIANTS = {
     "deepmind, chunks": {**DEEPMIND, "score_chunk": 1},
     "deepmind, kept": {**DEEPMIND, "keep_activations": True},
 }
-form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS)
-
-
-def tiny(**changes: object) -> IODINE:
-    """A small model in float64 whose weights are all far from zero."""
-    model = IODINE(IODINEConfig(**{**TINY, **changes})).double()
-    generator = torch.Generator().manual_seed(1)
-    for parameter in model.parameters():
-        noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
-        parameter.data.copy_(0.25 * noise)
-    return model
-
-
-def some_images() -> torch.Tensor:
-    return torch.rand(2, 3, 9, 8, dtype=torch.float64)
 
 
 def gradients(model: IODINE, loss: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -258,40 +211,6 @@ def test_inference_refines_with_the_loss_weights_of_training() -> None:
     unweighted = model.eval().objective(images)
     assert not torch.allclose(unweighted.decomposition.masks, trained.decomposition.masks)
     assert model.loss_weights.tolist() == [1.0, 50.0]
-
-
-def peak(model: IODINE, steps: int) -> int:
-    """Most bytes in tensors at one time of a training step, beyond those before it."""
-    images = torch.rand(1, 3, 24, 24)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        model.objective(images, refinement_steps=steps).loss.backward()
-    events = record.profiler.kineto_results.events()  # type: ignore[union-attr]
-    changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
-    sizes = torch.tensor([size for _, size in sorted(changes)])
-    return int(sizes.cumsum(0).max())
-
-
-@form
-def test_activations_of_one_step_are_in_memory_at_a_time(form: dict) -> None:
-    wide = {"decoder_channels": 64, "encoder_channels": 64, "image_size": (24, 24)}
-    activations = 2 * 3 * 64 * 24 * 24 * 4  # of the decoder's two layers, float32
-    grown = {}
-    for keep in (False, True):
-        model = IODINE(IODINEConfig(**{**TINY, **form, **wide, "keep_activations": keep}))
-        model.objective(torch.rand(1, 3, 24, 24)).loss.backward()  # so that gradients exist
-        grown[keep] = (peak(model, 5) - peak(model, 2)) / 3
-    assert grown[False] < 0.07 * activations  # two images of 4 channels
-    assert grown[True] > activations
-
-
-@pytest.mark.parametrize(("keep", "backward"), [(False, 3), (True, 0)])
-def test_how_often_the_decoder_runs(keep: bool, backward: int) -> None:
-    model, counted = tiny(keep_activations=keep), []
-    model.decoder.register_forward_hook(lambda *_: counted.append(1))
-    loss = model.objective(some_images(), refinement_steps=3).loss
-    assert len(counted) == 4
-    loss.backward()
-    assert len(counted) == 4 + backward
 
 
 @form
