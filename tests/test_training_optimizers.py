@@ -34,6 +34,17 @@ def test_orthogonalised_brings_singular_values_near_one():
     assert orthogonalised(torch.zeros(1, 3, 4)).equal(torch.zeros(1, 3, 4))
 
 
+def test_long_matrices_take_the_same_iterations():
+    generator = torch.Generator().manual_seed(0)
+    long = torch.randn(2, 4, 400, generator=generator, dtype=torch.float64)
+    long[1, :2] *= 1e-3
+    square = long @ torch.linalg.qr(long.mT).Q  # the same in other coordinates: not long
+    expected = orthogonalised(square) @ torch.linalg.qr(long.mT).Q.mT
+    torch.testing.assert_close(orthogonalised(long), expected, atol=1e-12, rtol=0)
+    in_float32 = orthogonalised(long.float()).double()
+    torch.testing.assert_close(in_float32, expected, atol=1e-5, rtol=0)
+
+
 def test_muon_takes_the_steps_of_torch():
     ours, theirs = parameters(SHAPES), parameters(SHAPES)
     take_steps(Muon(ours, lr=0.1), ours)

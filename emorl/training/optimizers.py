@@ -12,6 +12,7 @@ from torch import Tensor
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 _EPS = 1e-7
+_LONG = 32  # columns to a row from which on products with a matrix itself are the time of a step
 _ADAM_RMS = 0.2
 
 OptimizerName = Literal["adam", "muon", "rmsprop"]
@@ -98,7 +99,8 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     """About U V^T of each matrix U S V^T, without a decomposition.
 
     Five Newton-Schulz iterations X <- a X + (b A + c A A) X with A = X X^T, with coefficients that
-    bring singular values near 1 fast rather than exactly (Jordan et al. 2024).
+    bring singular values near 1 fast rather than exactly (Jordan et al. 2024). The factors of long
+    matrices are multiplied with each other first.
 
     Args:
         matrices: [N, R, C], R <= C.
@@ -108,7 +110,24 @@ def orthogonalised(matrices: Tensor) -> Tensor:
     """
     a, b, c = _COEFFICIENTS
     x = matrices / (matrices.norm(dim=(1, 2), keepdim=True) + _EPS)
+    if x.shape[2] >= _LONG * x.shape[1]:
+        return _factor(x @ x.mT) @ x
     for _ in range(_ITERATIONS):
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x
+
+
+def _factor(gram: Tensor) -> Tensor:
+    """What all iterations multiply X by, from A = X X^T alone: [N, R, R].
+
+    Every factor F = a + b A + c A A commutes with A, which F X turns into F A F.
+    """
+    a, b, c = _COEFFICIENTS
+    one = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    product = one.expand_as(gram)
+    for _ in range(_ITERATIONS):
+        factor = a * one + torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        product = factor @ product
+        gram = factor @ gram @ factor
+    return product
