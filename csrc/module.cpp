@@ -1,5 +1,7 @@
 // The Python module emorl._C. The ops of this library register themselves when it is loaded; only
 // what stands below is called from Python directly.
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
 #include <pybind11/pybind11.h>
 
 #include "tensor_memory.h"
@@ -24,4 +26,12 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "keep_tensor_memory", &emorl::keep_tensor_memory,
       "Let the CPU's tensors reuse each other's memory from now on; False where that cannot be.");
+  m.def(
+      "flush_denormals",
+      [] {  // torch.set_flush_denormal asks the calling thread alone; here each gets one index
+        at::parallel_for(0, at::get_num_threads(), 1, [](int64_t, int64_t) {
+          at::globalContext().setFlushDenormal(true);
+        });
+      },
+      "Let every thread of a parallel region count numbers too small for full precision as 0.");
 }

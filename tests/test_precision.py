@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from process_testing import run_ranks
 from torch import Tensor, nn
 from training_fakes import FakeImages, FakeModel
 
 from emorl.data import Batch, ObjectDataset, open_dataset
 from emorl.models import EfficientMORL, EfficientMORLConfig
 from emorl.nn import refinement, score_once
+from emorl.ops._library import extension
 from emorl.training.config import TrainerConfig
+from emorl.training.devices import make_accelerator
 from emorl.training.trainer import Trainer
 
 NETWORK = {
@@ -197,6 +200,19 @@ def test_tf32_on_a_cpu_is_announced(tmp_path, capsys):
         said.append("tf32 is for GPUs; this device computes" in capsys.readouterr().err)
     assert said == [True, False]
     assert torch.equal(losses(tmp_path / "tf32"), losses(tmp_path / "no"))
+
+
+@pytest.mark.skipif(extension() is None, reason="the native extension is not built")
+def test_numbers_too_small_for_full_precision_are_zero_in_every_thread():
+    run_ranks(1, _multiply_small_numbers)  # not here: the setting stays for good
+
+
+def _multiply_small_numbers() -> None:
+    torch.set_num_threads(2)
+    small = torch.full((1 << 20,), 1e-30)
+    assert (small * 1e-10).count_nonzero() == len(small)  # 1e-40 each, and both threads have begun
+    make_accelerator(TrainerConfig(device="cpu"))
+    assert (small * 1e-10).count_nonzero() == 0
 
 
 def test_fp16_is_refused():
