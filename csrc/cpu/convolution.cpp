@@ -4,7 +4,6 @@
 // transformed back, block by block within the second-level cache.
 #include <algorithm>
 #include <array>
-#include <vector>
 
 #include "cpu/aligned.h"
 #include "cpu/parallel.h"

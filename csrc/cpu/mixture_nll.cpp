@@ -7,6 +7,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <vector>
 
 #include "cpu/mixture_nll_tile.h"
 #include "cpu/parallel.h"

@@ -5,10 +5,9 @@
 #include <algorithm>
 #include <array>
 #include <type_traits>
-#include <vector>
 
-#include "cpu/elementary.h"
 #include "cpu/aligned.h"
+#include "cpu/elementary.h"
 #include "kernels.h"
 
 namespace emorl::mixture {

@@ -67,9 +67,10 @@ def _flush_denormals() -> None:
     A CPU calculates many times slower with them, and moving averages of gradients that have become
     zero end there.
     """
-    torch.set_flush_denormal(True)
     native = extension()
-    if native is not None:
+    if native is None:
+        torch.set_flush_denormal(True)  # in this thread alone
+    else:
         native.flush_denormals()
 
 
