@@ -12,7 +12,7 @@ from torch import Tensor
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 _EPS = 1e-7
-_LONG = 32  # columns to a row from which on products with a matrix itself are the time of a step
+_LONG = 32  # columns to a row, from where on two products with a matrix take less time than ten
 _ADAM_RMS = 0.2
 
 OptimizerName = Literal["adam", "muon", "rmsprop"]
