@@ -40,8 +40,13 @@ Tensor empty_images(at::DimVector sizes, bool channels_last, const at::TensorOpt
   return at::empty(sizes, options).movedim(-1, -3);
 }
 
+// Whether slots [slots, channels] come by border class, as [slots, channels, 3, 3]
+bool by_border_class(const Tensor& slot) {
+  return slot.dim() == 4 && slot.size(2) == 3 && slot.size(3) == 3;
+}
+
 SpatialBroadcastShape check(const Tensor& slot, const Tensor& position, std::string_view name) {
-  const bool border_classes = slot.dim() == 4 && slot.size(2) == 3 && slot.size(3) == 3;
+  const bool border_classes = by_border_class(slot);
   TORCH_CHECK_VALUE(
       (border_classes || slot.dim() == 2) && position.dim() == 3 &&
           slot.size(1) == position.size(0),
@@ -102,20 +107,25 @@ SpatialBroadcastGradients<T> gradients(
 }
 
 std::tuple<Tensor, Tensor> spatial_broadcast_backward(
-    const Tensor& grad_output_in, const Tensor& output_in, std::string_view activation,
-    bool border_classes, std::array<bool, 2> wanted) {
+    const Tensor& grad_output_in, const Tensor& output_in, const Tensor& slot,
+    std::string_view activation, std::array<bool, 2> wanted) {
   TORCH_CHECK_VALUE(
       output_in.dim() == 4 && grad_output_in.sizes() == output_in.sizes(),
       "spatial_broadcast: expected the gradient of ", output_in.sizes(), ", got ",
       grad_output_in.sizes());
+  TORCH_CHECK_VALUE(
+      (slot.dim() == 2 || by_border_class(slot)) && slot.size(0) == output_in.size(0) &&
+          slot.size(1) == output_in.size(1),
+      "spatial_broadcast: expected slot [M,C] or [M,C,3,3] and output [M,C,H,W], got ",
+      slot.sizes(), " and ", output_in.sizes());
+  const bool border_classes = by_border_class(slot);
   const SpatialBroadcastShape s{
       output_in.size(0), output_in.size(1), output_in.size(2), output_in.size(3),
       is_channels_last(output_in), border_classes, parse_activation(kOp, activation)};
   const auto options = output_in.options();
-  const at::DimVector slot_sizes = border_classes ? at::DimVector{s.slots, s.channels, 3, 3}
-                                                  : at::DimVector{s.slots, s.channels};
-  const Tensor grad_slot =
-      wanted[0] ? empty_images(slot_sizes, border_classes, options) : at::empty({0}, options);
+  const Tensor grad_slot = wanted[0]
+      ? empty_images(at::DimVector(slot.sizes()), border_classes, options)
+      : at::empty({0}, options);
   const Tensor grad_position = wanted[1]
       ? empty_images({s.channels, s.height, s.width}, s.channels_last, options)
       : at::empty({0}, options);

@@ -123,9 +123,10 @@ def test_opcheck_forward(case: SpatialBroadcastCase, requires_grad: bool) -> Non
 @pytest.mark.parametrize("case", OPCHECKED, ids=str)
 @pytest.mark.parametrize("wanted", [[True, True], [True, False], [False, True]], ids=str)
 def test_opcheck_backward(case: SpatialBroadcastCase, wanted: list[bool]) -> None:
-    output = spatial_broadcast(**case.inputs(device=DEVICE)).detach()
+    inputs = case.inputs(device=DEVICE)
+    output = spatial_broadcast(**inputs).detach()
     op = torch.ops.emorl.spatial_broadcast_backward.default
-    arguments = (weights_of(output), output, "elu", case.border_classes, wanted)
+    arguments = (weights_of(output), output, inputs["slot"].detach(), "elu", wanted)
     torch.library.opcheck(op, arguments)
 
 
@@ -220,4 +221,4 @@ def test_error_messages_of_the_native_operator(arguments: tuple[Any, ...], messa
 def test_native_backward_refuses_a_gradient_of_another_shape() -> None:
     op = torch.ops.emorl.spatial_broadcast_backward.default
     with pytest.raises(ValueError, match=r"expected the gradient of \[2, 3, 4, 5\], got \[2, 3\]"):
-        op(zeros(2, 3), zeros(2, 3, 4, 5), "elu", False, [True, True])
+        op(zeros(2, 3), zeros(2, 3, 4, 5), zeros(2, 3), "elu", [True, True])

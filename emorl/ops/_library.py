@@ -1,7 +1,8 @@
 """Declaration of the operators and choice of their backends.
 
-The schema, fake kernel and gradient of each operator are declared here in Python; the compiled
-extension `emorl._C` adds kernels to them when it is loaded, so everything works without it.
+The schema and fake kernel of each operator are declared here in Python, and the gradients of the
+Triton operators; the compiled extension `emorl._C` adds kernels and their gradients when it is
+loaded, so everything works without it.
 """
 
 from __future__ import annotations
@@ -14,16 +15,19 @@ import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.library import register_autograd, register_fake
+from torch.library import register_fake
+
+from emorl.ops._gradient import refuse_second_derivative, register_gradient
 
 Backend = Literal["auto", "native", "triton", "reference"]
 
 library = torch.library.Library("emorl", "DEF")
 
+_BACKENDS = get_args(Backend)
 _CAPABILITIES = ("DEFAULT", "AVX2", "AVX512")  # ATen's names of x86-64's vectors, in order
 _DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 _REBUILD = "rebuild with `pip install --no-build-isolation --no-deps .` in emorl's source"
@@ -39,9 +43,8 @@ def define_op(
     schema_backward: str,
     fake: Callable[..., Any],
     fake_backward: Callable[..., Any],
-    setup_context: Callable[..., None],
-    backward: Callable[..., Any],
     triton: bool = True,
+    gradient: Callable[[str, torch.library.Library], None] | None = None,
 ) -> None:
     """Declare `emorl::<name>`, for C++ and CUDA, and `emorl::<name>_triton`, with their gradients.
 
@@ -54,20 +57,21 @@ def define_op(
         schema_backward: The same for the backward operator.
         fake: Gives the forward operator's results without data.
         fake_backward: Gives the backward operator's results without data.
-        setup_context: Saves what the gradient needs.
-        backward: Computes the gradients: `backward(backward_op, ctx, *grad_outputs)`.
         triton: Whether there are Triton kernels.
+        gradient: Registers the gradient where it is not what the names in the schemas say.
     """
     for op in (name, f"{name}_triton") if triton else (name,):
         library.define(op + schema)
         library.define(f"{op}_backward{schema_backward}")
         register_fake(f"emorl::{op}", fake, lib=library)
         register_fake(f"emorl::{op}_backward", fake_backward, lib=library)
-        backward_op = getattr(torch.ops.emorl, f"{op}_backward").default
-        register_autograd(
-            f"emorl::{op}", partial(backward, backward_op), setup_context=setup_context, lib=library
-        )
-        register_autograd(f"emorl::{op}_backward", partial(_no_double_backward, name), lib=library)
+        is_native = op == name  # csrc/autograd.cpp registers these
+        if gradient is not None:
+            gradient(op, library)
+        elif not is_native:
+            register_gradient(op, library)
+        if not is_native:
+            refuse_second_derivative(op, library)
     _obstacles[name] = {"native": {}, **({"triton": {}} if triton else {})}
 
 
@@ -144,8 +148,8 @@ def resolve(
     Raises:
         ValueError: If there is no such backend, or it cannot run on this device.
     """
-    if backend not in get_args(Backend):
-        expected = ", ".join(get_args(Backend))
+    if backend not in _BACKENDS:
+        expected = ", ".join(_BACKENDS)
         raise ValueError(f"{name}: backend: expected one of {expected}, got {backend!r}")
     candidates = ("native", "triton", "reference") if backend == "auto" else (backend,)
     obstacle = None
@@ -154,6 +158,11 @@ def resolve(
         if obstacle is None and not (backend == "auto" and _is_interpreted(candidate, tensor)):
             return candidate
     raise ValueError(f"{name}: backend {backend!r} cannot run: {obstacle}")
+
+
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """`tensor.to(dtype)`, which takes its time even where there is nothing to do."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def backends(device: torch.device | str = "cpu") -> dict[str, dict[str, str | None]]:
@@ -166,7 +175,7 @@ def backends(device: torch.device | str = "cpu") -> dict[str, dict[str, str | No
         For each operator and backend, None where it can run, else the reason why not.
     """
     device = torch.device(device)
-    names = [name for name in get_args(Backend) if name != "auto"]
+    names = [name for name in _BACKENDS if name != "auto"]
     return {op: {name: _obstacle(op, name, device) for name in names} for op in _obstacles}
 
 
@@ -200,9 +209,3 @@ def _load_obstacle() -> str | None:
             f"{here} alone"
         )
     return None
-
-
-def _no_double_backward(name: str, ctx: Any, *grads: Tensor) -> NoReturn:
-    raise RuntimeError(
-        f"{name}: no second derivative in compiled backends; use backend='reference'"
-    )

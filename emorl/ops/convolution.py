@@ -6,7 +6,7 @@ Shapes: B images, C and D channels, H W pixels, kernel k x k.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 import torch.nn.functional as F
@@ -126,27 +126,13 @@ def _fake_backward(
     )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, _, ctx.padding, ctx.activation = inputs
-    ctx.save_for_backward(x, weight, output)
-
-
-def _backward(
-    backward_op: Callable[..., tuple[Tensor, ...]], ctx: Any, grad_output: Tensor
-) -> tuple[Tensor | None, ...]:
-    wanted = list(ctx.needs_input_grad[:3])
-    grads = backward_op(grad_output, *ctx.saved_tensors, ctx.padding, ctx.activation, wanted)
-    return (*(g if want else None for g, want in zip(grads, wanted, strict=True)), None, None)
-
-
 define_op(
     "convolution",
-    schema="(Tensor x, Tensor weight, Tensor? bias, int padding, str activation) -> Tensor",
+    schema="(Tensor x, Tensor weight, Tensor? bias, int padding, str activation) -> "
+    "(Tensor output)",
     schema_backward="(Tensor grad_output, Tensor x, Tensor weight, Tensor output, int padding, "
     "str activation, bool[3] wanted) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
     fake=_fake,
     fake_backward=_fake_backward,
-    setup_context=_setup_context,
-    backward=_backward,
     triton=False,
 )

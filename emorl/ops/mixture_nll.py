@@ -6,14 +6,14 @@ Legend: B batch, K slots, C channels, H W image.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from functools import reduce
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
+from torch.library import register_autograd
 
-from emorl.ops._library import Backend, define_op, resolve
+from emorl.ops._library import Backend, cast, define_op, resolve
 
 Likelihood = Literal["gaussian", "mixture", "mixture_joint"]
 RGBActivation = Literal["sigmoid", "none"]
@@ -80,13 +80,13 @@ def mixture_nll(
     colours = rgb[:, :, :-1] if mask_logits is None else rgb
     _check_shapes(image, colours, masks, sigma)
     wide = reduce(torch.promote_types, (image.dtype, rgb.dtype, masks.dtype), torch.float32)
-    slot_sigma = sigma.to(wide) if isinstance(sigma, Tensor) else None
+    slot_sigma = cast(sigma, wide) if isinstance(sigma, Tensor) else None
     chosen = resolve("mixture_nll", backend, rgb, _limits(image, rgb))
     if chosen == "reference":
         return reference(
-            image.to(wide),
-            colours.to(wide),
-            masks.to(wide),
+            cast(image, wide),
+            cast(colours, wide),
+            cast(masks, wide),
             sigma=sigma if slot_sigma is None else slot_sigma,
             kind=kind,
             rgb_activation=rgb_activation,
@@ -96,9 +96,9 @@ def mixture_nll(
     dtype = rgb.dtype if narrow else wide
     op = torch.ops.emorl.mixture_nll_triton if chosen == "triton" else torch.ops.emorl.mixture_nll
     nll, _ = op.default(
-        image.to(wide),
-        rgb.to(dtype),
-        None if mask_logits is None else mask_logits.to(dtype),
+        cast(image, wide),
+        cast(rgb, dtype),
+        None if mask_logits is None else cast(mask_logits, dtype),
         slot_sigma,
         1.0 if isinstance(sigma, Tensor) else sigma,
         kind,
@@ -233,17 +233,21 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.save_for_backward(output[1])
 
 
-def _backward(
-    backward_op: Callable[..., Tensor], ctx: Any, grad_nll: Tensor | None, _: None
-) -> tuple[Tensor | None, ...]:
-    if grad_nll is None:
-        return (None,) * 9
-    if not ctx.wanted or ctx.needs_input_grad[0]:
-        raise RuntimeError("mixture_nll: this gradient was not asked for in the forward pass")
-    grad = backward_op(grad_nll, *ctx.saved_tensors, ctx.dtype)
-    if ctx.joined:
-        return None, grad, *[None] * 7
-    return None, grad[:, :, : ctx.channels], grad[:, :, ctx.channels :], *[None] * 6
+def _register_gradient(op: str, library: torch.library.Library) -> None:
+    """One gradient, computed in the forward pass, for both rgb and mask logits."""
+    backward_op = getattr(torch.ops.emorl, f"{op}_backward").default
+
+    def gradient(ctx: Any, grad_nll: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+        if grad_nll is None:
+            return (None,) * 9
+        if not ctx.wanted or ctx.needs_input_grad[0]:
+            raise RuntimeError("mixture_nll: this gradient was not asked for in the forward pass")
+        grad = backward_op(grad_nll, *ctx.saved_tensors, ctx.dtype)
+        if ctx.joined:
+            return None, grad, *[None] * 7
+        return None, grad[:, :, : ctx.channels], grad[:, :, ctx.channels :], *[None] * 6
+
+    register_autograd(f"emorl::{op}", gradient, setup_context=_setup_context, lib=library)
 
 
 define_op(
@@ -253,6 +257,5 @@ define_op(
     schema_backward="(Tensor grad_nll, Tensor grad, ScalarType dtype) -> Tensor",
     fake=_fake,
     fake_backward=_fake_backward,
-    setup_context=_setup_context,
-    backward=_backward,
+    gradient=_register_gradient,
 )

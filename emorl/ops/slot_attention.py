@@ -5,9 +5,8 @@ Shapes: B batch, K slots, N pixels, H heads, D width of a head's queries and key
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import reduce
-from typing import Any, Literal, get_args, overload
+from typing import Literal, get_args, overload
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from emorl.ops._heads import (
     images_as_heads,
     slots_as_heads,
 )
-from emorl.ops._library import Backend, define_op, resolve
+from emorl.ops._library import Backend, cast, define_op, resolve
 
 SoftmaxOver = Literal["slots", "slots_heads"]
 
@@ -130,17 +129,19 @@ def _single_head(
     q, k, v, logit_bias, slot_mask = arguments
     dtype = reduce(torch.promote_types, (k.dtype, v.dtype), q.dtype)
     wide = torch.promote_types(dtype, torch.float32)
-    k_wide = k.to(wide)
-    bias = None if logit_bias is None else logit_bias.to(wide)
+    k_wide = cast(k, wide)
+    bias = None if logit_bias is None else cast(logit_bias, wide)
     chosen = resolve("slot_attention", backend, q, _limits(q, v, wide))
     if chosen == "reference":
-        updates, attention = reference(q.to(wide), k_wide, v.to(wide), bias, slot_mask, eps)
-        return updates.to(dtype), attention.detach().to(dtype)
-    v_wide = None if v is k else v.to(wide)
+        updates, attention = reference(cast(q, wide), k_wide, cast(v, wide), bias, slot_mask, eps)
+        return cast(updates, dtype), cast(attention.detach(), dtype)
+    v_wide = None if v is k else cast(v, wide)
     ops = torch.ops.emorl
     op = (ops.slot_attention_triton if chosen == "triton" else ops.slot_attention).default
-    updates, _, attention = op(q.to(wide), k_wide, v_wide, bias, slot_mask, eps, return_attention)
-    return updates.to(dtype), attention.to(dtype)
+    updates, _, attention = op(
+        cast(q, wide), k_wide, v_wide, bias, slot_mask, eps, return_attention
+    )
+    return cast(updates, dtype), cast(attention, dtype)
 
 
 def _limits(q: Tensor, v: Tensor, dtype: torch.dtype) -> dict[str, str | None]:
@@ -258,26 +259,6 @@ def _fake_backward(
     )
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    q, k, v, logit_bias, slot_mask, ctx.eps, _ = inputs
-    updates, mass, attention = output
-    ctx.mark_non_differentiable(mass, attention)
-    ctx.save_for_backward(q, k, v, logit_bias, slot_mask, updates, mass)
-
-
-def _backward(
-    backward_op: Callable[..., tuple[Tensor, ...]], ctx: Any, grad_updates: Tensor, *_: Tensor
-) -> tuple[Tensor | None, ...]:
-    wanted = list(ctx.needs_input_grad[:4])
-    grads = backward_op(grad_updates, *ctx.saved_tensors, ctx.eps, wanted)
-    return (
-        *(grad if want else None for grad, want in zip(grads, wanted, strict=True)),
-        None,
-        None,
-        None,
-    )
-
-
 _INPUTS = "Tensor q, Tensor k, Tensor? v, Tensor? logit_bias, Tensor? slot_mask"
 
 define_op(
@@ -288,6 +269,4 @@ define_op(
     "bool[4] wanted) -> (Tensor grad_q, Tensor grad_k, Tensor grad_v, Tensor grad_logit_bias)",
     fake=_fake,
     fake_backward=_fake_backward,
-    setup_context=_setup_context,
-    backward=_backward,
 )

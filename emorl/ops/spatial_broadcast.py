@@ -6,13 +6,13 @@ Shapes: M slots of a batch, C channels, H W image.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emorl.ops._library import Backend, define_op, resolve
+from emorl.ops._library import Backend, cast, define_op, resolve
 
 Activation = Literal["elu", "relu", "none"]
 
@@ -61,7 +61,7 @@ def spatial_broadcast(
     """
     _check(slot, position, activation)
     dtype = torch.promote_types(slot.dtype, position.dtype)
-    slot, position = slot.to(dtype), position.to(dtype)
+    slot, position = cast(slot, dtype), cast(position, dtype)
     chosen = resolve("spatial_broadcast", backend, position)
     if chosen == "reference":
         return reference(slot, position, activation)
@@ -136,12 +136,10 @@ def _fake(slot: Tensor, position: Tensor, activation: str) -> Tensor:
 
 
 def _fake_backward(
-    grad_output: Tensor, output: Tensor, activation: str, border_classes: bool, wanted: list[bool]
+    grad_output: Tensor, output: Tensor, slot: Tensor, activation: str, wanted: list[bool]
 ) -> tuple[Tensor, Tensor]:
-    slots, channels, height, width = output.shape
-    slot_shape = (slots, channels, 3, 3) if border_classes else (slots, channels)
-    shapes = (slot_shape, (channels, height, width))
-    channels_last = (border_classes, is_channels_last(output))
+    shapes = (tuple(slot.shape), tuple(output.shape[1:]))
+    channels_last = (slot.dim() == 4, is_channels_last(output))
     grad_slot, grad_position = (
         empty_images(output, shape, last) if want else output.new_empty(0)
         for shape, last, want in zip(shapes, channels_last, wanted, strict=True)
@@ -149,28 +147,11 @@ def _fake_backward(
     return grad_slot, grad_position
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    slot, _, ctx.activation = inputs
-    ctx.border_classes = slot.dim() == 4
-    ctx.save_for_backward(output)
-
-
-def _backward(
-    backward_op: Callable[..., tuple[Tensor, Tensor]], ctx: Any, grad_output: Tensor
-) -> tuple[Tensor | None, ...]:
-    (output,) = ctx.saved_tensors
-    wanted = list(ctx.needs_input_grad[:2])
-    grads = backward_op(grad_output, output, ctx.activation, ctx.border_classes, wanted)
-    return (*(grad if want else None for grad, want in zip(grads, wanted, strict=True)), None)
-
-
 define_op(
     "spatial_broadcast",
-    schema="(Tensor slot, Tensor position, str activation) -> Tensor",
-    schema_backward="(Tensor grad_output, Tensor output, str activation, bool border_classes, "
+    schema="(Tensor slot, Tensor position, str activation) -> (Tensor output)",
+    schema_backward="(Tensor grad_output, Tensor output, Tensor slot, str activation, "
     "bool[2] wanted) -> (Tensor grad_slot, Tensor grad_position)",
     fake=_fake,
     fake_backward=_fake_backward,
-    setup_context=_setup_context,
-    backward=_backward,
 )

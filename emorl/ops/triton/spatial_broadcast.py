@@ -37,12 +37,12 @@ def forward(slot: Tensor, position: Tensor, activation: str) -> Tensor:
 
 
 def backward(
-    grad_output: Tensor, output: Tensor, activation: str, border_classes: bool, wanted: list[bool]
+    grad_output: Tensor, output: Tensor, slot: Tensor, activation: str, wanted: list[bool]
 ) -> tuple[Tensor, Tensor]:
     """Launch the backward kernels; arguments and results as in the operator's schema."""
-    channels_last, (slots, channels, height, width) = is_channels_last(output), output.shape
-    slot_shape = (slots, channels, 3, 3) if border_classes else (slots, channels)
-    grad_slot = empty_images(output, slot_shape, border_classes)
+    channels_last, border_classes = is_channels_last(output), slot.dim() == 4
+    slots, channels, height, width = output.shape
+    grad_slot = empty_images(output, tuple(slot.shape), border_classes)
     grad_position = empty_images(output, (channels, height, width), channels_last)
     if output.numel() == 0:
         grads = [grad_slot.zero_(), grad_position.zero_()]
