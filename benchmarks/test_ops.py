@@ -2,7 +2,8 @@
 
 `make bench` runs them all and writes JSON; `-k slot_attention`, `-k native`, ... choose some. Each
 record has the median and, in `extra_info`, 20 and 80 % quantiles, GB/s and the fraction of a copy's
-bandwidth. The bytes counted are those that must move: each input once, each result once.
+bandwidth. The bytes counted are those that must move: each input once, each result once. On the CPU
+memory is kept, as in training, or large results would cost the kernel's page faults above all.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.operators import OPERATORS
+from emorl.memory import keep_memory
 from emorl.ops import backends
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -61,6 +63,11 @@ def variant(name: str, operator: str, case: Any, inputs: dict[str, Tensor]) -> C
     if reason := backends(DEVICE)[operator][name]:
         pytest.skip(reason)
     return lambda: op.fused(case, inputs, name)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def kept_memory() -> None:
+    keep_memory()
 
 
 @pytest.fixture(scope="session")

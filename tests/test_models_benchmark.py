@@ -42,7 +42,7 @@ def test_runs_are_planned_measured_and_not_repeated(
     runs = ["slot_attention-0", "slot_attention-1", "slot_attention-2", "monet-0"]
     assert [name for name, _ in trained] == ["slot_attention-trial", "monet-trial", *runs]
     assert trained[0][1]["--trainer.max_minutes"] == "0.1"
-    planned = int(0.96 * 120 * 80 / 16)  # steps in two minutes, batches of 16
+    planned = int(0.96 * 120 * 80 / 8)  # steps in two minutes, batches of 8
     assert trained[3][1] == {
         "--trainer.eval_every": "0",
         "--trainer.picture_every": "0",
