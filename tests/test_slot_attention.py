@@ -200,7 +200,7 @@ def test_second_derivative_raises(backend: str) -> None:
     inputs = SMALL.inputs(device=DEVICE)
     updates = slot_attention(inputs["q"], inputs["k"], inputs["v"], backend=backend)
     (grad,) = torch.autograd.grad(updates.square().sum(), inputs["q"], create_graph=True)
-    with pytest.raises(RuntimeError, match=r"slot_attention(_triton)?: no second derivative"):
+    with pytest.raises(RuntimeError, match="slot_attention: no second derivative in compiled"):
         grad.sum().backward()
 
 

@@ -52,12 +52,12 @@ def register_gradient(op: str, library: Library) -> None:
     register_autograd(f"emorl::{op}", gradient, setup_context=setup_context, lib=library)
 
 
-def refuse_second_derivative(op: str, library: Library) -> None:
-    """Say so where the gradient of `emorl::<op>` is differentiated."""
+def refuse_second_derivative(op: str, name: str, library: Library) -> None:
+    """Say so, by the function's name, where the gradient of `emorl::<op>` is differentiated."""
 
     def refuse(ctx: Any, *grads: Tensor | None) -> NoReturn:
         raise RuntimeError(
-            f"{op}: no second derivative in compiled backends; use backend='reference'"
+            f"{name}: no second derivative in compiled backends; use backend='reference'"
         )
 
     register_autograd(f"emorl::{op}_backward", refuse, lib=library)

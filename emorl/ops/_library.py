@@ -71,7 +71,7 @@ def define_op(
         elif not is_native:
             register_gradient(op, library)
         if not is_native:
-            refuse_second_derivative(op, library)
+            refuse_second_derivative(op, name, library)
     _obstacles[name] = {"native": {}, **({"triton": {}} if triton else {})}
 
 
