@@ -222,3 +222,12 @@ def test_native_backward_refuses_a_gradient_of_another_shape() -> None:
     op = torch.ops.emorl.spatial_broadcast_backward.default
     with pytest.raises(ValueError, match=r"expected the gradient of \[2, 3, 4, 5\], got \[2, 3\]"):
         op(zeros(2, 3), zeros(2, 3, 4, 5), zeros(2, 3), "elu", [True, True])
+
+
+@pytest.mark.skipif(backends()["spatial_broadcast"]["native"] is not None, reason="not built")
+@pytest.mark.parametrize("shape", [(2, 4), (3, 3), (2, 3, 2, 2), (2,)], ids=str)
+def test_native_backward_refuses_slots_of_another_shape(shape: tuple[int, ...]) -> None:
+    op = torch.ops.emorl.spatial_broadcast_backward.default
+    output = zeros(2, 3, 4, 5)
+    with pytest.raises(ValueError, match=r"expected slot \[M,C\] or \[M,C,3,3\] and output"):
+        op(output, output, zeros(*shape), "elu", [True, True])
