@@ -30,13 +30,14 @@ struct Elementary {
       return ::log(x);
     }
   }
+  static EMORL_INLINE V reciprocal(V x) { return V(1) / x; }
   static EMORL_INLINE V maximum(V a, V b) { return a < b ? b : a; }
   static EMORL_INLINE V minimum(V a, V b) { return b < a ? b : a; }
 };
 
 template <typename V>
 EMORL_INLINE V sigmoid(V x) {
-  return V(1) / (V(1) + Elementary<V>::exp(V(0) - x));
+  return Elementary<V>::reciprocal(V(1) + Elementary<V>::exp(V(0) - x));
 }
 
 // The largest |x - y| / sigma that counts: a loss beyond it would leave the range of the type, and
@@ -52,7 +53,7 @@ EMORL_INLINE constexpr T largest_deviation() {
 //   V get(row, k), void set(row, k, V)       rows of working memory, one value for each slot
 //   void set_grad(k, c, V)                   of rgb; c = channels: of the mask logit
 //   T inverse_sigma(k), log_sigma(k)
-enum WorkingRow { kMask, kLogMask, kOther, kWorkingRows };
+enum WorkingRow { kMask, kShare, kOther, kWorkingRows };
 
 template <typename P>
 EMORL_INLINE typename P::Value deviation(P& p, int k, int c, typename P::Value y) {
@@ -62,9 +63,9 @@ EMORL_INLINE typename P::Value deviation(P& p, int k, int c, typename P::Value y
   return Elementary<V>::maximum(Elementary<V>::minimum(d, V(kLargest)), V(-kLargest));
 }
 
-// kMask = softmax over slots of the logits, kLogMask = its logarithm.
+// kMask = softmax over slots of the logits, kShare = its logarithm and that of the result.
 template <typename P>
-EMORL_INLINE void softmax_of_masks(P& p) {
+EMORL_INLINE typename P::Value softmax_of_masks(P& p) {
   using V = typename P::Value;
   V highest = p.logit(0), total(0);
   for (int k = 1; k < p.slots; ++k) {
@@ -73,24 +74,31 @@ EMORL_INLINE void softmax_of_masks(P& p) {
   for (int k = 0; k < p.slots; ++k) {
     const V share = p.logit(k) - highest, weight = Elementary<V>::exp(share);
     p.set(kMask, k, weight);
-    p.set(kLogMask, k, share);
+    p.set(kShare, k, share);
     total = total + weight;
   }
-  const V scale = V(1) / total, log_total = Elementary<V>::log(total);
+  const V scale = Elementary<V>::reciprocal(total);
   for (int k = 0; k < p.slots; ++k) {
     p.set(kMask, k, p.get(kMask, k) * scale);
-    p.set(kLogMask, k, p.get(kLogMask, k) - log_total);
   }
+  return total;
 }
 
-// Negative log-likelihood of the channels [begin, end) under one mixture. The gradient of a logit
-// is mask - responsibility; what is left of it is collected in kMask.
+// A likelihood as e^log times a factor: factors are multiplied, and one logarithm taken at the end.
+// None is above the number of slots or below its inverse, so eight channels' stay in range.
+template <typename V>
+struct LogAndFactor {
+  V log, factor;
+};
+
+// Likelihood of the channels [begin, end) under one mixture, times the sum of the masks' weights.
+// The gradient of a logit is mask - responsibility; what is left of it is collected in kMask.
 template <typename P>
-EMORL_INLINE typename P::Value mixture_of_channels(P& p, int begin, int end) {
+EMORL_INLINE LogAndFactor<typename P::Value> mixture_of_channels(P& p, int begin, int end) {
   using V = typename P::Value;
   V highest(0), total(0);
   for (int k = 0; k < p.slots; ++k) {
-    V score = p.get(kLogMask, k) - V(p.log_sigma(k) * (end - begin));
+    V score = p.get(kShare, k) - V(p.log_sigma(k) * (end - begin));
     for (int c = begin; c < end; ++c) {
       const V d = deviation(p, k, c, p.y(k, c));
       score = score - V(0.5) * d * d;
@@ -104,7 +112,7 @@ EMORL_INLINE typename P::Value mixture_of_channels(P& p, int begin, int end) {
     total = total + weight;
   }
   if (p.wanted) {
-    const V scale = V(1) / total;
+    const V scale = Elementary<V>::reciprocal(total);
     for (int k = 0; k < p.slots; ++k) {
       const V responsibility = p.get(kOther, k) * scale;
       p.set(kMask, k, p.get(kMask, k) - responsibility);
@@ -114,26 +122,28 @@ EMORL_INLINE typename P::Value mixture_of_channels(P& p, int begin, int end) {
       }
     }
   }
-  return V(0) - (highest + Elementary<V>::log(total));
+  return {highest, total};
 }
 
 // kind "mixture" (groups of 1 channel) and "mixture_joint" (one group of all), without constants.
 template <typename P>
 EMORL_INLINE typename P::Value mixture_pixel(P& p, bool joint) {
   using V = typename P::Value;
-  softmax_of_masks(p);
+  const V inverse_weights = Elementary<V>::reciprocal(softmax_of_masks(p));
   const int width = joint ? p.channels : 1, groups = joint ? 1 : p.channels;
   for (int k = 0; k < p.slots && p.wanted; ++k) {
     p.set(kMask, k, p.get(kMask, k) * V(groups));
   }
-  V nll(0);
+  LogAndFactor<V> likelihood{V(0), V(1)};
   for (int group = 0; group < groups; ++group) {
-    nll = nll + mixture_of_channels(p, group * width, (group + 1) * width);
+    const auto [log, factor] = mixture_of_channels(p, group * width, (group + 1) * width);
+    likelihood.log = likelihood.log + log;
+    likelihood.factor = likelihood.factor * factor * inverse_weights;
   }
   for (int k = 0; k < p.slots && p.wanted; ++k) {
     p.set_grad(k, p.channels, p.get(kMask, k));
   }
-  return nll;
+  return V(0) - (likelihood.log + Elementary<V>::log(likelihood.factor));
 }
 
 // kind "gaussian", without constants. The gradient of a logit is collected in kOther.

@@ -68,8 +68,9 @@ def compute(case: str) -> dict[str, float]:
 @pytest.mark.parametrize("case", CASES)
 def test_numbers_are_the_recorded_ones(case: str) -> None:
     recorded = json.loads(RECORDED.read_text())[case]
-    # Tiny gradients are differences of large numbers: 3e-12 was seen between 1 and 2 threads.
-    assert compute(case) == pytest.approx(recorded, rel=1e-8, abs=1e-11)
+    # Tiny gradients are differences of large numbers. Seen between equally exact ways of rounding:
+    # 3e-12 for 1 and 2 threads, 1.2e-11 for one logarithm of a product or the sum of three.
+    assert compute(case) == pytest.approx(recorded, rel=1e-8, abs=3e-11)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ namespace {
 
 using namespace mixture;
 
-constexpr int64_t kTilesOfTask = 16;
+constexpr int64_t kTilesOfTask = 4;
 
 template <typename T>
 struct Scales {

@@ -12,8 +12,9 @@
 
 namespace emorl::mixture {
 
-// Pixels: whole vectors for every type, few enough for the rows of 7 slots to fit.
-constexpr int64_t kTile = 32;
+// Pixels: whole vectors for every type, few enough for the rows of 7 slots to fit; many enough for
+// channels-first rows, of which each is a stream of its own, to be fetched in runs.
+constexpr int64_t kTile = 128;
 constexpr int64_t kInterleaved = 4;  // red, green, blue, mask: a decoder's output, channels last
 
 // Reads or writes one slot's rows of a tile where each pixel holds kInterleaved values together.
@@ -110,6 +111,17 @@ void load_row(const S* from, int64_t stride, int64_t pixels, T* row) {
   std::fill(row + pixels, row + kTile, T(0));
 }
 
+template <typename T>
+void store_row(const T* row, int64_t pixels, int64_t stride, T* to) {
+  if (stride == 1) {
+    std::copy_n(row, pixels, to);
+  } else {
+    for (int64_t p = 0; p < pixels; ++p) {
+      to[p * stride] = row[p];
+    }
+  }
+}
+
 template <typename T, typename S>
 void load_tile(
     const MixtureShape& s, const MixtureInputs<T, S>& in, int64_t image, int64_t first,
@@ -149,10 +161,7 @@ void store_gradients(
       continue;
     }
     for (int64_t c = 0; c <= s.channels; ++c) {
-      const T* row = tile.slot(k, c);
-      for (int64_t p = 0; p < pixels; ++p) {
-        to[c * grad.channel + p * grad.pixel] = row[p];
-      }
+      store_row(tile.slot(k, c), pixels, grad.pixel, to + c * grad.channel);
     }
   }
 }
