@@ -26,6 +26,7 @@ from statistics import mean, median
 from typing import Any
 
 from benchmarks.processes import machine
+from emorl.training.config import RunConfig
 from emorl.training.config_file import find_config, load_config
 
 SEEDS = {"efficient_morl": 3, "slot_attention": 3, "slot_mlp": 1, "iodine": 1, "monet": 1}
@@ -40,6 +41,11 @@ DATA = {"generated": "tetrominoes", "real": "tetrominoes-real10"}
 COOLDOWN = 0.5  # share of the steps over which the learning rate falls to 0
 MARGIN = 0.96  # share of the time that the steps are planned for
 FAILED = 0.5  # a run whose FG-ARI is lower has not found the objects
+
+
+def laptop(model: str) -> RunConfig:
+    """A model's laptop configuration."""
+    return load_config(find_config("tetrominoes-laptop", model))
 
 
 def emorl(core: int, *arguments: str) -> None:
@@ -66,8 +72,8 @@ def train(core: int, folder: Path, model: str, **trainer: float) -> list[dict[st
 def steps_in(core: int, model: str, folder: Path, minutes: float) -> int:
     """How many steps of a model one core does in the time."""
     rows = train(core, folder / f"{model}-trial", model, max_minutes=0.05 * minutes, log_every=5)
-    batch = load_config(find_config("tetrominoes-laptop", model)).trainer.batch_size
-    per_second = median(row["images_per_second"] for row in rows[1:]) / batch
+    per_second = median(row["images_per_second"] for row in rows[1:])
+    per_second /= laptop(model).trainer.batch_size
     return int(MARGIN * 60 * minutes * per_second)
 
 
@@ -117,8 +123,8 @@ def on_cores(work: Callable[[int, Any], Any], items: Sequence[Any], cores: Seque
 def describe(runs: Sequence[dict[str, Any]]) -> str:
     """A table in Markdown: means over runs, and from the worst to the best where several are."""
     lines = [
-        "| Model | Runs | Failed | Steps | FG-ARI | mIoU, objects | MSE | FG-ARI, real images |",
-        "|---|---|---|---|---|---|---|---|",
+        "| Model | Slots | Runs | Failed | Steps | FG-ARI | mIoU, objects | MSE | FG-ARI, real |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for model in dict.fromkeys(run["model"] for run in runs):
         own = [run for run in runs if run["model"] == model]
@@ -128,13 +134,16 @@ def describe(runs: Sequence[dict[str, Any]]) -> str:
         }
         failed = sum(value < FAILED for value in values["generated", "fg_ari"])
         cells = [
+            str(laptop(model).network.num_slots),
+            str(len(own)),
+            str(failed),
             f"{mean(run['steps'] for run in own):.0f}",
             _cell(values["generated", "fg_ari"], 3),
             _cell(values["generated", "fg_miou"], 3),
             _cell(values["generated", "mse"], 4),
             _cell(values["real", "fg_ari"], 3),
         ]
-        lines.append(f"| {TITLES[model]} | {len(own)} | {failed} | {' | '.join(cells)} |")
+        lines.append(f"| {TITLES[model]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -63,7 +63,7 @@ EMORL_INLINE typename P::Value deviation(P& p, int k, int c, typename P::Value y
   return Elementary<V>::maximum(Elementary<V>::minimum(d, V(kLargest)), V(-kLargest));
 }
 
-// kMask = softmax over slots of the logits, kShare = its logarithm and that of the result.
+// kMask = softmax over slots of the logits = e^kShare / the result.
 template <typename P>
 EMORL_INLINE typename P::Value softmax_of_masks(P& p) {
   using V = typename P::Value;
@@ -84,14 +84,14 @@ EMORL_INLINE typename P::Value softmax_of_masks(P& p) {
   return total;
 }
 
-// A likelihood as e^log times a factor: factors are multiplied, and one logarithm taken at the end.
-// None is above the number of slots or below its inverse, so eight channels' stay in range.
+// The likelihood e^log factor. Factors are multiplied, for one logarithm at the end: none is above
+// the number of slots or below its inverse, so those of eight channels stay in range.
 template <typename V>
 struct LogAndFactor {
   V log, factor;
 };
 
-// Likelihood of the channels [begin, end) under one mixture, times the sum of the masks' weights.
+// Likelihood of the channels [begin, end) under one mixture whose masks are e^kShare, not kMask.
 // The gradient of a logit is mask - responsibility; what is left of it is collected in kMask.
 template <typename P>
 EMORL_INLINE LogAndFactor<typename P::Value> mixture_of_channels(P& p, int begin, int end) {
