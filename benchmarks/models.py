@@ -69,11 +69,10 @@ def train(core: int, folder: Path, model: str, **trainer: float) -> list[dict[st
     return [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def steps_in(core: int, model: str, folder: Path, minutes: float) -> int:
+def steps_in(core: int, model: str, folder: Path, minutes: float, batch_size: int) -> int:
     """How many steps of a model one core does in the time."""
     rows = train(core, folder / f"{model}-trial", model, max_minutes=0.05 * minutes, log_every=5)
-    per_second = median(row["images_per_second"] for row in rows[1:])
-    per_second /= laptop(model).trainer.batch_size
+    per_second = median(row["images_per_second"] for row in rows[1:]) / batch_size
     return int(MARGIN * 60 * minutes * per_second)
 
 
@@ -166,8 +165,12 @@ def main() -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
     models, folder, minutes = options.models, options.runs, options.minutes
 
+    # Before there are threads: a configuration is read in its own folder, where a process that
+    # another thread starts at that moment would begin.
+    batch_sizes = {model: laptop(model).trainer.batch_size for model in models}
+
     def trial(core: int, model: str) -> int:
-        return steps_in(core, model, folder, minutes)
+        return steps_in(core, model, folder, minutes, batch_sizes[model])
 
     runs = [(model, seed) for model in models for seed in range(SEEDS[model])]
     missing = [run for run in runs if not result_of(run, folder).is_file()]
