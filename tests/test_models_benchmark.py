@@ -52,8 +52,8 @@ def test_runs_are_planned_measured_and_not_repeated(
         "--trainer.max_minutes": "2.0",
     }
     printed = capsys.readouterr().out
-    assert "| Slot Attention | 3 | 0 | 40 | 0.900 (0.900 to 0.900) |" in printed
-    assert "| MONet | 1 | 1 | 40 | 0.400 | 0.800 | 0.0100 | 0.400 |" in printed
+    assert "| Slot Attention | 3 | 3 | 0 | 40 | 0.900 (0.900 to 0.900) |" in printed
+    assert "| MONet | 4 | 1 | 1 | 40 | 0.400 | 0.800 | 0.0100 | 0.400 |" in printed
     record = json.loads(out.read_text())
     assert [(run["model"], run["seed"]) for run in record["runs"]] == [
         *(("slot_attention", seed) for seed in range(3)),

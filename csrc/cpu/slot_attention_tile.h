@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "cpu/aligned.h"
-#include "cpu/elementary.h"
 #include "cpu/parallel.h"
 #include "cpu/tile_gemm.h"
 #include "kernels.h"
@@ -117,7 +116,7 @@ void softmax_over_slots(int64_t slots, int64_t pixels, T* logits) {
     // logits[j] = exp(logits[j] - highest), total += logits[j]
     Vec total(T(0));
     for (int64_t j = 0; j < slots; ++j) {
-      const Vec value = exponential(Vec::loadu(logits + j * kTile + p) - highest);
+      const Vec value = (Vec::loadu(logits + j * kTile + p) - highest).exp();
       value.store(logits + j * kTile + p);
       total = total + value;
     }
