@@ -30,14 +30,13 @@ struct Elementary {
       return ::log(x);
     }
   }
-  static EMORL_INLINE V reciprocal(V x) { return V(1) / x; }
   static EMORL_INLINE V maximum(V a, V b) { return a < b ? b : a; }
   static EMORL_INLINE V minimum(V a, V b) { return b < a ? b : a; }
 };
 
 template <typename V>
 EMORL_INLINE V sigmoid(V x) {
-  return Elementary<V>::reciprocal(V(1) + Elementary<V>::exp(V(0) - x));
+  return V(1) / (V(1) + Elementary<V>::exp(V(0) - x));
 }
 
 // The largest |x - y| / sigma that counts: a loss beyond it would leave the range of the type, and
@@ -77,14 +76,14 @@ EMORL_INLINE typename P::Value softmax_of_masks(P& p) {
     p.set(kShare, k, share);
     total = total + weight;
   }
-  const V scale = Elementary<V>::reciprocal(total);
+  const V scale = V(1) / total;
   for (int k = 0; k < p.slots; ++k) {
     p.set(kMask, k, p.get(kMask, k) * scale);
   }
   return total;
 }
 
-// The likelihood e^log factor. Factors are multiplied, for one logarithm at the end: none is above
+// The likelihood e^log times factor. Factors are multiplied, for one logarithm at the end: none is above
 // the number of slots or below its inverse, so those of eight channels stay in range.
 template <typename V>
 struct LogAndFactor {
@@ -112,7 +111,7 @@ EMORL_INLINE LogAndFactor<typename P::Value> mixture_of_channels(P& p, int begin
     total = total + weight;
   }
   if (p.wanted) {
-    const V scale = Elementary<V>::reciprocal(total);
+    const V scale = V(1) / total;
     for (int k = 0; k < p.slots; ++k) {
       const V responsibility = p.get(kOther, k) * scale;
       p.set(kMask, k, p.get(kMask, k) - responsibility);
@@ -129,7 +128,7 @@ EMORL_INLINE LogAndFactor<typename P::Value> mixture_of_channels(P& p, int begin
 template <typename P>
 EMORL_INLINE typename P::Value mixture_pixel(P& p, bool joint) {
   using V = typename P::Value;
-  const V inverse_weights = Elementary<V>::reciprocal(softmax_of_masks(p));
+  const V inverse_weights = V(1) / softmax_of_masks(p);
   const int width = joint ? p.channels : 1, groups = joint ? 1 : p.channels;
   for (int k = 0; k < p.slots && p.wanted; ++k) {
     p.set(kMask, k, p.get(kMask, k) * V(groups));

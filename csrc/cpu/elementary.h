@@ -12,7 +12,6 @@ struct Elementary<at::vec::Vectorized<T>> {
   using V = at::vec::Vectorized<T>;
   static V exp(const V& x) { return x.exp(); }
   static V log(const V& x) { return x.log(); }
-  static V reciprocal(const V& x) { return x.reciprocal(); }
   // a where one is NaN; at::vec::maximum and minimum take four instructions to let NaN through
   static V maximum(const V& a, const V& b) { return at::vec::clamp_min(a, b); }
   static V minimum(const V& a, const V& b) { return at::vec::clamp_max(a, b); }
