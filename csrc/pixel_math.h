@@ -83,8 +83,8 @@ EMORL_INLINE typename P::Value softmax_of_masks(P& p) {
   return total;
 }
 
-// The likelihood e^log times factor. Factors are multiplied, for one logarithm at the end: none is above
-// the number of slots or below its inverse, so those of eight channels stay in range.
+// The likelihood e^log times factor. Factors are multiplied, for one logarithm at the end: none is
+// above the number of slots or below its inverse, so those of eight channels stay in range.
 template <typename V>
 struct LogAndFactor {
   V log, factor;
