@@ -2,9 +2,7 @@
 // sum, and a second kernel adds them in a fixed order, so results repeat bit by bit.
 #include <cuda_fp16.h>
 
-#include <stdexcept>
-#include <string>
-
+#include "cuda/launch.cuh"
 #include "kernels.h"
 #include "pixel_math.h"
 
@@ -86,8 +84,7 @@ template <typename T, typename S>
 __global__ void __launch_bounds__(kMaxThreads) mixture_nll_kernel(
     MixtureShape s, MixtureInputs<T, S> in, MixtureOutputs<T> out, int64_t blocks,
     double* partial_sums) {
-  extern __shared__ double shared[];
-  T *inverse = reinterpret_cast<T*>(shared), *log = inverse + s.slots, *working = log + s.slots;
+  T *inverse = shared_memory<T>(), *log = inverse + s.slots, *working = log + s.slots;
   for (int k = threadIdx.x; k < s.slots; k += blockDim.x) {
     const double sigma = in.slot_sigma == nullptr ? in.sigma : static_cast<double>(in.slot_sigma[k]);
     inverse[k] = Elementary<T>::minimum(T(1 / sigma), T(sizeof(T) == sizeof(float) ? 3e38 : 1e308));
@@ -129,12 +126,6 @@ __global__ void __launch_bounds__(kMaxThreads) add_partial_sums_kernel(
   }
 }
 
-void check(cudaError_t error) {
-  if (error != cudaSuccess) {
-    throw std::runtime_error(std::string("mixture_nll: ") + cudaGetErrorString(error));
-  }
-}
-
 }  // namespace
 
 int64_t mixture_nll_cuda_blocks(const MixtureShape& s, int64_t size_of_number) {
@@ -145,25 +136,19 @@ int64_t mixture_nll_cuda_blocks(const MixtureShape& s, int64_t size_of_number) {
 template <typename T, typename S>
 void mixture_nll_cuda(
     const MixtureShape& s, const MixtureInputs<T, S>& in, const MixtureOutputs<T>& out,
-    double* partial_sums, void* stream_) {
+    double* partial_sums, void* stream) {
   if (s.batch == 0) {
     return;
   }
-  const auto stream = static_cast<cudaStream_t>(stream_);
   const int threads = threads_for(s, sizeof(T));
   const int64_t blocks = mixture_nll_cuda_blocks(s, sizeof(T));
   const int64_t bytes = shared_bytes(s.slots, threads, sizeof(T));
-  const auto kernel = mixture_nll_kernel<T, S>;
-  if (bytes > kSharedBytes) {
-    check(cudaFuncSetAttribute(
-        kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
-  }
-  kernel<<<static_cast<unsigned>(s.batch * blocks), threads, bytes, stream>>>(
-      s, in, out, blocks, partial_sums);
-  check(cudaGetLastError());
-  add_partial_sums_kernel<T><<<static_cast<unsigned>(s.batch), kMaxThreads, 0, stream>>>(
+  launch(
+      {"mixture_nll", dim3(s.batch * blocks), threads, bytes, stream}, mixture_nll_kernel<T, S>, s,
+      in, out, blocks, partial_sums);
+  launch(
+      {"mixture_nll", dim3(s.batch), kMaxThreads, 0, stream}, add_partial_sums_kernel<T>,
       partial_sums, blocks, in.constant, out.nll);
-  check(cudaGetLastError());
 }
 
 #define INSTANTIATE(T, S)                                                         \

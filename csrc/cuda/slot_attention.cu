@@ -1,5 +1,7 @@
 // Slot attention on the GPU: each block attends to a share of an image's pixels, tile by tile, and
 // writes partial sums; a second kernel adds these in a fixed order, so results repeat bit by bit.
+#include <algorithm>
+
 #include "cuda/slot_attention_tile.cuh"
 
 namespace emorl {
@@ -26,11 +28,6 @@ struct Memory {
   }
 };
 
-__device__ unsigned char* shared_memory() {
-  extern __shared__ __align__(16) unsigned char dynamic[];
-  return dynamic;
-}
-
 // Calls body(first pixel, number of pixels) for each tile of this block's share.
 template <typename Body>
 __device__ void for_each_tile(const Plan& plan, int share, Body body) {
@@ -45,7 +42,7 @@ __device__ void for_each_tile(const Plan& plan, int share, Body body) {
 template <typename T, int kSlots>
 __global__ void __launch_bounds__(kThreads, 1) slot_attention_kernel(
     Plan plan, SlotAttentionInputs<T> in, T* attention, T* sums, T* masses) {
-  const Memory<T, kSlots> memory(plan, false, reinterpret_cast<T*>(shared_memory()));
+  const Memory<T, kSlots> memory(plan, false, shared_memory<T>());
   const int64_t image = blockIdx.x / plan.shares;
   const int d = plan.key_width, e = plan.value_width, slots = plan.slots;
   const T *k = in.k + image * plan.pixels * d, *v = in.v + image * plan.pixels * e;
@@ -188,7 +185,7 @@ __device__ void attend_backward(
 template <typename T, int kSlots>
 __global__ void __launch_bounds__(kThreads, 1) slot_attention_backward_kernel(
     Plan plan, SlotAttentionInputs<T> in, SlotAttentionGradients<T> grad, T* sums, T* bias_sums) {
-  const Memory<T, kSlots> memory(plan, true, reinterpret_cast<T*>(shared_memory()));
+  const Memory<T, kSlots> memory(plan, true, shared_memory<T>());
   const int64_t image = blockIdx.x / plan.shares, origin = image * plan.pixels;
   const int d = plan.key_width, e = plan.value_width, slots = plan.slots;
   load_rows(in.q + image * slots * d, slots, d, aligned4(in.q, d), memory.q, kSlots);
@@ -301,29 +298,23 @@ int64_t fit_tile(Plan& plan, bool backward) {
 }
 
 template <typename T, int kSlots, typename Kernel, typename... Arguments>
-void launch(
+void launch_with_tile(
     const SlotAttentionShape& s, Plan plan, bool backward, void* stream, Kernel kernel,
     Arguments... arguments) {
   const int64_t bytes = fit_tile<T, kSlots>(plan, backward);
-  check_cuda(
-      cudaFuncSetAttribute(
-          kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
-      "slot_attention");
   const int width = backward ? plan.key_width : plan.value_width;
   const int tasks = plan.column_groups(width) * (kSlots / kSlotGroup);
   const dim3 grid(s.batch * plan.shares, std::max(1, (tasks + kThreads - 1) / kThreads));
-  kernel<<<grid, kThreads, bytes, static_cast<cudaStream_t>(stream)>>>(plan, arguments...);
-  check_cuda(cudaGetLastError(), "slot_attention");
+  launch({"slot_attention", grid, kThreads, bytes, stream}, kernel, plan, arguments...);
 }
 
 template <typename T>
 void add_shares(
     const SlotAttentionShape& s, const Plan& plan, const bool* slot_mask, int width, bool normalise,
     const T* sums, const T* masses, T* out, T* mass_out, void* stream) {
-  const auto cuda_stream = static_cast<cudaStream_t>(stream);
-  add_shares_kernel<T><<<s.batch * s.slots, kLanes * kWarps, 0, cuda_stream>>>(
+  launch(
+      {"slot_attention", dim3(s.batch * s.slots), kLanes * kWarps, 0, stream}, add_shares_kernel<T>,
       sums, masses, slot_mask, plan.slots, width, plan.shares, normalise, out, mass_out);
-  check_cuda(cudaGetLastError(), "slot_attention");
 }
 
 // Calls run<kSlots>() with the slots rounded up to a size that kernels exist for.
@@ -360,7 +351,7 @@ void slot_attention_cuda(
   plan.shared = in.v == in.k && s.key_width == s.value_width;
   T* masses = scratch + s.batch * plan.shares * s.slots * s.value_width;
   with_slots(s.slots, [&]<int kSlots>() {
-    launch<T, kSlots>(
+    launch_with_tile<T, kSlots>(
         s, plan, false, stream, slot_attention_kernel<T, kSlots>, in, out.attention, scratch,
         masses);
   });
@@ -377,7 +368,7 @@ void slot_attention_backward_cuda(
   plan.shared = in.v == in.k && s.key_width == s.value_width;
   T* bias_sums = scratch + s.batch * plan.shares * s.slots * s.key_width;
   with_slots(s.slots, [&]<int kSlots>() {
-    launch<T, kSlots>(
+    launch_with_tile<T, kSlots>(
         s, plan, true, stream, slot_attention_backward_kernel<T, kSlots>, in, grad, scratch,
         bias_sums);
   });

@@ -2,7 +2,8 @@
 // attention take over it.
 #pragma once
 
-#include "cuda/common.h"
+#include "cuda/launch.cuh"
+#include "cuda/vec4.cuh"
 #include "kernels.h"
 
 namespace emorl {

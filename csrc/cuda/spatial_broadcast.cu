@@ -148,6 +148,8 @@ __global__ void __launch_bounds__(kThreads) add_shares_kernel(
   }
 }
 
+constexpr const char* kBackward = "spatial_broadcast_backward";
+
 // Channels that a thread can move at once: 16 bytes, if they never straddle pixels or alignment.
 template <typename T, typename... Pointers>
 int widest(const SpatialBroadcastShape& s, Pointers... pointers) {
@@ -160,17 +162,18 @@ int widest(const SpatialBroadcastShape& s, Pointers... pointers) {
 
 template <typename T>
 void spatial_broadcast_cuda(
-    const SpatialBroadcastShape& s, const T* slot, const T* position, T* output, void* stream_) {
-  const auto stream = static_cast<cudaStream_t>(stream_);
+    const SpatialBroadcastShape& s, const T* slot, const T* position, T* output, void* stream) {
   const Plan p(s, widest<T>(s, slot, position, output));
   if (p.vector == 1) {
-    spatial_broadcast_kernel<T, 1><<<p.grid(), kThreads, 0, stream>>>(p, slot, position, output);
+    launch(
+        {"spatial_broadcast", p.grid(), kThreads, 0, stream}, spatial_broadcast_kernel<T, 1>, p,
+        slot, position, output);
   } else {
     constexpr int kWidth = 16 / sizeof(T);
-    spatial_broadcast_kernel<T, kWidth>
-        <<<p.grid(), kThreads, 0, stream>>>(p, slot, position, output);
+    launch(
+        {"spatial_broadcast", p.grid(), kThreads, 0, stream}, spatial_broadcast_kernel<T, kWidth>,
+        p, slot, position, output);
   }
-  check_cuda(cudaGetLastError(), "spatial_broadcast");
 }
 
 int64_t spatial_broadcast_backward_cuda_scratch(const SpatialBroadcastShape& s, int64_t size_of_t) {
@@ -183,31 +186,31 @@ int64_t spatial_broadcast_backward_cuda_scratch(const SpatialBroadcastShape& s, 
 template <typename T>
 void spatial_broadcast_backward_cuda(
     const SpatialBroadcastShape& s, const SpatialBroadcastGradients<T>& grad, void* scratch,
-    void* stream_) {
-  const auto stream = static_cast<cudaStream_t>(stream_);
+    void* stream) {
   const Plan p(s, widest<T>(s, grad.grad_output, grad.output));
   auto* tile_sums = static_cast<Wide<T>*>(scratch);
   Wide<T>* position_sums = tile_sums + p.tile_sums();
   if (p.vector == 1) {
-    spatial_broadcast_backward_kernel<T, 1><<<p.grid(), kThreads, 0, stream>>>(
-        p, grad.grad_output, grad.output, tile_sums, position_sums);
+    launch(
+        {kBackward, p.grid(), kThreads, 0, stream}, spatial_broadcast_backward_kernel<T, 1>, p,
+        grad.grad_output, grad.output, tile_sums, position_sums);
   } else {
     constexpr int kWidth = 16 / sizeof(T);
-    spatial_broadcast_backward_kernel<T, kWidth><<<p.grid(), kThreads, 0, stream>>>(
-        p, grad.grad_output, grad.output, tile_sums, position_sums);
+    launch(
+        {kBackward, p.grid(), kThreads, 0, stream}, spatial_broadcast_backward_kernel<T, kWidth>, p,
+        grad.grad_output, grad.output, tile_sums, position_sums);
   }
-  check_cuda(cudaGetLastError(), "spatial_broadcast_backward");
   if (grad.grad_slot != nullptr) {
     const dim3 grid(p.slots * p.classes, (p.channels + kSumChannels - 1) / kSumChannels);
-    add_tiles_kernel<T>
-        <<<grid, kSumChannels * kSumRows, 0, stream>>>(p, tile_sums, grad.grad_slot);
-    check_cuda(cudaGetLastError(), "spatial_broadcast_backward");
+    launch(
+        {kBackward, grid, kSumChannels * kSumRows, 0, stream}, add_tiles_kernel<T>, p, tile_sums,
+        grad.grad_slot);
   }
   if (grad.grad_position != nullptr) {
     const auto blocks = static_cast<unsigned>((p.image() + kThreads - 1) / kThreads);
-    add_shares_kernel<T>
-        <<<blocks, kThreads, 0, stream>>>(p.image(), p.shares, position_sums, grad.grad_position);
-    check_cuda(cudaGetLastError(), "spatial_broadcast_backward");
+    launch(
+        {kBackward, dim3(blocks), kThreads, 0, stream}, add_shares_kernel<T>, p.image(), p.shares,
+        position_sums, grad.grad_position);
   }
 }
 

@@ -6,7 +6,7 @@
 #include <cuda_fp16.h>
 
 #include "activation.h"
-#include "cuda/common.h"
+#include "cuda/launch.cuh"
 #include "kernels.h"
 
 namespace emorl {

@@ -1,12 +1,9 @@
-// What CUDA kernels share: four values at a time, the launch and its errors. No torch.
+// Four values at a time, in CUDA kernels. No torch.
 #pragma once
 
 #include <cuda_runtime.h>
 
-#include <algorithm>
 #include <cstdint>
-#include <stdexcept>
-#include <string>
 
 namespace emorl {
 
@@ -30,20 +27,6 @@ __device__ inline void store4(T* to, const Vec4<T>& value) {
 template <typename T>
 __host__ __device__ inline bool aligned4(const T* rows, int64_t width) {
   return width % 4 == 0 && reinterpret_cast<uintptr_t>(rows) % 16 == 0;
-}
-
-inline void check_cuda(cudaError_t status, const char* what) {
-  if (status != cudaSuccess) {
-    throw std::runtime_error(std::string(what) + ": CUDA: " + cudaGetErrorString(status));
-  }
-}
-
-inline int multiprocessors() {
-  int device = 0, count = 0;
-  check_cuda(cudaGetDevice(&device), "emorl");
-  check_cuda(
-      cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "emorl");
-  return count;
 }
 
 }  // namespace emorl
