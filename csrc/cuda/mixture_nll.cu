@@ -1,8 +1,7 @@
 // The likelihood of a mixture of slots on the GPU: a thread for each pixel. Each block leaves a
 // sum, and a second kernel adds them in a fixed order, so results repeat bit by bit.
-#include <cuda_fp16.h>
-
 #include "cuda/launch.cuh"
+#include "cuda/number.cuh"
 #include "kernels.h"
 #include "pixel_math.h"
 
@@ -10,15 +9,6 @@ namespace emorl {
 namespace {
 
 constexpr int kWarp = 32, kMaxThreads = 128, kSharedBytes = 48 * 1024;
-
-__device__ __forceinline__ float to_number(float x) { return x; }
-__device__ __forceinline__ double to_number(double x) { return x; }
-__device__ __forceinline__ float to_number(Float16Bits x) {
-  return __half2float(__ushort_as_half(x.bits));
-}
-__device__ __forceinline__ float to_number(BFloat16Bits x) {
-  return __uint_as_float(static_cast<unsigned>(x.bits) << 16);
-}
 
 // Shared memory: of each thread its working rows, and of each slot 1 / sigma and log sigma.
 int64_t shared_bytes(int64_t slots, int64_t threads, int64_t size_of_number) {
@@ -47,10 +37,10 @@ struct ThreadPixel {
   T *grad, *working;
   const T *inverse, *log;
 
-  __device__ T logit(int k) const { return to_number(mask_logits[k * mask_strides.slot]); }
+  __device__ T logit(int k) const { return widen(mask_logits[k * mask_strides.slot]); }
   __device__ T image(int c) const { return image_values[c * pixels]; }
   __device__ T y(int k, int c) const {
-    const T x = to_number(rgb[k * rgb_strides.slot + c * rgb_strides.channel]);
+    const T x = widen(rgb[k * rgb_strides.slot + c * rgb_strides.channel]);
     return apply_sigmoid ? sigmoid(x) : x;
   }
   __device__ T slope(T y) const { return apply_sigmoid ? y * (T(1) - y) : T(1); }

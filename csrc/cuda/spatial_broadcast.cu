@@ -153,9 +153,9 @@ constexpr const char* kBackward = "spatial_broadcast_backward";
 // Channels that a thread can move at once: 16 bytes, if they never straddle pixels or alignment.
 template <typename T, typename... Pointers>
 int widest(const SpatialBroadcastShape& s, Pointers... pointers) {
-  constexpr int kWidth = 16 / sizeof(T);
-  const bool aligned = ((reinterpret_cast<uintptr_t>(pointers) % 16 == 0) && ...);
-  return s.channels_last && s.channels % kWidth == 0 && aligned ? kWidth : 1;
+  constexpr int kWidth = kWidestAccess / sizeof(T);
+  const bool packed = (aligned<T, kWidth>(pointers) && ...);
+  return s.channels_last && s.channels % kWidth == 0 && packed ? kWidth : 1;
 }
 
 }  // namespace
@@ -169,7 +169,7 @@ void spatial_broadcast_cuda(
         {"spatial_broadcast", p.grid(), kThreads, 0, stream}, spatial_broadcast_kernel<T, 1>, p,
         slot, position, output);
   } else {
-    constexpr int kWidth = 16 / sizeof(T);
+    constexpr int kWidth = kWidestAccess / sizeof(T);
     launch(
         {"spatial_broadcast", p.grid(), kThreads, 0, stream}, spatial_broadcast_kernel<T, kWidth>,
         p, slot, position, output);
@@ -179,7 +179,7 @@ void spatial_broadcast_cuda(
 int64_t spatial_broadcast_backward_cuda_scratch(const SpatialBroadcastShape& s, int64_t size_of_t) {
   const auto needed = [](const Plan& p) { return p.tile_sums() + p.shares * p.image(); };
   const int64_t one_by_one = needed(Plan(s, 1));
-  const int64_t by_vectors = needed(Plan(s, static_cast<int>(16 / size_of_t)));
+  const int64_t by_vectors = needed(Plan(s, static_cast<int>(kWidestAccess / size_of_t)));
   return one_by_one > by_vectors ? one_by_one : by_vectors;
 }
 
@@ -195,7 +195,7 @@ void spatial_broadcast_backward_cuda(
         {kBackward, p.grid(), kThreads, 0, stream}, spatial_broadcast_backward_kernel<T, 1>, p,
         grad.grad_output, grad.output, tile_sums, position_sums);
   } else {
-    constexpr int kWidth = 16 / sizeof(T);
+    constexpr int kWidth = kWidestAccess / sizeof(T);
     launch(
         {kBackward, p.grid(), kThreads, 0, stream}, spatial_broadcast_backward_kernel<T, kWidth>, p,
         grad.grad_output, grad.output, tile_sums, position_sums);

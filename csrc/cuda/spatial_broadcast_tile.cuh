@@ -2,11 +2,9 @@
 // are of one border class, and some of the slots.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include "activation.h"
 #include "cuda/launch.cuh"
+#include "cuda/number.cuh"
 #include "kernels.h"
 
 namespace emorl {
@@ -14,55 +12,6 @@ namespace {
 
 constexpr int kThreads = 256, kPixels = 4;  // a thread's pixels
 constexpr int kClasses = 9;
-
-template <typename T>
-struct WideOf {
-  using Type = float;
-};
-template <>
-struct WideOf<double> {
-  using Type = double;
-};
-template <typename T>
-using Wide = typename WideOf<T>::Type;
-
-__device__ __forceinline__ float widen(float x) { return x; }
-__device__ __forceinline__ double widen(double x) { return x; }
-__device__ __forceinline__ float widen(Float16Bits x) {
-  return __half2float(__ushort_as_half(x.bits));
-}
-__device__ __forceinline__ float widen(BFloat16Bits x) {
-  return __bfloat162float(__ushort_as_bfloat16(x.bits));
-}
-
-template <typename T>
-__device__ __forceinline__ T narrow(Wide<T> x) {
-  return x;
-}
-template <>
-__device__ __forceinline__ Float16Bits narrow(float x) {
-  return {__half_as_ushort(__float2half_rn(x))};
-}
-template <>
-__device__ __forceinline__ BFloat16Bits narrow(float x) {
-  return {__bfloat16_as_ushort(__float2bfloat16_rn(x))};
-}
-
-// Values that are moved by one instruction
-template <typename T, int kWidth>
-struct alignas(sizeof(T) * kWidth) Pack {
-  T x[kWidth];
-};
-
-template <typename T, int kWidth>
-__device__ __forceinline__ Pack<T, kWidth> load(const T* from) {
-  return *reinterpret_cast<const Pack<T, kWidth>*>(from);
-}
-
-template <typename T, int kWidth>
-__device__ __forceinline__ void store(T* to, const Pack<T, kWidth>& value) {
-  *reinterpret_cast<Pack<T, kWidth>*>(to) = value;
-}
 
 // Rows or columns of a border class: the first and how many.
 struct Extent {
