@@ -1,4 +1,5 @@
 # make test   what CI runs: lint, types, tests with coverage (in .venv, made when missing)
+# make test-simt   of these, the CUDA kernels on the CPU (docs/simt.md)
 # make bench  time operators, training steps and rewritings into RESULTS (or one of these:
 #             bench-ops, bench-step, bench-rewritings); make sanitize: C++ under ASan and UBSan;
 #             make gpu OUT=folder: all that needs a GPU (Python: PYTHON)
@@ -11,7 +12,7 @@ RESULTS := benchmarks/results
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f)
 
-.PHONY: venv test bench bench-ops bench-step bench-rewritings sanitize gpu demo format clean
+.PHONY: venv test test-simt bench bench-ops bench-step bench-rewritings sanitize gpu demo format clean
 
 venv: $(VENV)/.installed
 
@@ -37,6 +38,9 @@ test: venv
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --cov=emorl
+
+test-simt: venv
+	$(BIN)/python -m pytest tests/simt
 
 bench: bench-ops bench-step bench-rewritings
 

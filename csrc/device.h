@@ -25,7 +25,12 @@ using OnGPU = std::conditional_t<
 // Calls cuda(stream) with the device of a CUDA tensor selected, else cpu(). `cuda` takes `auto`, so
 // that nothing in it needs to exist in a build without CUDA.
 template <typename Cpu, typename Cuda>
-void on_device_of([[maybe_unused]] const at::Tensor& tensor, Cpu cpu, [[maybe_unused]] Cuda cuda) {
+void on_device_of(
+    [[maybe_unused]] const at::Tensor& tensor, [[maybe_unused]] Cpu cpu,
+    [[maybe_unused]] Cuda cuda) {
+#if EMORL_SIMT  // tests/simt: the CUDA kernels run on the CPU and its tensors
+  cuda(nullptr);
+#else
 #if EMORL_CUDA
   if (tensor.is_cuda()) {
     const c10::cuda::CUDAGuard guard(tensor.device());
@@ -34,6 +39,7 @@ void on_device_of([[maybe_unused]] const at::Tensor& tensor, Cpu cpu, [[maybe_un
   }
 #endif
   cpu();
+#endif
 }
 
 }  // namespace emorl

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 COMPILED = pytest.StashKey[list[str]]()
+SIMULATED = pytest.StashKey[list[str]]()
 
 if not torch.cuda.is_available():  # before any kernel is defined; on a GPU the real ones run
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -16,6 +17,7 @@ if not torch.cuda.is_available():  # before any kernel is defined; on a GPU the 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[COMPILED] = []
+    config.stash[SIMULATED] = []
 
 
 def pytest_report_header() -> list[str]:
@@ -28,15 +30,26 @@ def pytest_report_header() -> list[str]:
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, config: pytest.Config
 ) -> None:
-    if lines := config.stash[COMPILED]:
-        terminalreporter.section("GPU kernels compiled without a GPU")
-        terminalreporter.write("\n".join(lines) + "\n")
+    titles = {
+        COMPILED: "GPU kernels compiled without a GPU",
+        SIMULATED: "CUDA kernels run on the CPU",
+    }
+    for key, title in titles.items():
+        if lines := config.stash[key]:
+            terminalreporter.section(title)
+            terminalreporter.write("\n".join(lines) + "\n")
 
 
 @pytest.fixture(scope="session")
 def compiled_kernels(pytestconfig: pytest.Config) -> list[str]:
     """Lines for the summary, one a kernel."""
     return pytestconfig.stash[COMPILED]
+
+
+@pytest.fixture(scope="session")
+def simt_lines(pytestconfig: pytest.Config) -> list[str]:
+    """Lines for the summary, one an operator."""
+    return pytestconfig.stash[SIMULATED]
 
 
 @pytest.fixture(scope="session")

@@ -28,8 +28,12 @@ inline int multiprocessors() {
 // A block's shared memory whose size the launch chooses, aligned for Vec4.
 template <typename T>
 __device__ T* shared_memory() {
+#if EMORL_SIMT  // tests/simt
+  return static_cast<T*>(simt::dynamic_shared_memory());
+#else
   extern __shared__ __align__(16) unsigned char dynamic[];
   return reinterpret_cast<T*>(dynamic);
+#endif
 }
 
 struct Launch {
