@@ -5,6 +5,7 @@
 #include <ATen/cpu/vec/vec.h>
 
 #include <algorithm>
+#include <limits>
 #include <vector>
 
 #include "cpu/aligned.h"
@@ -104,17 +105,20 @@ Ahead next_tile(
       in.v == in.k ? 0 : pixels * s.value_width);
 }
 
+// As in the reference, `others`, slots that take no part, have the lowest finite logit: they only
+// count where no other logit is above it.
 template <typename T>
-void softmax_over_slots(int64_t slots, int64_t pixels, T* logits) {
+void softmax_over_slots(int64_t slots, int64_t others, int64_t pixels, T* logits) {
   using Vec = at::vec::Vectorized<T>;
+  const Vec lowest(std::numeric_limits<T>::lowest());
   for (int64_t p = 0; p < pixels; p += Vec::size()) {
     // highest = max_j logits[j]
-    Vec highest = Vec::loadu(logits + p);
-    for (int64_t j = 1; j < slots; ++j) {
+    Vec highest = others > 0 ? lowest : Vec::loadu(logits + p);
+    for (int64_t j = 0; j < slots; ++j) {
       highest = at::vec::maximum(highest, Vec::loadu(logits + j * kTile + p));
     }
     // logits[j] = exp(logits[j] - highest), total += logits[j]
-    Vec total(T(0));
+    Vec total = Vec::blendv(Vec(T(0)), Vec(T(others)), highest == lowest);
     for (int64_t j = 0; j < slots; ++j) {
       const Vec value = (Vec::loadu(logits + j * kTile + p) - highest).exp();
       value.store(logits + j * kTile + p);
@@ -141,7 +145,7 @@ void attend(
   tile_gemm<T, 1>(
       slots.count(), kTile, s.key_width, {slots.q_transposed.data(), slots.count()},
       scratch.k.data(), kTile, attention, kTile, Store::kAdd, ahead);
-  softmax_over_slots(slots.count(), pixels, attention);
+  softmax_over_slots(slots.count(), s.slots - slots.count(), pixels, attention);
 }
 
 // values[j, p] for the pixels that do not exist = 0, then lanes[j] += values[j], vector by vector
