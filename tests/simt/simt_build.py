@@ -21,10 +21,11 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
+DEVICE = HERE / "simt.cpp"
 NAME = "simulated by tests/simt"
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
 OLDEST_COMPILER = 11
-OTHERS = ("module", "autograd", "cpu/tensor_memory")  # sources that belong to no one operator
+OTHERS = ("autograd", "module", "cpu/tensor_memory")  # of no one operator; the longest first
 SANITIZE = (
     "-fsanitize=address,undefined",
     "-fno-sanitize=vptr",
@@ -70,23 +71,33 @@ class Simulator:
         Raises:
             RuntimeError: If a source does not compile; with the compiler's message.
         """
-        self.objects.mkdir(parents=True, exist_ok=True)
-        kernels = [HERE / "simt.cpp", *sorted((self.source / "csrc/cuda").glob("*.cu"))]
-        bindings = [self.source / f"csrc/{x.stem}.cpp" for x in kernels[1:]]
-        bindings += [self.source / f"csrc/{x}.cpp" for x in OTHERS]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            compiled = list(pool.map(self._compile, [*bindings, *kernels]))
+        kernels = sorted((self.source / "csrc/cuda").glob("*.cu"))
+        names = [*OTHERS, *(path.stem for path in kernels)]
+        bindings = [self.source / f"csrc/{name}.cpp" for name in names]
+        compiled = self.compile([*bindings, *kernels, DEVICE])
         package = self.folder / "emorl"
         shutil.rmtree(package, ignore_errors=True)
         ignored = shutil.ignore_patterns("_C*", "_build.json", "__pycache__")
         shutil.copytree(ROOT / "emorl", package, ignore=ignored)
         record = {"native": True, "torch": torch.__version__, "cpu": "DEFAULT", "cuda": NAME}
         (package / "_build.json").write_text(json.dumps(record))
-        self._link(compiled[len(bindings) :], self.kernels)
+        self.link(compiled[len(bindings) :], self.kernels)
         torch_libraries = Path(torch.__file__).parent / "lib"
         libraries = [f"-L{torch_libraries}", "-ltorch_cpu", "-lc10"]
         libraries += [f"-L{package}", "-lemorl_simt", "-Wl,-rpath,$ORIGIN"]
-        self._link(compiled[: len(bindings)], package / "_C.so", *libraries)
+        self.link(compiled[: len(bindings)], package / "_C.so", *libraries)
+
+    def compile(self, sources: list[Path]) -> list[Path]:
+        """Objects of sources, several made at once."""
+        self.objects.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(self._compile, sources))
+
+    def link(self, objects: list[Path], target: Path, *libraries: str) -> None:
+        """Make a shared library."""
+        target.parent.mkdir(parents=True, exist_ok=True)
+        flags = [x for x in self.flags if x.startswith("-fsanitize")]
+        _run(["g++", "-shared", *flags, *map(str, objects), "-o", str(target), *libraries])
 
     def run_tests(self, files: str) -> subprocess.CompletedProcess[str]:
         """Run the tests of native operators in files whose paths begin so."""
@@ -120,10 +131,6 @@ class Simulator:
         system = [torch_folder, torch_folder / "torch/csrc/api/include"]
         system.append(Path(sysconfig.get_path("include")))
         return [f"-I{x}" for x in self._folders()] + [f"-isystem{x}" for x in system]
-
-    def _link(self, objects: list[Path], target: Path, *libraries: str) -> None:
-        flags = [x for x in self.flags if x.startswith("-fsanitize")]
-        _run(["g++", "-shared", *flags, *map(str, objects), "-o", str(target), *libraries])
 
 
 def _definitions(source: Path) -> list[str]:

@@ -125,7 +125,8 @@ def slot_attention_backward_kernel(
         grad_weights -= offset[:, None]
         mean = tl.sum(attention * grad_weights, axis=0)
         grad_logits = attention * (grad_weights - mean[None, :])
-        grad_logits = tl.where((n < pixels)[None, :], grad_logits, 0.0)
+        counts = takes_part[:, None] & (n < pixels)[None, :]
+        grad_logits = tl.where(counts, grad_logits, 0.0)
         bias_sums += tl.sum(grad_logits, axis=1)
         if WANT_Q:
             sums = tl.dot(grad_logits, k, sums, input_precision="ieee", out_dtype=q.dtype)
