@@ -1,5 +1,5 @@
 # make test   what CI runs: lint, types, tests with coverage (in .venv, made when missing)
-# make test-simt   of these, the CUDA kernels on the CPU (docs/simt.md)
+# make test-simt   of these, the CUDA kernels on the CPU (docs/simt.md); test-simt-all: in every way
 # make bench  time operators, training steps and rewritings into RESULTS (or one of these:
 #             bench-ops, bench-step, bench-rewritings); make sanitize: C++ under ASan and UBSan;
 #             make gpu OUT=folder: all that needs a GPU (Python: PYTHON)
@@ -12,7 +12,7 @@ RESULTS := benchmarks/results
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f)
 
-.PHONY: venv test test-simt bench bench-ops bench-step bench-rewritings sanitize gpu demo format clean
+.PHONY: venv test test-simt test-simt-all bench bench-ops bench-step bench-rewritings sanitize gpu demo format clean
 
 venv: $(VENV)/.installed
 
@@ -41,6 +41,9 @@ test: venv
 
 test-simt: venv
 	$(BIN)/python -m pytest tests/simt
+
+test-simt-all: venv
+	$(BIN)/python tests/simt/simt_all.py
 
 bench: bench-ops bench-step bench-rewritings
 

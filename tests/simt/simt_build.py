@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,15 +100,17 @@ class Simulator:
         flags = [x for x in self.flags if x.startswith("-fsanitize")]
         _run(["g++", "-shared", *flags, *map(str, objects), "-o", str(target), *libraries])
 
-    def run_tests(self, files: str) -> subprocess.CompletedProcess[str]:
-        """Run the tests of native operators in files whose paths begin so."""
-        paths = sorted(map(str, ROOT.glob(f"{files}*.py")))
+    def run_tests(
+        self, *names: str, environment: Mapping[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run what runs native operators in the test files whose names begin so."""
+        files = sorted({str(x) for name in names for x in ROOT.glob(f"tests/{name}*.py")})
         options = ["-q", "-p", "simt_plugin", "-p", "no:cacheprovider"]
         command = [sys.executable, "-m", "pytest", *options, "-o", f"pythonpath={self.folder}"]
         path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])
-        environment = {**os.environ, "PYTHONPATH": path, "EMORL_TEST_DEVICE": "cpu"}
+        variables = {"PYTHONPATH": path, "EMORL_TEST_DEVICE": "cpu", **(environment or {})}
         return subprocess.run(
-            [*command, *paths], cwd=ROOT, env=environment, capture_output=True, text=True
+            [*command, *files], cwd=ROOT, env=os.environ | variables, capture_output=True, text=True
         )
 
     def _compile(self, source: Path) -> Path:

@@ -25,7 +25,7 @@ def simulator(simt_lines: list[str]) -> Simulator:
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_native_operator(operator: str, simulator: Simulator, simt_lines: list[str]) -> None:
-    result = simulator.run_tests(f"tests/test_{operator}")
+    result = simulator.run_tests(f"test_{operator}")
     lines = result.stdout.splitlines()
     simt_lines.append(f"{operator}: {lines[-1].strip('= ')}" if lines else operator)
     assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-2000:]
