@@ -3,19 +3,22 @@
 EMORL_CUDA=auto (default), 0 or 1 decides about CUDA; EMORL_CPU=auto (default: what this machine
 has), AVX2 or AVX512 about the vectors of the CPU kernels on x86-64; EMORL_SANITIZE=1 is for
 `make sanitize`.
-Where there is no torch or no compiler, the package installs without the extension; `emorl info`
-then says why.
+What was asked for by name is built, or the build fails. What "auto" finds is given up where it does
+not build, CUDA first, then the extension: the package installs, and `emorl info` says why.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
+import re
 import runpy
 import shutil
 import subprocess
 import sys
+import textwrap
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,6 +28,10 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 CPUINFO = Path("/proc/cpuinfo")
 RECORD = "_build.json"  # beside the extension: what it was built for, or why it is missing
+# Read by CMake when it first configures a folder, never again: another choice, another folder.
+READ_ONCE = ("CXX", "CXXFLAGS", "CUDAHOSTCXX", "CUDAFLAGS", "LDFLAGS")
+# How compilers and linkers say what is wrong, each in one line.
+COMPILER_ERROR = re.compile(r"\berror( #\d+)?:|\bfatal *:|undefined reference|cannot find -l")
 
 
 class CannotBuildError(Exception):
@@ -87,7 +94,7 @@ def decide_cuda(torch_cuda: str | None) -> tuple[str | None, str]:
     else:
         obstacle = "no CUDA toolkit found (set CUDA_HOME)"
     if choice == "1":
-        raise SystemExit(f"EMORL_CUDA=1, but {obstacle}")
+        raise CannotBuildError(obstacle)
     return None, obstacle
 
 
@@ -107,17 +114,80 @@ def decide_cpu() -> str:
     return "AVX512" if found >= {"avx512f", "avx512bw", "avx512dq", "avx512vl"} else "AVX2"
 
 
+def wish() -> str | None:
+    """What was asked for by name, so that nothing less will do; None where "auto" decides."""
+    modest = {"EMORL_CUDA": "auto 0", "EMORL_CPU": "auto", "EMORL_SANITIZE": "0"}
+    for name, choices in modest.items():
+        if (choice := os.environ.get(name)) and choice not in choices.split():
+            return f"{name}={choice}"
+    return None
+
+
+def first_error(output: str) -> str:
+    """The line of a failed build's output that says what went wrong."""
+    lines = [line.strip() for line in output.splitlines()]
+    if line := next(filter(COMPILER_ERROR.search, lines), None):
+        return line
+    if "CMake Error" in output:  # a heading, then indented lines
+        error = output[output.index("CMake Error") :]
+        return textwrap.shorten(re.sub(r"^CMake Error.*?:\s", "CMake: ", error), 250)
+    own = [line for line in lines if line and not line.startswith("ninja:")]
+    return own[-1] if own else "no output"
+
+
+def run(what: str, *command: object) -> None:
+    """One step of a build, its output in sight."""
+    pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "errors": "backslashreplace"}
+    environment = {**os.environ, "LC_ALL": "C"}  # English, for `first_error`
+    output = ""
+    with subprocess.Popen([str(x) for x in command], env=environment, text=True, **pipe) as step:
+        for line in step.stdout:
+            print(line, end="", flush=True)
+            output += line
+    if step.returncode:
+        raise CannotBuildError(f"{what} failed: {first_error(output)}")
+
+
+def build(flags: dict[str, object], nvcc: str | None) -> None:
+    """Configures and compiles, with CUDA where its compiler is given."""
+    tools = [flags["EMORL_TORCH"], nvcc, *map(os.environ.get, READ_ONCE)]
+    folder = ROOT / "build" / f"native-{hashlib.sha256(repr(tools).encode()).hexdigest()[:8]}"
+    flags = {**flags, "EMORL_CUDA": "ON" if nvcc else "OFF"}
+    if nvcc:
+        flags["CMAKE_CUDA_COMPILER"] = nvcc
+    definitions = [f"-D{name}={value}" for name, value in flags.items()]
+    cmake, suffix = find_tool("cmake"), " with CUDA" if nvcc else ""
+    try:
+        run(f"configuring{suffix}", cmake, "-S", ROOT, "-B", folder, "-G", "Ninja", *definitions)
+    except CannotBuildError:
+        shutil.rmtree(folder, ignore_errors=True)  # a later try must look for compilers anew
+        raise
+    run(f"building{suffix}", cmake, "--build", folder)
+
+
 class CMakeBuild(build_ext):
+    def run(self) -> None:
+        """Forgets the last build first: it must not pass for this one, however this one ends."""
+        sources = [ROOT / "emorl"] if self.inplace else []
+        self.packages = [Path(self.build_lib).resolve() / "emorl", *sources]
+        for package in self.packages:
+            for old in (package / RECORD, *package.glob("_C.*.so")):
+                old.unlink(missing_ok=True)
+        super().run()
+
     def build_extension(self, extension: Extension) -> None:
         library = Path(self.get_ext_fullpath(extension.name)).resolve()
         library.parent.mkdir(parents=True, exist_ok=True)
         try:
             record = self.compile(library)
-        except CannotBuildError as reason:
-            library.unlink(missing_ok=True)
-            record = {"native": False, "reason": str(reason)}
-            print(f"emorl: installing WITHOUT the native extension: {reason}", flush=True)
-        (library.parent / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+        except CannotBuildError as obstacle:
+            record = {"native": False, "reason": str(obstacle)}
+        for package in self.packages:
+            (package / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+        if not record["native"]:
+            if asked := wish():
+                raise SystemExit(f"emorl: {asked}, but {record['reason']}")
+            print(f"emorl: installing WITHOUT the native extension: {record['reason']}", flush=True)
 
     def compile(self, library: Path) -> dict[str, object]:
         torch = find_torch()
@@ -125,36 +195,29 @@ class CMakeBuild(build_ext):
         nvcc, reason = decide_cuda(version["cuda"])
         print(f"emorl: CUDA {'on' if nvcc else 'off'}: {reason}", flush=True)
         cpu = decide_cpu()
-        cmake, folder = find_tool("cmake"), str(ROOT / "build" / "native")
         flags = {
             "CMAKE_BUILD_TYPE": "Release",
             "CMAKE_LIBRARY_OUTPUT_DIRECTORY": library.parent,
             "CMAKE_MAKE_PROGRAM": find_tool("ninja"),
             "EMORL_CAPABILITY": cpu,
-            "EMORL_CUDA": "ON" if nvcc else "OFF",
             "EMORL_MODULE_FILE": library.name,
             "EMORL_SANITIZE": "ON" if os.environ.get("EMORL_SANITIZE") == "1" else "OFF",
             "EMORL_TORCH": torch,
+            "EMORL_TORCH_CUDA": version["cuda"] or "",
             "EMORL_TORCH_VERSION": version["__version__"],
             "Python_EXECUTABLE": sys.executable,
             "pybind11_DIR": find_pybind11(),
         }
-        if nvcc:
-            flags["CMAKE_CUDA_COMPILER"] = nvcc
-        definitions = [f"-D{name}={value}" for name, value in flags.items()]
-        configure = [cmake, "-S", str(ROOT), "-B", folder, "-G", "Ninja", *definitions]
-        if subprocess.run(configure).returncode:
-            shutil.rmtree(folder)  # a later try must look for the compiler anew
-            raise CannotBuildError(
-                "cmake could not configure: is a C++20 compiler (g++ >= 11) installed?"
-            )
-        subprocess.run([cmake, "--build", folder], check=True)
+        try:
+            build(flags, nvcc)
+        except CannotBuildError as obstacle:
+            if nvcc is None or os.environ.get("EMORL_CUDA") == "1":
+                raise
+            reason = str(obstacle)
+            print(f"emorl: CUDA off: {reason}", flush=True)
+            build(flags, None)
         torch_version = str(version["__version__"])
         return {"native": True, "torch": torch_version, "cpu": cpu, "cuda": reason}
-
-    def copy_extensions_to_source(self) -> None:
-        super().copy_extensions_to_source()
-        shutil.copyfile(Path(self.build_lib) / "emorl" / RECORD, ROOT / "emorl" / RECORD)
 
 
 if __name__ == "__main__":

@@ -1,17 +1,24 @@
-"""What setup.py decides before it calls CMake."""
+"""What setup.py decides before it calls CMake, and what it makes of CMake's failures."""
 
 from __future__ import annotations
 
+import json
 import platform
 import runpy
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import build_testing
 import pytest
 import torch
 
+from emorl import info
 from emorl.ops import _library
 
 ROOT = Path(__file__).resolve().parents[1]
+needs_nvcc = pytest.mark.skipif(build_testing.NVCC is None, reason="nvcc is not on the PATH")
 
 
 @pytest.fixture
@@ -53,18 +60,9 @@ def test_cuda_can_be_refused(build: dict, tmp_path: Path, monkeypatch: pytest.Mo
     assert build["decide_cuda"]("13.0") == (None, "EMORL_CUDA=0")
 
 
-@pytest.mark.parametrize(
-    ("choice", "message"),
-    [
-        ("1", "EMORL_CUDA=1, but this torch is built without CUDA"),
-        ("yes", "EMORL_CUDA: expected auto, 0 or 1, got 'yes'"),
-    ],
-)
-def test_impossible_wishes_stop_the_build(
-    build: dict, choice: str, message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("EMORL_CUDA", choice)
-    with pytest.raises(SystemExit, match=message):
+def test_unknown_wishes_stop_the_build(build: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMORL_CUDA", "yes")
+    with pytest.raises(SystemExit, match="EMORL_CUDA: expected auto, 0 or 1, got 'yes'"):
         build["decide_cuda"](None)
 
 
@@ -127,3 +125,107 @@ def test_the_extension_is_loaded_only_where_its_vectors_exist(
     obstacle = _library._load_obstacle()
     assert (obstacle is None) == fits
     assert fits or f"built for {built}" in obstacle
+
+
+ERROR = "fatal error: no licence"
+# A broken tool: what it costs, the tool, the arguments that it fails on, the step that this ends.
+FAULTS = {
+    "cuda-configure": ("CUDA", "nvcc", "*CompilerId*", "configuring with CUDA"),
+    "cuda-compile": ("CUDA", "nvcc", "*csrc*", "building with CUDA"),
+    "cuda-link": ("CUDA", "c++", "*-shared*cudart*", "building with CUDA"),
+    "cpu-configure": ("CPU", "c++", "*", "configuring"),
+    "cpu-compile": ("CPU", "c++", "*csrc*", "building"),
+    "cpu-link": ("CPU", "c++", "*-shared*", "building"),
+}
+
+
+def broken(*names: str) -> pytest.MarkDecorator:
+    marks = {"CUDA": needs_nvcc, "CPU": ()}
+    params = [pytest.param(*FAULTS[x], id=x, marks=marks[FAULTS[x][0]]) for x in names]
+    return pytest.mark.parametrize(("lost", "tool", "fails_on", "step"), params)
+
+
+class Build:
+    """What setup.py does to a project of empty sources, with a compiler that fails."""
+
+    def __init__(self, folder: Path, lost: str, tool: str, fails_on: str, **wishes: str) -> None:
+        cuda = None if lost == "CPU" else build_testing.toolkit_version()
+        torch = build_testing.write_torch(folder / "site", cuda=cuda)
+        project = build_testing.write_project(folder / "project")
+        for name, real in (("nvcc", build_testing.NVCC), ("c++", build_testing.CXX)):
+            pattern = fails_on if name == tool else "nothing"
+            build_testing.write_tool(folder / "bin" / name, real, fails_on=pattern, error=ERROR)
+        environment = build_testing.clean_environment(
+            PYTHONPATH=torch.parent, CUDA_HOME=folder, CXX=folder / "bin/c++", **wishes
+        )
+        command = [sys.executable, "setup.py", "build_ext", "--inplace"]
+        result = subprocess.run(
+            command, cwd=project, env=environment, capture_output=True, text=True
+        )
+        self.package = project / "emorl"
+        self.exit_status = result.returncode
+        self.output = result.stdout
+        self.lines = [x for x in result.stdout.splitlines() if x.startswith("emorl: ")]
+        self.complaint = result.stderr.splitlines()[-1:]
+        self.record = json.loads((self.package / "_build.json").read_text())
+        self.libraries = sorted(x.name for x in self.package.glob("*.so"))
+
+
+def described(record: dict, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What `emorl info` says about the extension of a build."""
+    if not record["native"]:
+        monkeypatch.setattr(_library, "build_record", lambda: record)
+        return _library._load_obstacle()
+    built = {"torch": record["torch"], "cuda": False, "compiler": "12.2.0", "flags": "-O3"}
+    monkeypatch.setattr(info, "build_record", lambda: record)
+    monkeypatch.setattr(info, "extension", lambda: SimpleNamespace(build_info=lambda: built))
+    return info._extension()
+
+
+@needs_nvcc
+def test_builds_with_cuda_where_nothing_fails(tmp_path: Path) -> None:
+    build = Build(tmp_path, "nothing", "nvcc", "nothing", EMORL_CUDA="1")
+    version = build_testing.toolkit_version()
+    assert build.exit_status == 0, build.output
+    assert build.record["cuda"] == f"torch is built for CUDA {version}"
+    assert build.lines == [f"emorl: CUDA on: {build.record['cuda']}"]
+    needed = (build.package / build.libraries[0]).read_bytes()
+    assert f"libcudart.so.{version.split('.')[0]}\0".encode() in needed  # torch's, not its own
+
+
+@broken(*FAULTS)
+def test_auto_does_without_what_does_not_build(
+    lost: str,
+    tool: str,
+    fails_on: str,
+    step: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    build = Build(tmp_path, lost, tool, fails_on)
+    assert build.exit_status == 0, build.output
+    reason = f"{step} failed: {ERROR}"
+    if lost == "CUDA":
+        cpu = build.record["cpu"]
+        assert build.lines[1:] == [f"emorl: CUDA off: {reason}"]
+        assert build.record == {"native": True, "torch": "2.99.0", "cpu": cpu, "cuda": reason}
+        assert [name[:10] for name in build.libraries] == ["_C.cpython"]
+    else:
+        assert build.lines[1:] == [f"emorl: installing WITHOUT the native extension: {reason}"]
+        assert build.record == {"native": False, "reason": reason}
+        assert build.libraries == []
+    assert reason in described(build.record, monkeypatch)
+
+
+@broken("cuda-configure", "cuda-compile", "cpu-configure", "cpu-compile")
+def test_what_was_asked_for_is_built_or_the_build_fails(
+    lost: str, tool: str, fails_on: str, step: str, tmp_path: Path
+) -> None:
+    asked = {"CUDA": ("EMORL_CUDA", "1"), "CPU": ("EMORL_CPU", "AVX2")}[lost]
+    build = Build(tmp_path, lost, tool, fails_on, **dict([asked]))
+    reason = f"{step} failed: {ERROR}"
+    assert build.exit_status == 1
+    assert build.complaint == [f"emorl: {'='.join(asked)}, but {reason}"]
+    assert ERROR in build.output
+    assert build.record == {"native": False, "reason": reason}
+    assert build.libraries == []
