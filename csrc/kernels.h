@@ -47,8 +47,11 @@ void slot_attention_backward_cpu(
     const SlotAttentionShape&, const SlotAttentionInputs<T>&, const SlotAttentionGradients<T>&);
 
 // Values of type T that the CUDA kernels need as scratch memory, forward and backward.
-int64_t slot_attention_cuda_scratch(const SlotAttentionShape&);
-int64_t slot_attention_backward_cuda_scratch(const SlotAttentionShape&);
+template <typename T>
+int64_t slot_attention_cuda_scratch(const SlotAttentionShape&, const SlotAttentionInputs<T>&);
+template <typename T>
+int64_t slot_attention_backward_cuda_scratch(
+    const SlotAttentionShape&, const SlotAttentionInputs<T>&);
 
 // Both throw std::runtime_error where the launch fails; `stream` is a cudaStream_t.
 template <typename T>

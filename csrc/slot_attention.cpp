@@ -98,7 +98,7 @@ std::tuple<Tensor, Tensor, Tensor> slot_attention(
     on_device_of(
         q, [&] { slot_attention_cpu<scalar_t>(s, inputs, outputs); },
         [&](auto stream) {
-          const Tensor scratch = at::empty({slot_attention_cuda_scratch(s)}, q.options());
+          const Tensor scratch = at::empty({slot_attention_cuda_scratch(s, inputs)}, q.options());
           slot_attention_cuda<scalar_t>(
               s, inputs, outputs, scratch.mutable_data_ptr<scalar_t>(), stream);
         });
@@ -142,7 +142,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> slot_attention_backward(
     on_device_of(
         q, [&] { slot_attention_backward_cpu<scalar_t>(s, inputs, gradients); },
         [&](auto stream) {
-          const Tensor scratch = at::empty({slot_attention_backward_cuda_scratch(s)}, q.options());
+          const Tensor scratch =
+              at::empty({slot_attention_backward_cuda_scratch(s, inputs)}, q.options());
           slot_attention_backward_cuda<scalar_t>(
               s, inputs, gradients, scratch.mutable_data_ptr<scalar_t>(), stream);
         });

@@ -17,13 +17,14 @@ inline void check_cuda(cudaError_t status, const char* what) {
   }
 }
 
-inline int multiprocessors() {
-  int device = 0, count = 0;
+inline int device_attribute(cudaDeviceAttr attribute) {
+  int device = 0, value = 0;
   check_cuda(cudaGetDevice(&device), "emorl");
-  check_cuda(
-      cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), "emorl");
-  return count;
+  check_cuda(cudaDeviceGetAttribute(&value, attribute, device), "emorl");
+  return value;
 }
+
+inline int multiprocessors() { return device_attribute(cudaDevAttrMultiProcessorCount); }
 
 // A block's shared memory whose size the launch chooses, aligned for Vec4.
 template <typename T>
@@ -44,16 +45,36 @@ struct Launch {
   void* stream;  // a cudaStream_t
 };
 
-template <typename... Parameters, typename... Arguments>
-void launch(const Launch& l, void (*kernel)(Parameters...), Arguments&&... arguments) {
+// A kernel may use more than 48 KiB of shared memory only after asking for it.
+template <typename... Parameters>
+void allow_shared_memory(const char* what, void (*kernel)(Parameters...), int64_t bytes) {
   constexpr int64_t kWithoutAsking = 48 * 1024;
-  if (l.shared_bytes > kWithoutAsking) {
+  if (bytes > kWithoutAsking) {
     check_cuda(
         cudaFuncSetAttribute(
-            kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
-            static_cast<int>(l.shared_bytes)),
-        l.what);
+            kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)),
+        what);
   }
+}
+
+// How many blocks of a kernel run on the device at the same time. Asks the driver for arithmetic,
+// not a stream for work: allowed while a CUDA graph is recorded, and a matter of microseconds.
+template <typename... Parameters>
+int64_t resident_blocks(
+    const char* what, void (*kernel)(Parameters...), int threads, int64_t shared_bytes) {
+  allow_shared_memory(what, kernel, shared_bytes);
+  int blocks = 0;
+  check_cuda(
+      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes), what);
+  if (blocks == 0) {
+    throw std::runtime_error(std::string(what) + ": a block exceeds the GPU's multiprocessors");
+  }
+  return int64_t(blocks) * multiprocessors();
+}
+
+template <typename... Parameters, typename... Arguments>
+void launch(const Launch& l, void (*kernel)(Parameters...), Arguments&&... arguments) {
+  allow_shared_memory(l.what, kernel, l.shared_bytes);
   cudaLaunchConfig_t config{};
   config.gridDim = l.grid;
   config.blockDim = dim3(l.threads);

@@ -1,189 +1,200 @@
-// The tile of pixels that a block of threads works on, and the steps that both passes of slot
-// attention take over it.
+// The tile of pixels that a block of threads works on: how the work is divided, where things lie in
+// shared memory, and how tiles get there.
 #pragma once
+
+#include <cuda_pipeline.h>
 
 #include "cuda/launch.cuh"
 #include "cuda/vec4.cuh"
 #include "kernels.h"
 
+#ifndef EMORL_STAGES
+#define EMORL_STAGES 2
+#endif
+
 namespace emorl {
 
-constexpr int kThreads = 128;
-constexpr int kSlotGroup = 8;  // a thread adds up kSlotGroup slots x 4 columns in registers
+constexpr int kWarp = 32, kThreads = 128;
+constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kMaxTile = 64;
+constexpr int kSlotGroup = 8;  // a thread adds up kSlotGroup slots x 4 columns in registers
 
-// Rows in shared memory are padded to whole Vec4 and one more, which spreads them over the banks.
-__host__ __device__ inline int pitch(int width) { return (width + 3) / 4 * 4 + 4; }
+// 2: the next tile is copied while a block works on one; 1: it waits for each. docs/performance.md
+// has the prediction of what that brings.
+constexpr int kMaxStages = EMORL_STAGES;
+
+// How many blocks of a pass should fit the registers of a multiprocessor.
+template <typename T, int kSlots>
+constexpr int kBlocksAimedAt = sizeof(T) == 4 && kSlots == 8 ? 4 : 1;
+
+__host__ __device__ inline int groups_of_4(int width) { return (width + 3) / 4; }
+
+// Rows in shared memory are whole Vec4. Floats of 2, 4 or 8 rows beside each other, 4 at a time of
+// each, lie in different banks: the pitch is 4 modulo 8.
+__host__ __device__ inline int pitch(int width) { return (width + 7) / 8 * 8 + 4; }
 
 // How the work is divided: blockIdx.x is a share of one image's pixels, in tiles; blockIdx.y takes
 // some of the tasks, each task being a group of slots x a group of four columns of the sums.
 struct Plan {
   int slots, key_width, value_width;
   int64_t pixels;
-  int shares, tile;
+  int shares, tile, stages;
   bool shared;  // one tensor is both k and v
 
-  __host__ __device__ int column_groups(int width) const { return (width + 3) / 4; }
+  __host__ __device__ int64_t tiles() const { return (pixels + tile - 1) / tile; }
 };
 
-// Copies `rows` rows of `width` values to shared memory, zeros up to `all_rows` and whole Vec4.
-template <typename T>
-__device__ void load_rows(
-    const T* from, int rows, int width, bool aligned, T* to, int all_rows) {
-  const int vectors = (width + 3) / 4;
-  for (int i = threadIdx.x; i < all_rows * vectors; i += kThreads) {
-    const int row = i / vectors, column = i % vectors * 4;
-    Vec4<T> value{};
-    if (row < rows) {
-      const T* source = from + static_cast<int64_t>(row) * width + column;
-      if (aligned) {
-        value = load4(source);
-      } else {
-        for (int c = 0; c < 4; ++c) {
-          value.x[c] = column + c < width ? source[c] : T(0);
-        }
-      }
-    }
-    store4(to + row * pitch(width) + column, value);
-  }
-}
-
-// values[j] += rows[j] . pixel, both in shared memory
+// The parts of a block's shared memory; `bytes` is what a launch must ask for.
 template <typename T, int kSlots>
-__device__ void add_dots(const T* rows, const T* pixel, int width, T (&values)[kSlots]) {
-#pragma unroll 1  // the slots are parallel work enough, and use the registers up
-  for (int column = 0; column < width; column += 4) {
-    const Vec4<T> x = load4(pixel + column);
-#pragma unroll
-    for (int j = 0; j < kSlots; ++j) {
-      const Vec4<T> y = load4(rows + j * pitch(width) + column);
-#pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        values[j] += x.x[c] * y.x[c];
-      }
-    }
-  }
-}
+struct Memory {
+  T *start, *q, *g, *bias, *offset, *weights, *grad_logits, *k, *v;
+  int64_t stage;  // from a tile's rows to those of the one fetched ahead
+  int64_t bytes;
 
-// values = softmax over slots; slots that take no part have the logit -inf and get 0
-template <typename T, int kSlots>
-__device__ void softmax(T (&values)[kSlots]) {
-  T highest = values[0];
-#pragma unroll
-  for (int j = 1; j < kSlots; ++j) {
-    highest = values[j] > highest ? values[j] : highest;
-  }
-  highest = highest == -T(INFINITY) ? T(0) : highest;
-  T total = 0;
-#pragma unroll
-  for (int j = 0; j < kSlots; ++j) {
-    values[j] = exp(values[j] - highest);
-    total += values[j];
-  }
-  const T scale = total == T(0) ? T(0) : T(1) / total;
-#pragma unroll
-  for (int j = 0; j < kSlots; ++j) {
-    values[j] *= scale;
-  }
-}
-
-// The logits of slots that take no part, and of slots that do not exist, start from -inf.
-template <typename T>
-__device__ void load_bias(
-    const SlotAttentionInputs<T>& in, int64_t image, int slots, int all_slots, T* bias) {
-  for (int j = threadIdx.x; j < all_slots; j += kThreads) {
-    const int64_t row = image * slots + j;
-    const bool takes_part = j < slots && (in.slot_mask == nullptr || in.slot_mask[row]);
-    const T value = in.logit_bias == nullptr || !takes_part ? T(0) : in.logit_bias[row];
-    bias[j] = takes_part ? value : -T(INFINITY);
-  }
-}
-
-// One thread's share of sums[j, column] += sum_p weights[p, j] rows[p, column]: a group of slots, a
-// group of columns, and every pixel_groups-th pixel of a tile.
-template <typename T, int kSlots>
-struct Accumulator {
-  int width, tasks, task, pixel_group, pixel_groups;
-  T sums[kSlotGroup][4] = {};
-
-  __device__ explicit Accumulator(int width_) : width(width_) {
-    const int all = (width + 3) / 4 * (kSlots / kSlotGroup);
-    const int first = blockIdx.y * kThreads;
-    tasks = min(all - first, kThreads);
-    pixel_groups = kThreads / max(tasks, 1);
-    pixel_group = threadIdx.x / max(tasks, 1);
-    task = first + threadIdx.x % max(tasks, 1);
-  }
-  __device__ bool idle() const { return tasks <= 0 || pixel_group >= pixel_groups; }
-  __device__ int slot() const { return task % (kSlots / kSlotGroup) * kSlotGroup; }
-  __device__ int column() const { return task / (kSlots / kSlotGroup) * 4; }
-
-  __device__ void add(const T* weights, const T* rows, int pixels) {
-    if (idle()) {
-      return;
-    }
-    for (int p = pixel_group; p < pixels; p += pixel_groups) {
-      const Vec4<T> x = load4(rows + p * pitch(width) + column());
-      const T* w = weights + p * kSlots + slot();
-#pragma unroll
-      for (int j = 0; j < kSlotGroup; j += 4) {
-        const Vec4<T> factors = load4(w + j);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-#pragma unroll
-          for (int c = 0; c < 4; ++c) {
-            sums[j + i][c] += factors.x[i] * x.x[c];
-          }
-        }
-      }
-    }
-  }
-
-  // Adds up the pixel groups through `buffer` [32, kThreads] and writes to [slots, width].
-  __device__ void finish(T* buffer, int slots, T* out) const {
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < kSlotGroup * 4; ++i) {
-      buffer[i * kThreads + threadIdx.x] = sums[i / 4][i % 4];
-    }
-    __syncthreads();
-    if (idle() || pixel_group != 0) {
-      return;
-    }
-    for (int i = 0; i < kSlotGroup * 4; ++i) {
-      const int j = slot() + i / 4, c = column() + i % 4;
-      T total = 0;
-      for (int group = 0; group < pixel_groups; ++group) {
-        total += buffer[i * kThreads + group * tasks + threadIdx.x];
-      }
-      if (j < slots && c < width) {
-        out[static_cast<int64_t>(j) * width + c] = total;
-      }
-    }
+  __host__ __device__ Memory(const Plan& plan, bool backward, T* base) : start(base) {
+    const int d = pitch(plan.key_width), e = pitch(plan.value_width);
+    q = base;
+    bias = q + kSlots * d;
+    weights = bias + kSlots;
+    offset = weights + plan.tile * kSlots;
+    g = offset + (backward ? kSlots : 0);
+    grad_logits = g + (backward ? kSlots * e : 0);
+    k = grad_logits + (backward ? plan.tile * kSlots : 0);
+    v = plan.shared ? k : k + plan.tile * d;
+    stage = v + plan.tile * e - k;
+    const int64_t layout = k + plan.stages * stage - base, buffer = kSlotGroup * 4 * kThreads;
+    bytes = (layout > buffer ? layout : buffer) * static_cast<int64_t>(sizeof(T));
   }
 };
 
-// One thread's share of sums[j] += sum_p values[p, j].
-template <typename T, int kSlots>
-struct SlotSums {
-  static constexpr int kParts = kThreads / kSlots;
-  T sum = 0;
+// The places of a table that a thread takes, every kThreads-th one, found without divisions.
+struct Walk {
+  int columns, row, column, row_step, column_step;
 
-  __device__ void add(const T* values, int pixels) {
-    for (int p = threadIdx.x / kSlots; p < pixels; p += kParts) {
-      sum += values[p * kSlots + threadIdx.x % kSlots];
+  __device__ explicit Walk(int columns_)
+      : columns(max(columns_, 1)),
+        row(threadIdx.x / columns),
+        column(threadIdx.x % columns),
+        row_step(kThreads / columns),
+        column_step(kThreads % columns) {}
+  __device__ void next() {
+    const bool wraps = column + column_step >= columns;
+    row += row_step + wraps;
+    column += column_step - (wraps ? columns : 0);
+  }
+};
+
+// Four values on their way to shared memory, where they have arrived after __pipeline_wait_prior.
+template <typename T>
+__device__ void fetch4(const T* from, T* to) {
+#pragma unroll
+  for (int i = 0; i < 4; i += 16 / sizeof(T)) {
+    __pipeline_memcpy_async(to + i, from + i, 16);
+  }
+}
+
+// Fetches `rows` rows of `width` values, with zeros up to whole Vec4; `start` is for
+// groups_of_4(width). Rows that cannot be moved by Vec4 are copied at once.
+template <typename T>
+__device__ void fetch_rows(
+    const T* from, int rows, int width, bool aligned, Walk start, T* to) {
+  const int row_pitch = pitch(width);
+  Walk at = start;
+  if (aligned) {  // the rows lie one after another
+    const int all = rows * groups_of_4(width);
+    for (int i = threadIdx.x; i < all; i += kThreads, at.next()) {
+      fetch4(from + i * 4, to + at.row * row_pitch + at.column * 4);
+    }
+    __pipeline_commit();
+    return;
+  }
+  for (; at.row < rows; at.next()) {
+    const int column = at.column * 4;
+    const T* source = from + static_cast<int64_t>(at.row) * width + column;
+    store4(to + at.row * row_pitch + column, load_up_to_4(source, width - column));
+  }
+}
+
+// The same for rows of q or of gradients; those of slots that do not exist are zeros.
+template <typename T, int kSlots>
+__device__ void fetch_slots(const T* from, int slots, int width, T* to) {
+  const Walk start(groups_of_4(width));
+  fetch_rows(from, slots, width, aligned4(from, width), start, to);
+  for (Walk at = start; at.row < kSlots; at.next()) {
+    if (at.row >= slots) {
+      store4(to + at.row * pitch(width) + at.column * 4, Vec4<T>{});
     }
   }
-  __device__ void finish(T* buffer, int slots, T* out) const {
-    __syncthreads();
-    buffer[threadIdx.x] = sum;
-    __syncthreads();
-    if (threadIdx.x < slots) {
-      T total = 0;
-      for (int part = 0; part < kParts; ++part) {
-        total += buffer[part * kSlots + threadIdx.x];
+}
+
+template <typename T>
+struct Tile {
+  int64_t first;  // pixel
+  int pixels;
+  T *k, *v;  // rows in shared memory
+};
+
+// The tiles of a block's share of an image. The first one is on its way from the beginning.
+template <typename T, int kSlots>
+struct Tiles {
+  const Plan& plan;
+  const Memory<T, kSlots>& memory;
+  const T *k, *v;
+  bool k_aligned, v_aligned;
+  Walk k_start, v_start;
+  int64_t begin, end;
+
+  __device__ Tiles(
+      const Plan& plan_, const Memory<T, kSlots>& memory_, const SlotAttentionInputs<T>& in)
+      : plan(plan_),
+        memory(memory_),
+        k_start(groups_of_4(plan.key_width)),
+        v_start(groups_of_4(plan.value_width)) {
+    const int64_t image = blockIdx.x / plan.shares, share = blockIdx.x % plan.shares;
+    k = in.k + image * plan.pixels * plan.key_width;
+    v = in.v + image * plan.pixels * plan.value_width;
+    k_aligned = aligned4(in.k, plan.key_width);
+    v_aligned = aligned4(in.v, plan.value_width);
+    begin = share * plan.tiles() / plan.shares;
+    end = (share + 1) * plan.tiles() / plan.shares;
+    if (ahead() && begin < end) {
+      fetch(begin);
+    }
+  }
+
+  __device__ bool ahead() const { return kMaxStages > 1 && plan.stages > 1; }
+
+  __device__ Tile<T> tile(int64_t t) const {
+    const int64_t first = t * plan.tile, left = plan.pixels - first;
+    const int64_t stage = ahead() ? (t - begin) % 2 * memory.stage : 0;
+    return {
+        first, static_cast<int>(left < plan.tile ? left : plan.tile), memory.k + stage,
+        memory.v + stage};
+  }
+
+  __device__ void fetch(int64_t t) const {
+    const Tile<T> to = tile(t);
+    const int d = plan.key_width, e = plan.value_width;
+    fetch_rows(k + to.first * d, to.pixels, d, k_aligned, k_start, to.k);
+    if (!plan.shared) {
+      fetch_rows(v + to.first * e, to.pixels, e, v_aligned, v_start, to.v);
+    }
+  }
+
+  // Calls body(tile) for each; what was written to shared memory before is visible in there.
+  template <typename Body>
+  __device__ void for_each(Body body) const {
+    for (int64_t t = begin; t < end; ++t) {
+      if (!ahead()) {
+        __syncthreads();
+        fetch(t);
       }
-      out[threadIdx.x] = total;
+      __pipeline_wait_prior(0);
+      __syncthreads();
+      if (ahead() && t + 1 < end) {
+        fetch(t + 1);
+      }
+      body(tile(t));
     }
   }
 };

@@ -18,6 +18,17 @@ __device__ inline Vec4<T> load4(const T* from) {
   return *reinterpret_cast<const Vec4<T>*>(from);
 }
 
+// From anywhere, the first `count` of four values, and zeros.
+template <typename T>
+__device__ inline Vec4<T> load_up_to_4(const T* from, int count) {
+  Vec4<T> value;
+#pragma unroll
+  for (int c = 0; c < 4; ++c) {
+    value.x[c] = c < count ? from[c] : T(0);
+  }
+  return value;
+}
+
 template <typename T>
 __device__ inline void store4(T* to, const Vec4<T>& value) {
   *reinterpret_cast<Vec4<T>*>(to) = value;
@@ -27,6 +38,29 @@ __device__ inline void store4(T* to, const Vec4<T>& value) {
 template <typename T>
 __host__ __device__ inline bool aligned4(const T* rows, int64_t width) {
   return width % 4 == 0 && reinterpret_cast<uintptr_t>(rows) % 16 == 0;
+}
+
+// To global memory that no kernel reads soon: four values where rows are `aligned`, else the first
+// `count` of them. nvcc makes four stores of a plain assignment from an array's element.
+__device__ inline void stream4(float* to, const Vec4<float>& v) {
+  __stcs(reinterpret_cast<float4*>(to), float4{v.x[0], v.x[1], v.x[2], v.x[3]});
+}
+__device__ inline void stream4(double* to, const Vec4<double>& v) {
+  __stcs(reinterpret_cast<double2*>(to), double2{v.x[0], v.x[1]});
+  __stcs(reinterpret_cast<double2*>(to) + 1, double2{v.x[2], v.x[3]});
+}
+template <typename T>
+__device__ inline void write4(T* to, const Vec4<T>& value, bool aligned, int count) {
+  if (aligned) {
+    stream4(to, value);
+    return;
+  }
+#pragma unroll
+  for (int c = 0; c < 4; ++c) {
+    if (c < count) {
+      to[c] = value.x[c];
+    }
+  }
 }
 
 }  // namespace emorl
