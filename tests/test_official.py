@@ -1,48 +1,79 @@
-"""Released checkpoints: the numbers that the released code printed."""
+"""Released checkpoints: the numbers that the released code printed.
+
+They were computed in float32, and so are ours; where a ReLU is next to 0, another order of addition
+puts it on the other side, and its gradients jump. So neither judges the other: a run of our own in
+float64, with the same weights, inputs and noise, judges both.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from emorl.compat.official import config_from_net, load_checkpoint, parameter_name
 from emorl.models import EfficientMORL
 from emorl.training import GECO
 
 CASES = ["tetrominoes_geco_i3", "clevr_small_gmm_i1"]
-TOLERANCE = 2e-4  # the fixtures were computed in float32
+
+
+def float32_noise(*shape: Any, dtype: torch.dtype | None = None, **options: Any) -> Tensor:
+    """Instead of `torch.randn`: the same numbers in every dtype."""
+    return _randn(*shape, dtype=torch.float32, **options).to(dtype)
+
+
+_randn = torch.randn
+
+
+class Step:
+    """The recorded training step, here, in one dtype."""
+
+    def __init__(self, meta: dict[str, Any], image: Tensor, path: Path, dtype: torch.dtype) -> None:
+        steps = meta["refinement_iters"]
+        self.model = load_checkpoint(path, meta["net"], refinement_steps=steps).to(dtype)
+        images = (image.to(dtype) + 1) / 2
+        geco = GECO(
+            meta["geco_target_per_dim"],
+            moving_average=meta["geco_C_ema"],
+            raw_multiplier=meta["geco_beta"],
+        )
+        with patch.object(torch, "randn", float32_noise):
+            torch.manual_seed(meta["noise_seed"])
+            self.result = self.model.objective(
+                images, geco=geco, step=meta["global_step"], kl_weight=meta["kl_beta"]
+            )
+            torch.manual_seed(meta["noise_seed"])
+            self.attention = self.model(images, details=True).attention
+        self.result.loss.backward()
+
+    def loss(self, name: str) -> Tensor:
+        value: Tensor = getattr(self.result, name)
+        return value.detach()
+
+    def gradients(self) -> dict[str, Tensor | None]:
+        return {name: parameter.grad for name, parameter in self.model.named_parameters()}
 
 
 class Golden:
-    """One recorded training step of the released code, and the same step here."""
+    """One recorded training step of the released code, and the same step here, twice."""
 
     def __init__(self, folder: Path, case: str) -> None:
         self.meta: dict[str, Any] = json.loads((folder / f"{case}.json").read_text())
         self.recorded = np.load(folder / f"{case}.npz")
-        self.images = (torch.from_numpy(self.recorded["image"]) + 1) / 2
-        steps = self.meta["refinement_iters"]
         self.path = folder / f"{case}.pth"
-        self.model = load_checkpoint(self.path, self.meta["net"], refinement_steps=steps)
-        self.geco = GECO(
-            self.meta["geco_target_per_dim"],
-            moving_average=self.meta["geco_C_ema"],
-            raw_multiplier=self.meta["geco_beta"],
+        self.ours, self.truth = (
+            Step(self.meta, self["image"], self.path, dtype)
+            for dtype in (torch.float32, torch.float64)
         )
-        torch.manual_seed(self.meta["noise_seed"])
-        self.result = self.model.objective(
-            self.images,
-            geco=self.geco,
-            step=self.meta["global_step"],
-            kl_weight=self.meta["kl_beta"],
-        )
-        self.result.loss.backward()
 
-    def __getitem__(self, name: str) -> torch.Tensor:
+    def __getitem__(self, name: str) -> Tensor:
         return torch.from_numpy(self.recorded[name])
 
 
@@ -51,54 +82,79 @@ def golden(request: pytest.FixtureRequest, fixtures_dir: Path) -> Golden:
     return Golden(fixtures_dir / "golden", request.param)
 
 
-def assert_agrees(ours: torch.Tensor, released: torch.Tensor, floor: float = 0.0) -> None:
-    limit = TOLERANCE * float(released.abs().max()) + floor
-    assert ours.shape == released.shape
-    assert float((ours - released).abs().max()) <= limit
+def assert_agrees(
+    ours: Tensor,
+    recorded: Tensor,
+    truth: Tensor,
+    *,
+    far: float = 2e-3,
+    near: float = 5e-4,
+    floor: float = 0.0,
+) -> None:
+    """The recording is not far from the truth; ours is near it, or as near as the recording.
+
+    `far` and `near` are shares of the largest true value; `floor` is added to both.
+    """
+    assert ours.shape == recorded.shape == truth.shape
+    largest = float(truth.abs().max())
+    theirs = float((recorded - truth).abs().max())
+    assert theirs <= far * largest + floor
+    assert float((ours - truth).abs().max()) <= max(theirs, near * largest) + floor
 
 
 def test_losses(golden: Golden) -> None:
+    """Sums over thousands of pixels: what one of them is off hardly shows."""
     for ours, name in [("loss", "total_loss"), ("nll", "nll"), ("kl", "kl")]:
-        value = float(getattr(golden.result, ours).detach())
-        assert value == pytest.approx(golden.meta[name], rel=1e-5)
+        recorded = torch.tensor(golden.meta[name], dtype=torch.float64)
+        values = golden.ours.loss(ours), recorded, golden.truth.loss(ours)
+        assert_agrees(*values, far=1e-5, near=1e-5)
 
 
 def test_update_norms(golden: Golden) -> None:
-    norms = torch.stack([*golden.result.diagnostics.values()])
-    assert_agrees(norms, golden["delta_norms"])
+    ours, truth = (
+        torch.stack([*step.result.diagnostics.values()]) for step in (golden.ours, golden.truth)
+    )
+    assert_agrees(ours, golden["delta_norms"], truth)
 
 
 def test_last_image(golden: Golden) -> None:
-    assert_agrees(golden.result.decomposition.components, golden["rgb_last"])
-    assert_agrees(golden.result.decomposition.masks.log(), golden["mask_logprobs_last"])
+    ours, truth = (step.result.decomposition for step in (golden.ours, golden.truth))
+    assert_agrees(ours.components, golden["rgb_last"], truth.components)
+    assert_agrees(ours.masks.log(), golden["mask_logprobs_last"], truth.masks.log())
 
 
 def test_every_gradient(golden: Golden) -> None:
-    ours = dict(golden.model.named_parameters())
-    layers = len(golden.model.decoder.convolutions)
-    released = [name for name in golden.recorded.files if name.startswith("grad/")]
+    ours, truth = golden.ours.gradients(), golden.truth.gradients()
+    layers = len(golden.ours.model.decoder.convolutions)
+    released = {
+        str(parameter_name(name.removeprefix("grad/"), layers)): name
+        for name in golden.recorded.files
+        if name.startswith("grad/")
+    }
+    assert ours.keys() == truth.keys() == released.keys()
     # The softmax over slots cancels the bias of the slots' layer norm: its gradient is rounding.
-    largest = max(float(golden[name].abs().max()) for name in released)
-    for name in released:
-        parameter = ours.pop(str(parameter_name(name.removeprefix("grad/"), layers)))
-        assert parameter.grad is not None, name
-        assert_agrees(parameter.grad, golden[name], floor=1e-7 * largest)
-    assert not ours
+    floor = torch.finfo(torch.float32).eps * max(
+        float(golden[x].abs().max()) for x in released.values()
+    )
+    for name, recorded in released.items():
+        assert ours[name] is not None, name
+        assert_agrees(ours[name], golden[recorded], truth[name], floor=floor)
 
 
 def test_attention_maps(golden: Golden) -> None:
-    torch.manual_seed(golden.meta["noise_seed"])
-    attention = golden.model(golden.images, details=True).attention
-    assert attention is not None
-    for layer in range(attention.shape[1]):
-        assert_agrees(attention[:, layer], golden[f"attention_{layer}"][:, :, 0])
+    ours, truth = golden.ours.attention, golden.truth.attention
+    assert ours is not None
+    assert truth is not None
+    for layer in range(ours.shape[1]):
+        recorded = golden[f"attention_{layer}"][:, :, 0]
+        assert_agrees(ours[:, layer], recorded, truth[:, layer])
 
 
 def test_checkpoint_survives_conversion(golden: Golden, tmp_path: Path) -> None:
-    golden.model.save_pretrained(tmp_path)
+    golden.ours.model.save_pretrained(tmp_path)
     loaded = EfficientMORL.from_pretrained(tmp_path)
-    assert loaded.config == golden.model.config
-    torch.testing.assert_close(loaded.state_dict(), golden.model.state_dict(), rtol=0, atol=0)
+    assert loaded.config == golden.ours.model.config
+    torch.testing.assert_close(loaded.state_dict(), golden.ours.model.state_dict(), rtol=0, atol=0)
 
 
 def test_wrong_configuration_is_named(golden: Golden) -> None:

@@ -13,6 +13,7 @@ from op_testing import (  # noqa: F401
     backend_params,
     unwritten_outputs_are_nan,
 )
+from slot_attention_testing import cotangent, roundings
 from torch import Tensor
 
 from benchmarks.cases import SLOT_ATTENTION, SlotAttentionCase
@@ -38,8 +39,7 @@ def outputs_and_gradients(
         return_attention=True,
         backend=backend,
     )
-    weights = torch.arange(updates.numel()).view_as(updates).cos().to(updates)
-    grads = torch.autograd.grad((updates * weights).sum(), list(inputs.values()))
+    grads = torch.autograd.grad((updates * cotangent(updates)).sum(), list(inputs.values()))
     named = {f"grad_{name}": grad for name, grad in zip(inputs, grads, strict=True)}
     return {"updates": updates.detach(), "attention": attention, **named}
 
@@ -72,7 +72,9 @@ def test_is_as_accurate_as_plain(case: SlotAttentionCase, masked: bool, backend:
     wide = {name: x.detach().double().requires_grad_() for name, x in inputs.items()}
     truth = outputs_and_gradients(wide, "reference", mask)
     plain = outputs_and_gradients(inputs, "reference", mask)
-    assert_as_accurate_as_plain(outputs_and_gradients(inputs, backend, mask), plain, truth)
+    actual = outputs_and_gradients(inputs, backend, mask)
+    allowed = roundings(inputs, truth["attention"], slot_mask=mask)
+    assert_as_accurate_as_plain(actual, plain, truth, allowed)
     for name, actual in outputs_and_gradients(wide, backend, mask).items():
         torch.testing.assert_close(actual, truth[name], rtol=1e-11, atol=1e-11, msg=name)
 
@@ -148,7 +150,8 @@ def test_strided_inputs(backend: str) -> None:
     truth = outputs_and_gradients(strided(torch.float64), "reference")
     plain = outputs_and_gradients(strided(torch.float32), "reference")
     actual = outputs_and_gradients(strided(torch.float32), backend)
-    assert_as_accurate_as_plain(actual, plain, truth)
+    allowed = roundings(strided(torch.float32), truth["attention"])
+    assert_as_accurate_as_plain(actual, plain, truth, allowed)
 
 
 @pytest.mark.parametrize("backend", COMPILED)
@@ -159,8 +162,8 @@ def test_subsets_of_gradients(wanted: tuple[bool, ...], backend: str) -> None:
     chosen = [name for name, want in zip(inputs, wanted, strict=True) if want]
     arguments = {name: x.detach().requires_grad_(name in chosen) for name, x in inputs.items()}
     updates = slot_attention(**arguments, backend=backend)
-    weights = torch.arange(updates.numel()).view_as(updates).cos().to(updates)
-    grads = torch.autograd.grad((updates * weights).sum(), [arguments[name] for name in chosen])
+    leaves = [arguments[name] for name in chosen]
+    grads = torch.autograd.grad((updates * cotangent(updates)).sum(), leaves)
     for name, grad in zip(chosen, grads, strict=True):
         torch.testing.assert_close(grad, expected[f"grad_{name}"])
 
