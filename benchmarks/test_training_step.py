@@ -26,6 +26,7 @@ from emorl.training.graph import GraphedStep
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROUNDS = 20 if DEVICE == "cuda" else 3
 BATCHES = {"tetrominoes": 4, "multi_dsprites": 2, "clevr6": 2}  # on the CPU; official: 32
+SIDES = {"tetrominoes": 35, "multi_dsprites": 64, "clevr6": 96}  # official
 VARIANTS = ["float32", "tf32", "bf16", "compiled", "graph"] if DEVICE == "cuda" else ["float32"]
 
 
@@ -34,13 +35,17 @@ def batch_of(config: str) -> int:
 
 
 CASES = [
-    *(Case(config, batch_of(config), steps) for config in BATCHES for steps in (0, 1, 3)),
-    *(Case("clevr6", batch_of("clevr6"), 3, size=size) for size in (64, 128)),  # 96 is official
+    *(
+        Case(config, batch_of(config), steps, size=side)
+        for config, side in SIDES.items()
+        for steps in (0, 1, 3)
+    ),
+    *(Case("clevr6", batch_of("clevr6"), 3, size=side) for side in (64, 128)),
 ]
 
 
 def name_of(case: Case) -> str:
-    return f"{case.config}-{case.network().image_size[0]}-B{case.batch}-I{case.steps}"
+    return f"{case.config}-{case.size}-B{case.batch}-I{case.steps}"
 
 
 def make_step(case: Case, part: str, variant: str) -> Step:
