@@ -26,7 +26,12 @@ from emorl.models import ObjectCentricModel
 from emorl.nn import BatchShare
 from emorl.training import checkpoint
 from emorl.training.config import TrainerConfig
-from emorl.training.devices import ObjectiveOf, make_accelerator, require_one_step
+from emorl.training.devices import (
+    ObjectiveOf,
+    make_accelerator,
+    precision_of,
+    require_one_step,
+)
 from emorl.training.graph import GraphedStep
 from emorl.training.graph import check as check_graph
 from emorl.training.interrupt import StopRequest, ignore_signals
@@ -321,6 +326,8 @@ class Trainer:
         lines = [f"going on from {self.last_checkpoint}"] if self.last_checkpoint else []
         if self.config.precision == "tf32" and self.accelerator.device.type != "cuda":
             lines.append("trainer.precision: tf32 is for GPUs; this device computes in float32")
+        if (self.config.precision, precision_of(self.config)) == ("auto", "tf32"):
+            lines.append("trainer.precision: auto is tf32 on this GPU; no keeps all of float32")
         sigma = getattr(self.model.config, "sigma", None)
         warning = self.geco.unreachable(sigma) if self.geco and sigma else None
         return [*lines, f"warning: {warning}"] if warning else lines
