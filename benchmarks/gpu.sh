@@ -28,7 +28,7 @@ declare -A PARTS=(
 )
 declare -A LIMITS=(
   [wheels]=20 [build]=170 [extension]=170 [native-is-there]=20 [tests-native]=50 [tests-graph]=40
-  [tests-generator]=20 [memcheck]=60 [racecheck]=60 [tests-triton]=40 [steps]=150 [ops]=150 [ncu]=50
+  [tests-generator]=20 [memcheck]=60 [racecheck]=60 [tests-triton]=40 [steps]=150 [ops]=200 [ncu]=50
   [ops-compiled]=90 [training]=400 [evaluate]=50
 )
 
@@ -96,7 +96,7 @@ ops() {
   on_gpu || timed "(native or plain) and (B32K4 or M32C16)"
 }
 ops-compiled() {
-  on_gpu && timed "compiled and (float32 or bfloat16)" && return
+  on_gpu && timed "compiled and backward and (float32 or bfloat16)" && return
   on_gpu || timed "compiled and B32K4C3"
 }
 steps() {

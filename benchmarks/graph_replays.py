@@ -1,7 +1,8 @@
 """Times of GPU work by itself: CUDA events around replays of a graph.
 
-A single call takes microseconds, a Python call as long: so many calls are captured in one graph,
-each on inputs of its own, which together do not fit in the cache, and the replay is timed.
+A single call takes microseconds, a Python call as long: so several calls are captured in one graph,
+each on inputs of its own, and the replay is timed. What they move together does not fit in the
+cache, so that none finds its inputs there.
 """
 
 from __future__ import annotations
@@ -10,13 +11,13 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-COLD = 4  # times the cache that the inputs fill together
+COLD = 4  # times the cache that the calls fill together
 FEWEST, MOST = 4, 64  # calls in a graph
 
 
-def sets_of_inputs(size: int, cache: int) -> int:
-    """How many sets of inputs of `size` bytes make a cache of `cache` bytes useless."""
-    return min(MOST, max(FEWEST, -(-COLD * cache // max(1, size))))
+def calls_of(moved: int, cache: int) -> int:
+    """How many calls, of `moved` bytes each, make a cache of `cache` bytes useless."""
+    return min(MOST, max(FEWEST, -(-COLD * cache // max(1, moved))))
 
 
 def cache_bytes() -> int:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.graph_replays import Replays, cache_bytes, sets_of_inputs
+from benchmarks.graph_replays import Replays, cache_bytes, calls_of
 from benchmarks.operators import OPERATORS, Inputs
 from emorl.memory import keep_memory
 from emorl.ops import backends
@@ -113,20 +114,26 @@ def _seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def measure(benchmark: Any, function: Function, case: Any, first: Inputs, part: str) -> np.ndarray:
-    """Seconds of a call, each round's."""
+@lru_cache(maxsize=1)  # making them takes longer than timing
+def inputs_of(case: Any, dtype: torch.dtype) -> Inputs:
+    inputs: Inputs = case.inputs(dtype, DEVICE)
+    return inputs
+
+
+def copy_of(inputs: Inputs) -> Inputs:
+    """The same numbers elsewhere in memory."""
+    return {n: x.detach().clone().requires_grad_(x.requires_grad) for n, x in inputs.items()}
+
+
+def measure(benchmark: Any, work: Callable[[Inputs], Any], first: Inputs, moved: int) -> np.ndarray:
+    """Seconds of a call that moves so many bytes, one number a round."""
     if not GPU:
-        benchmark(lambda: call(function, first, part))
+        benchmark(lambda: work(first))
         return np.array(benchmark.stats.stats.data)
-    count = sets_of_inputs(sum(x.nbytes for x in first.values()), cache_bytes())
-    sets = [first, *(case.inputs(first_dtype(first), DEVICE) for _ in range(count - 1))]
-    replays = Replays([lambda x=x: call(function, x, part) for x in sets])
+    copies = calls_of(moved, cache_bytes()) - 1
+    replays = Replays([partial(work, x) for x in (first, *(copy_of(first) for _ in range(copies)))])
     benchmark.pedantic(replays.round, rounds=ROUNDS, warmup_rounds=2)
     return np.array(replays.seconds[-ROUNDS:])
-
-
-def first_dtype(inputs: Inputs) -> torch.dtype:
-    return next(iter(inputs.values())).dtype
 
 
 @pytest.mark.parametrize("name", ["native", "triton", "plain", "compiled"])
@@ -142,14 +149,14 @@ def test_operator(
     part: str,
     name: str,
 ) -> None:
-    inputs = case.inputs(dtype, DEVICE)
+    inputs = inputs_of(case, dtype)
     function = variant(name, operator, case)
     results = call(function, inputs, part)
     if name in ("native", "triton"):
         check(results, operator, case, inputs, part)
     moved = OPERATORS[operator].bytes_moved(inputs, *results)
     benchmark.group = f"{operator} {case} {str(dtype).removeprefix('torch.')} {part}"
-    times = measure(benchmark, function, case, inputs, part)
+    times = measure(benchmark, lambda x: call(function, x, part), inputs, moved)
     rate = moved / float(np.median(times))
     benchmark.extra_info.update(
         variant=name,

@@ -11,7 +11,7 @@ import torch
 from benchmarks import graph_replays
 from benchmarks.against_released import check_losses, variants_of
 from benchmarks.cases import MixtureNllCase, SlotAttentionCase, SpatialBroadcastCase
-from benchmarks.graph_replays import Replays, sets_of_inputs
+from benchmarks.graph_replays import Replays, calls_of
 from benchmarks.operators import OPERATORS
 from benchmarks.steps import ON_GPU, Case, variant_step
 from benchmarks.test_ops import Results, call, check, variant
@@ -64,7 +64,7 @@ def test_results_are_checked_against_float64(operator, dtype):
     ("size", "count"), [(1, 64), (10 << 20, 20), (33 << 20, 7), (1 << 30, 4), (0, 64)]
 )
 def test_inputs_do_not_fit_in_the_cache(size, count):
-    assert sets_of_inputs(size, 50 << 20) == count
+    assert calls_of(size, 50 << 20) == count
 
 
 class FakeEvent:
@@ -123,7 +123,8 @@ def test_a_graphs_steps_have_the_losses_of_the_others(monkeypatch):
     losses = []
     for name in ("float32", "float32 graph"):
         torch.manual_seed(0)
-        model, images = EfficientMORL(TINY), torch.rand(2, 3, 12, 12)
+        model = EfficientMORL(TINY)
+        images = torch.randint(256, (2, 3, 12, 12), dtype=torch.uint8)
         step = variant_step(model, images, name)
         losses.append([])
         for _ in range(6):  # the last ones replayed
