@@ -2,7 +2,9 @@
 # make test-simt   of these, the CUDA kernels on the CPU (docs/simt.md); test-simt-all: in every way
 # make bench  time operators, training steps and rewritings into RESULTS (or one of these:
 #             bench-ops, bench-step, bench-rewritings); make sanitize: C++ under ASan and UBSan;
-#             make gpu OUT=folder: all that needs a GPU (Python: PYTHON)
+# make gpu    OUT=folder: all that needs a GPU (Python: PYTHON), benchmarks/gpu.sh; before that, to
+#             travel to a GPU machine without a network: make gpu-wheels, and
+#             make gpu-carry FIXTURES=folder OFFICIAL=checkout of the released code
 # make demo   train on Tetrominoes, evaluate, report; REAL=file evaluates on that data set as well
 PYTHON ?= python3
 VENV := .venv
@@ -12,7 +14,8 @@ RESULTS := benchmarks/results
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f)
 
-.PHONY: venv test test-simt test-simt-all bench bench-ops bench-step bench-rewritings sanitize gpu demo format clean
+.PHONY: venv test test-simt test-simt-all bench bench-ops bench-step bench-rewritings sanitize gpu \
+        gpu-wheels gpu-carry demo format clean
 
 venv: $(VENV)/.installed
 
@@ -65,7 +68,29 @@ sanitize: venv
 
 # No `venv`: on a GPU machine torch and its tools are there already.
 gpu:
-	OUT=$(OUT) PYTHON=$(PYTHON) benchmarks/gpu.sh
+	OUT=$(OUT) PYTHON=$(PYTHON) benchmarks/gpu.sh check time train
+
+# What a machine with CUDA's PyTorch and its usual companions lacks, for its Python; they need
+# nothing but PyYAML and typing_extensions, which are there.
+CARRIED := .gpu
+WHEELS := jsonargparse docstring_parser typeshed_client google-crc32c
+PLATFORMS := manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 manylinux1
+gpu-wheels: venv
+	rm -rf $(CARRIED)/wheels
+	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 \
+	  --implementation cp $(PLATFORMS:%=--platform %_x86_64) -c constraints.txt \
+	  -d $(CARRIED)/wheels $(WHEELS)
+
+# Weights and pictures of the released code stay here: its modules are enough.
+gpu-carry:
+	@test -d "$(FIXTURES)/golden" || { echo "FIXTURES: expected a folder with data/ and golden/"; exit 1; }
+	@test -f "$(OFFICIAL)/lib/model.py" || { echo "OFFICIAL: expected a checkout with lib/"; exit 1; }
+	rm -rf $(CARRIED)/fixtures $(CARRIED)/official
+	mkdir -p $(CARRIED)/fixtures $(CARRIED)/official
+	cp -r $(FIXTURES)/data $(FIXTURES)/golden $(CARRIED)/fixtures
+	cp -r $(OFFICIAL)/lib $(OFFICIAL)/LICENSE $(CARRIED)/official
+	find $(CARRIED)/official -name '*.pth' -delete
+	@$(PYTHON) -m benchmarks.carried $(CARRIED)
 
 demo: venv
 	$(BIN)/emorl train --config tetrominoes-laptop --out $(RUN) --resume auto

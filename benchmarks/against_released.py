@@ -16,43 +16,49 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from benchmarks import released
 from benchmarks.processes import Step, Worker, in_turns, machine
-from benchmarks.steps import Case, training_step
+from benchmarks.steps import ON_GPU, Case, training_step, variant_step
 from emorl.compat.official import load_checkpoint
 from emorl.training.config_file import find_config
 
 VARIANTS = {
     "emorl": "emorl",
+    **{variant: f"emorl, {variant}" for variant in ON_GPU},
     "released": "as released",
     "first-order": "as released, but create_graph=False",
 }
+# By how much a loss may differ: where factors are rounded, by their rounding in each of about 20
+# layers that an image passes, else by another order of sums.
+ROUNDING = {"tf32": 20 * 2**-11, "bf16": 20 * 2**-8}
+_TF32_BY_DEFAULT = ("released", "first-order")  # PyTorch's default for a GPU's convolutions
+WARM_UP = 5  # rounds on a GPU: kernels are chosen, graphs captured
 PARTS = ("train", "inference")
 
 
-def make_step(case: Case, part: str, variant: str, checkout: Path) -> Step:
+def make_step(case: Case, part: str, variant: str, checkout: Path, device: str) -> Step:
     """One training step, or one inference, and the loss (of an inference 0)."""
+    ours = variant not in ("released", "first-order")
     net = released.net_of(case.network(), case.steps)
     torch.manual_seed(0)
     theirs: Any = released.build(checkout, net, case.batch)
-    images = torch.rand(case.batch, 3, *case.network().image_size)
+    images = torch.rand(case.batch, 3, *case.network().image_size).to(device)
     model: Any = theirs
-    if variant == "emorl":
+    if ours:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "weights.pth"
             torch.save({"model": theirs.state_dict()}, path)
             model = load_checkpoint(path, net, case.steps, convolution_backend="auto")
         model.config.score_chunk = case.chunk or None
-    model.train(part == "train")
+    model.to(device).train(part == "train")
 
     if part == "inference":
 
         def infer() -> float:
             with torch.no_grad():
-                if variant == "emorl":
+                if ours:
                     model(images)
                 else:
                     model(2 * images - 1, None, 0, 1.0)
@@ -60,8 +66,8 @@ def make_step(case: Case, part: str, variant: str, checkout: Path) -> Step:
 
         return infer
 
-    if variant == "emorl":
-        return training_step(model, lambda: model.objective(images).loss)
+    if ours:
+        return variant_step(model, images, variant)
     train = training_step(
         model, lambda: model(2 * images - 1, None, 0, 1.0)["total_loss"], fused=None
     )
@@ -73,33 +79,51 @@ def make_step(case: Case, part: str, variant: str, checkout: Path) -> Step:
     return train_with_first_derivatives if variant == "first-order" else train
 
 
-def compare(case: Case, part: str, checkout: Path, threads: int, rounds: int) -> dict[str, Any]:
+def variants_of(case: Case, part: str, device: str) -> list[str]:
+    """What is compared; the first one's loss is that of all."""
+    ours = ON_GPU if (device, part) == ("cuda", "train") else ["emorl"]
+    twice = part == "train" and case.steps  # the released code differentiates its gradients
+    return [*ours, "released", *(["first-order"] if twice else [])]
+
+
+def check_losses(losses: dict[str, float], case: Case) -> None:
+    """Raise an AssertionError if a loss differs from the first by more than its rounding."""
+    first = next(iter(losses.values()))
+    for variant, loss in losses.items():
+        rounding = ROUNDING.get("tf32" if variant in _TF32_BY_DEFAULT else variant[:4], 1e-4)
+        if not abs(loss - first) <= rounding * abs(first):
+            raise AssertionError(f"{case}: the losses differ: {losses}")
+
+
+def compare(
+    case: Case, part: str, checkout: Path, threads: int, rounds: int, device: str
+) -> dict[str, Any]:
     """Seconds and bytes of every variant."""
-    variants = [*VARIANTS] if part == "train" and case.steps else ["emorl", "released"]
     with ExitStack() as stack:
         workers = {
             variant: stack.enter_context(
                 Worker(
-                    partial(make_step, case, part, variant, checkout),
+                    partial(make_step, case, part, variant, checkout, device),
                     threads,
                     keep=variant == "emorl",
                 )
             )
-            for variant in variants
+            for variant in variants_of(case, part, device)
         }
         losses = {variant: worker.step()[1] for variant, worker in workers.items()}
-        if not np.allclose([*losses.values()], losses["emorl"], rtol=1e-4):
-            raise AssertionError(f"{case}: the losses differ: {losses}")
+        check_losses(losses, case)
+        if device == "cuda":
+            in_turns(workers, WARM_UP)
         results = in_turns(workers, rounds)
     for result in results.values():
         result["images_per_second"] = case.batch / result["seconds"]["median"]
-    return {"case": str(case), "part": part, "loss": losses["emorl"], "variants": results}
+    return {"case": str(case), "part": part, "losses": losses, "variants": results}
 
 
 def describe(result: dict[str, Any]) -> str:
-    """Lines of a table, each variant against emorl."""
+    """Lines of a table, each variant against the first."""
     lines = [f"{result['case']}, {result['part']}"]
-    ours = result["variants"]["emorl"]
+    ours = next(iter(result["variants"].values()))
     for name, numbers in result["variants"].items():
         seconds, peak = numbers["seconds"], numbers["peak_bytes_above_start"]
         lines.append(
@@ -117,6 +141,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", type=Case.parse, metavar="CONFIG:BATCH:STEPS[:CHUNK]")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["train"])
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, help="JSON file of the results")
     options = parser.parse_args()
@@ -132,7 +157,9 @@ def main() -> None:
     results = []
     for case in cases:
         for part in options.parts:
-            result = compare(case, part, options.official, options.threads, options.rounds)
+            result = compare(
+                case, part, options.official, options.threads, options.rounds, options.device
+            )
             results.append(result)
             print(describe(result), flush=True)
             if options.out:  # after each: a later failure loses nothing

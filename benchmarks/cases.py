@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -73,6 +73,14 @@ SLOT_ATTENTION_TIMED = [
     SlotAttentionCase(32, 6, 4096, 64),
     SlotAttentionCase(4, 11, 16384, 64),
     SlotAttentionCase(32, 7, 9216, 64),
+]
+
+# On a GPU, at the official batch: every form on CLEVR6, and the other data sets' sizes.
+SLOT_ATTENTION_BATCH_32 = [
+    SlotAttentionCase(32, 7, 9216, 64),
+    SlotAttentionCase(32, 7, 9216, 64, 64),
+    SlotAttentionCase(32, 6, 4096, 64),
+    SlotAttentionCase(32, 4, 1225, 64),
 ]
 
 
@@ -157,6 +165,16 @@ MIXTURE_NLL_TIMED = [
     MixtureNllCase(32, 4, 35, 35, kind="gaussian"),
 ]
 
+MIXTURE_NLL_BATCH_32 = [
+    *(
+        MixtureNllCase(32, 7, 96, 96, kind=kind, layout=layout)
+        for kind in get_args(Likelihood)
+        for layout in ("last", "first")
+    ),
+    MixtureNllCase(32, 6, 64, 64, kind="gaussian"),
+    MixtureNllCase(32, 4, 35, 35, kind="gaussian"),
+]
+
 
 @dataclass(frozen=True)
 class SpatialBroadcastCase:
@@ -224,4 +242,14 @@ SPATIAL_BROADCAST_TIMED = [
     SpatialBroadcastCase(28, 64, 72, 72),
     SpatialBroadcastCase(128, 32, 39, 39, activation="relu", border_classes=True),
     SpatialBroadcastCase(32, 16, 39, 39, activation="relu", border_classes=True),
+]
+
+SPATIAL_BROADCAST_BATCH_32 = [
+    *(
+        SpatialBroadcastCase(224, 64, side, side, border_classes=border, channels_last=last)
+        for side, border in ((104, False), (94, True))
+        for last in (True, False)
+    ),
+    SpatialBroadcastCase(192, 64, 72, 72),
+    SpatialBroadcastCase(128, 32, 39, 39, activation="relu", border_classes=True),
 ]

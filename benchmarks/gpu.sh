@@ -1,61 +1,200 @@
 #!/usr/bin/env bash
-# Everything that needs a GPU, in one command: build with CUDA, test, look for memory errors, time.
+# What to do with half an hour on a GPU machine without a network that is bare at the start.
 #
-#   OUT=folder benchmarks/gpu.sh              logs and timings go to OUT
-#   OUT=folder benchmarks/gpu.sh --dry-run    says what would run
+#   OUT=folder benchmarks/gpu.sh [--dry-run | --rehearse] STEP...
 #
-# PYTHON chooses the interpreter. Every step runs, whatever became of those before it; the exit
-# status is that of the worst.
+# STEP is one of the three calls (check, time, train), of at most 8 minutes each, or a part of one;
+# `train` comes first to be cut, if less than 9 minutes are left. --dry-run lists the calls, with
+# the seconds that --rehearse took for the same parts, small, on a CPU. `make gpu-carry` puts into
+# .gpu/ what has to travel with the checkout: wheels, fixtures, released code. Beside these,
+# .gpu/extension/ may hold the _C*.so and _build.json that `check` left in OUT, .gpu/run/ the run.tar
+# of `train`, to go on with.
+#
+# Every part has a time limit (LIMIT: a lower one for all), and what it has written by then stays:
+# JSON line by line, logs in one tar. OUT ends with at most 8 files of less than 16 MiB.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
-OUT=$(realpath -m "${OUT:?expected OUT=folder for logs and timings}")
 PYTHON=${PYTHON:-python3}
-DRY_RUN=${1:-}
-OP_TESTS=(tests/test_slot_attention*.py tests/test_mixture_nll*.py tests/test_spatial_broadcast*.py)
-worst=0
-mkdir -p "$OUT"
+LIMIT=${LIMIT:-100000}
+CALL=480 # seconds of a call
+REHEARSAL=benchmarks/results/gpu-rehearsal-cpu.jsonl
+CARRIED=.gpu
+OPS=(tests/test_slot_attention*.py tests/test_mixture_nll*.py tests/test_spatial_broadcast*.py)
+declare -A PARTS=(
+  [check]="wheels build native-is-there tests-native tests-graph tests-generator memcheck racecheck tests-triton"
+  [time]="wheels extension native-is-there steps ops ncu ops-compiled"
+  [train]="wheels extension training evaluate"
+)
+declare -A LIMITS=(
+  [wheels]=20 [build]=170 [extension]=170 [native-is-there]=20 [tests-native]=50 [tests-graph]=40
+  [tests-generator]=20 [memcheck]=60 [racecheck]=60 [tests-triton]=40 [steps]=150 [ops]=200 [ncu]=50
+  [ops-compiled]=90 [training]=400 [evaluate]=50
+)
 
-step() {  # step NAME COMMAND...
-  local name=$1 start=$SECONDS status
+if [ "${1:-}" = --dry-run ] || [ "${1:-}" = --rehearse ]; then
+  mode=$1
   shift
-  if [ "$DRY_RUN" = --dry-run ]; then
-    echo "$name: $*"
+fi
+DEVICE=cuda SLOWER=1
+[ "${mode:-}" = --rehearse ] && DEVICE=cpu SLOWER=20 # a busy processor against a GPU
+
+on_gpu() { [ $DEVICE = cuda ]; }
+tests() { "$PYTHON" -m pytest -q -p no:cacheprovider "$@"; }
+
+wheels() { # packages that the machine lacks
+  compgen -G "$CARRIED/wheels/*.whl" >/dev/null || { echo "no wheels in $CARRIED/wheels"; return 0; }
+  on_gpu || { ls $CARRIED/wheels; return 0; } # of another Python
+  "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$SITE" \
+    $CARRIED/wheels/*.whl
+}
+build() {
+  local cuda=0
+  on_gpu && cuda=1
+  EMORL_CUDA=$cuda "$PYTHON" setup.py build_ext --inplace || return
+  cp emorl/_C*.so emorl/_build.json "$OUT/"
+}
+extension() { # the one that was carried, if it loads
+  if compgen -G "$CARRIED/extension/_C*.so" >/dev/null; then
+    cp $CARRIED/extension/_C*.so $CARRIED/extension/_build.json emorl/
+    native-is-there && return
+  fi
+  build
+}
+native-is-there() {
+  "$PYTHON" -m emorl.info
+  "$PYTHON" -c "
+import sys
+from emorl.ops import backends
+missing = {op: found['native'] for op, found in backends('$DEVICE').items() if found['native']}
+sys.exit(f'no native kernels on $DEVICE: {missing}' if missing else 0)"
+}
+tests-native() { tests "${OPS[@]}" tests/test_convolution.py -k native; }
+tests-graph() { tests tests/test_training_graph.py tests/test_host_waits.py; }
+tests-generator() { tests tests/test_data_tetrominoes.py; }
+tests-triton() { # in parallel where pytest-xdist is
+  local parallel=()
+  "$PYTHON" -c "import xdist" 2>/dev/null && parallel=(-n 14)
+  tests "${parallel[@]}" "${OPS[@]}" -k triton
+}
+sanitized() { # sanitized TOOL: our kernels alone, by their mangled names
+  local tool=()
+  on_gpu && tool=(compute-sanitizer --tool "$1" --error-exitcode 1
+    --kernel-name kernel_substring=emorl)
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 "${tool[@]}" "$PYTHON" -m pytest -q -p no:cacheprovider \
+    "${OPS[@]}" -k "native and accurate"
+}
+memcheck() { sanitized memcheck; }
+racecheck() { sanitized racecheck; }
+timed() { # timed PYTEST-EXPRESSION
+  local small=()
+  on_gpu || small=(--benchmark-min-rounds=1 --benchmark-max-time=0.1)
+  tests benchmarks/test_ops.py --json-lines "$OUT/ops.jsonl" "${small[@]}" -k "$1"
+}
+ops() {
+  on_gpu && timed "not compiled" && return
+  on_gpu || timed "(native or plain) and (B32K4 or M32C16)"
+}
+ops-compiled() {
+  on_gpu && timed "compiled and backward and (float32 or bfloat16)" && return
+  on_gpu || timed "compiled and B32K4C3"
+}
+steps() {
+  local cases=(tetrominoes:32:3 multi_dsprites:32:3 clevr6:32:3)
+  on_gpu || cases=(tetrominoes:2:1)
+  "$PYTHON" -m benchmarks.against_released --official $CARRIED/official --device $DEVICE \
+    --cases "${cases[@]}" --rounds 9 --out "$OUT/steps.json"
+}
+ncu() {
+  local tool=()
+  on_gpu && tool=(command ncu --clock-control none --kernel-name-base mangled
+    --kernel-name regex:emorl --section SpeedOfLight --section MemoryWorkloadAnalysis
+    --section Occupancy --section LaunchStats --csv --log-file "$OUT/ncu.csv")
+  "${tool[@]}" "$PYTHON" -m benchmarks.operators --device $DEVICE
+}
+training() {
+  local run=$WORK/run left=$((DEADLINE - SECONDS)) config=(--config smoke --trainer.device cpu)
+  mkdir -p "$run"
+  [ -f $CARRIED/run/run.tar ] && tar -C "$run" -xf $CARRIED/run/run.tar
+  # What is left of the call, but for the evaluation and a minute to begin and to end.
+  on_gpu && config=(--config tetrominoes --trainer.cuda_graph true
+    --trainer.max_minutes "$("$PYTHON" -c "print(max(0.5, ($left - 110) / 60))")"
+    --trainer.checkpoint_every 2000 --trainer.keep_checkpoints 1 --trainer.picture_every 0)
+  "$PYTHON" -m emorl train "${config[@]}" --out "$run" --resume auto
+  local status=$?
+  cp "$run/metrics.jsonl" "$OUT/"
+  tar -C "$run" --exclude=tensorboard --exclude=pictures -cf "$OUT/run.tar" .
+  return $status
+}
+evaluate() {
+  "$PYTHON" -m emorl evaluate "$WORK/run" --data tetrominoes --images 320 \
+    --json "$OUT/evaluation.json"
+}
+
+part() { # part NAME: run it within its limit, keep its log and its status
+  local name=$1 start=$SECONDS status limit=$((SLOWER * LIMITS[$1]))
+  local left=$((DEADLINE - SECONDS))
+  [ "$limit" -gt $left ] && limit=$left
+  [ "$limit" -gt "$LIMIT" ] && limit=$LIMIT
+  if [ "$limit" -le 0 ]; then
+    echo "$name: no time left"
     return
   fi
-  "$@" >"$OUT/$name.log" 2>&1
+  timeout -k 10 "$limit" "$BASH" -c "$(declare -p DEVICE PYTHON CARRIED OPS OUT WORK SITE SECONDS DEADLINE)
+    $(declare -f); $name" >"$WORK/logs/$name.log" 2>&1
   status=$?
   [ $status -gt $worst ] && worst=$status
-  echo "$name: exit status $status, $((SECONDS - start)) s" | tee -a "$OUT/summary.txt"
-  [ $status -ne 0 ] && tail -n 25 "$OUT/$name.log"
-  return 0
+  printf '{"part": "%s", "device": "%s", "status": %d, "seconds": %d}\n' \
+    "$name" $DEVICE $status $((SECONDS - start)) | tee -a "$OUT/parts.jsonl"
+  [ $status -ne 0 ] && tail -n 15 "$WORK/logs/$name.log"
+  tail -c 2000000 "$WORK/logs/$name.log" >"$WORK/logs/.cut" && mv "$WORK/logs/.cut" "$WORK/logs/$name.log"
+  tar -C "$WORK" -czf "$WORK/logs.tar.gz" logs && mv "$WORK/logs.tar.gz" "$OUT/logs.tar.gz"
+  return $status
+}
+small_enough() { # what does not come back, were it kept
+  local files
+  files=$(find "$OUT" -type f | wc -l)
+  [ "$files" -le 8 ] || echo "$OUT: $files files, expected at most 8"
+  find "$OUT" -type f -size +16383k -printf '%f: 16 MiB or more\n'
+}
+listed() { # listed CALL
+  [ -n "${PARTS[$1]:-}" ] && echo "$1: at most $CALL s in all"
+  for name in ${PARTS[$1]:-$1}; do
+    local seconds
+    seconds=$(sed -n "s/.*\"part\": \"$name\".*\"seconds\": \([0-9]*\).*/\1 s here, on a CPU/p" \
+      $REHEARSAL 2>/dev/null | tail -n 1)
+    printf '  %-16s at most %3d s   %s\n' "$name" "${LIMITS[$name]}" "${seconds:-not run here}"
+  done
 }
 
-check() {  # check TOOL...: run the operators' tests of one GPU backend under compute-sanitizer
-  step "sanitizer-$1" env PYTORCH_NO_CUDA_MEMORY_CACHING=1 \
-    compute-sanitizer --tool "$1" --error-exitcode 1 --kernel-name-exclude kernel_substring=at:: \
-    "$PYTHON" -m pytest -q "${OP_TESTS[@]}" -k "native and accurate"
-}
+[ $# -eq 0 ] && set -- check time train
+names=()
+for step in "$@"; do
+  if [ -z "${PARTS[$step]:-}${LIMITS[$step]:-}" ]; then
+    echo "gpu.sh: expected one of ${!PARTS[*]} ${!LIMITS[*]}, got $step" >&2
+    exit 2
+  fi
+  [ "${mode:-}" = --dry-run ] && listed "$step"
+  names+=(${PARTS[$step]:-$step})
+done
+[ "${mode:-}" = --dry-run ] && exit 0
 
-if [ "$DRY_RUN" != --dry-run ] && ! "$PYTHON" -c \
-  'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-  echo "no GPU that torch can use; --dry-run says what would run" >&2
+OUT=$(realpath -m "${OUT:?expected OUT=folder for what comes back}")
+WORK=$(mktemp -d)
+SITE=$WORK/site
+mkdir -p "$OUT" "$WORK/logs"
+export PYTHONPATH=$SITE:$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+[ -d $CARRIED/fixtures ] && export EMORL_FIXTURES=$PWD/$CARRIED/fixtures
+if on_gpu && ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+  echo "no GPU that torch can use; see --dry-run and --rehearse" >&2
   exit 1
 fi
-step build env EMORL_CUDA=1 "$PYTHON" setup.py build_ext --inplace
-step info "$PYTHON" -m emorl.info
-step test-ops-gpu "$PYTHON" -m pytest -q "${OP_TESTS[@]}"
-step test-ops-cpu env EMORL_TEST_DEVICE=cpu "$PYTHON" -m pytest -q "${OP_TESTS[@]}"
-step test-rest "$PYTHON" -m pytest -q tests
-for tool in memcheck racecheck initcheck; do
-  if command -v compute-sanitizer >/dev/null; then
-    check $tool
-  else
-    echo "sanitizer-$tool: skipped, compute-sanitizer is not on the PATH"
+worst=0 DEADLINE=$((SECONDS + SLOWER * CALL))
+for name in "${names[@]}"; do
+  if ! part "$name" && [ "$name" = native-is-there ]; then
+    echo "stopped: nothing below means anything without the kernels" >&2
+    break
   fi
 done
-for part in ops training_step; do
-  step benchmark-$part "$PYTHON" -m pytest -q "benchmarks/test_$part.py" \
-    --benchmark-json="$OUT/$part-gpu.json"
-done
+small_enough
 exit $worst

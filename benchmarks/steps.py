@@ -1,15 +1,24 @@
-"""The training steps that are measured: of official configurations, at other batches and sizes."""
+"""The training steps that are measured: of official configurations, at other batches and sizes.
+
+A variant names how a GPU computes: "float32", "tf32" or "bf16", then " graph" for a CUDA graph or
+" compiled" for `torch.compile`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from emorl.models import EfficientMORL, EfficientMORLConfig
 from emorl.training.config_file import find_config, load_config
+from emorl.training.graph import GraphedStep
+
+ON_GPU = ("float32", "tf32", "bf16", "tf32 graph", "bf16 graph")
 
 
 @dataclass(frozen=True)
@@ -71,3 +80,53 @@ def training_step(
         return float(loss.detach())
 
     return step
+
+
+def set_precision(variant: str) -> None:
+    """Let the GPU's products round their factors as the variant says; on the CPU nothing."""
+    narrow = not variant.startswith("float32")
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = narrow
+
+
+def autocast(variant: str, device: str) -> AbstractContextManager[object]:
+    """Where the networks over pixels compute in bfloat16, if the variant says so."""
+    narrow = variant.startswith("bf16")
+    return torch.autocast(device, torch.bfloat16) if narrow else nullcontext()
+
+
+def variant_step(model: EfficientMORL, images: Tensor, variant: str) -> Callable[[], float]:
+    """A training step of a variant."""
+    set_precision(variant)
+    if variant.endswith("compiled"):
+        for network in model.children():
+            network.compile()
+    if variant.endswith("graph"):
+        return _graphed_step(model, images, variant)
+
+    def loss() -> Tensor:
+        with autocast(variant, images.device.type):
+            return model.objective(images).loss
+
+    return training_step(model, loss)
+
+
+def _graphed_step(model: EfficientMORL, images: Tensor, variant: str) -> Callable[[], float]:
+    noise = torch.Generator(images.device)
+
+    def backward(images: Tensor, *_: Any) -> dict[str, Tensor]:
+        with autocast(variant, images.device.type):
+            loss = model.objective(images, generator=noise).loss
+        loss.backward()
+        return {"loss": loss.detach()}
+
+    def clip() -> Tensor:
+        return torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=True)
+    step = GraphedStep(backward, clip, optimizer, noise)
+
+    def seeded() -> float:
+        noise.manual_seed(torch.initial_seed())  # the noise that the other variants draw
+        return step(images, None, 0, {})["loss"]
+
+    return seeded

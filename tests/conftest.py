@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,11 @@ import torch
 
 COMPILED = pytest.StashKey[list[str]]()
 SIMULATED = pytest.StashKey[list[str]]()
+# What the extras "train", "triton" and "dev" bring, by the names they are imported by.
+OPTIONAL = {
+    *("accelerate", "google_crc32c", "h5py", "jinja2", "jsonargparse", "matplotlib", "PIL", "yaml"),
+    *("scipy", "tensorboard", "tqdm", "triton", "hypothesis", "sklearn"),
+}
 
 if not torch.cuda.is_available():  # before any kernel is defined; on a GPU the real ones run
     os.environ.setdefault("TRITON_INTERPRET", "1")
@@ -18,6 +24,30 @@ if not torch.cuda.is_available():  # before any kernel is defined; on a GPU the 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[COMPILED] = []
     config.stash[SIMULATED] = []
+
+
+class TestFile(pytest.Module):
+    """A file of tests, which is skipped where it imports an optional package that is missing.
+
+    One such file would otherwise stop all others, on a GPU machine without a network, say.
+    """
+
+    __test__ = False
+
+    def collect(self) -> Iterable[pytest.Item | pytest.Collector]:
+        try:
+            return super().collect()
+        except self.CollectError as error:
+            missing = str(getattr(error.__cause__, "name", None)).partition(".")[0]
+            if missing not in OPTIONAL:
+                raise
+            reason = f"{self.path.name}: {missing} is not installed"
+            pytest.skip(reason, allow_module_level=True)
+
+
+def pytest_pycollect_makemodule(module_path: Path, parent: pytest.Collector) -> pytest.Module:
+    module: pytest.Module = TestFile.from_parent(parent, path=module_path)
+    return module
 
 
 def pytest_report_header() -> list[str]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from process_testing import run_ranks
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from training_fakes import FakeImages, FakeModel
 
 from emorl.data import Batch, ObjectDataset, open_dataset
@@ -17,7 +20,7 @@ from emorl.models import EfficientMORL, EfficientMORLConfig
 from emorl.nn import refinement, score_once
 from emorl.ops._library import extension
 from emorl.training.config import TrainerConfig
-from emorl.training.devices import make_accelerator
+from emorl.training.devices import make_accelerator, precision_of
 from emorl.training.trainer import Trainer
 
 NETWORK = {
@@ -183,13 +186,81 @@ def test_a_bfloat16_run_follows_a_float32_run(tmp_path):
     assert not torch.equal(curves[1], curves[0])
 
 
-@pytest.mark.parametrize("precision", ["no", "tf32", "bf16"])
+@pytest.mark.parametrize("precision", ["auto", "no", "tf32", "bf16"])
 def test_tensor_cores_round_float32_only_where_asked(tmp_path, precision):
     for backend in (torch.backends.cuda.matmul, torch.backends.cudnn):
         backend.allow_tf32 = precision != "tf32"
     Trainer(FakeModel(), FakeImages(), settings(precision, steps=1), tmp_path).run()
     assert torch.backends.cuda.matmul.allow_tf32 == (precision == "tf32")
     assert torch.backends.cudnn.allow_tf32 == (precision == "tf32")
+
+
+@pytest.mark.parametrize(
+    ("precision", "device", "capability", "meant"),
+    [
+        ("auto", "auto", (9, 0), "tf32"),
+        ("auto", "auto", (8, 0), "tf32"),
+        ("auto", "auto", (7, 5), "no"),
+        ("auto", "auto", None, "no"),
+        ("auto", "cpu", (9, 0), "no"),
+        ("no", "auto", (9, 0), "no"),
+        ("bf16", "auto", (9, 0), "bf16"),
+    ],
+)
+def test_auto_is_tf32_where_the_gpu_has_it(monkeypatch, precision, device, capability, meant):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
+    assert TrainerConfig().precision == "auto"
+    assert precision_of(TrainerConfig(precision=precision, device=device)) == meant
+
+
+class RoundFactors(TorchDispatchMode):
+    """What TF32 does, on the CPU: factors of products rounded to 10 bits after the leading one."""
+
+    FACTORS: ClassVar[dict[str, tuple[int, ...]]] = {  # which arguments they are
+        "convolution": (0, 1),
+        "convolution_backward": (0, 1, 2),
+        **dict.fromkeys(("mm", "bmm"), (0, 1)),
+        **dict.fromkeys(("addmm", "baddbmm"), (1, 2)),
+    }
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        places = self.FACTORS.get(func.overloadpacket.__name__, ())
+        args = tuple(_to_tf32(x) if place in places else x for place, x in enumerate(args))
+        return func(*args, **(kwargs or {}))
+
+
+def _to_tf32(x: Tensor) -> Tensor:
+    """To the nearest number with 13 of float32's 23 bits of mantissa zero."""
+    bits = x.contiguous().view(torch.int32)
+    rounded = (bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF
+    return rounded.view(torch.float32).view_as(x)
+
+
+def test_tf32_gradients_are_close():
+    """A factor is wrong by 2^-11 = 4.9e-4 of itself at most, an eighth of bfloat16's error.
+
+    So the gradients may be wrong by an eighth of what the test of bfloat16 allows.
+    """
+    x = torch.randn(10_000)
+    errors = ((_to_tf32(x) - x) / x).abs()
+    assert 2**-12 < errors.max() <= 2**-11
+    images, results = torch.rand(4, 3, 12, 12), []
+    for mode in (nullcontext(), RoundFactors()):
+        network = model(stochastic_layers=2, convolution_backend="reference")
+        noise = torch.Generator().manual_seed(1)
+        with mode:
+            loss = network.objective(images, generator=noise).loss
+            loss.backward()
+        results.append((loss.item(), {n: p.grad for n, p in network.named_parameters()}))
+    (loss, gradients), (rounded_loss, rounded) = results
+    assert rounded_loss != loss
+    assert rounded_loss == pytest.approx(loss, rel=2**-11)
+    norms = {name: float(gradient.norm()) for name, gradient in gradients.items()}
+    floor = 1e-8 * max(norms.values())
+    for name, gradient in gradients.items():
+        error = float((rounded[name] - gradient).norm())
+        assert error < 0.1 / 8 * norms[name] + floor, name
 
 
 def test_tf32_on_a_cpu_is_announced(tmp_path, capsys):
@@ -217,5 +288,5 @@ def _multiply_small_numbers() -> None:
 
 def test_fp16_is_refused():
     """Its gradients vanish without a scaler."""
-    with pytest.raises(ValueError, match=r"precision: expected one of no, tf32, bf16, got fp16"):
+    with pytest.raises(ValueError, match=r"expected one of auto, no, tf32, bf16, got fp16"):
         TrainerConfig(precision="fp16")

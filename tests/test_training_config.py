@@ -163,7 +163,10 @@ def test_geco_can_be_switched_off():
         (["--trainer.steps", "0"], "trainer.steps: expected at least 1, got 0"),
         (["--trainer.learning_rate", "-1"], "trainer.learning_rate: expected a positive number"),
         (["--trainer.decay_steps", "x"], "trainer.decay_steps: expected int or null, got x"),
-        (["--trainer.precision", "fp16"], "precision: expected one of no, tf32, bf16, got fp16"),
+        (
+            ["--trainer.precision", "fp16"],
+            "expected one of auto, no, tf32, bf16, got fp16",
+        ),
         (["--trainer.geco", "1"], "expected {target_per_dim: NUMBER, ...} or null, got 1"),
         (["--trainer.geco.step", "1"], "--trainer.geco.step; did you mean trainer.geco.step_size?"),
         (["--trainer.geco.target_per_dim=0", "--trainer.geco.decay=1"], "in [0, 1), got 1"),

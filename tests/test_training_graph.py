@@ -120,7 +120,7 @@ def test_a_step_that_is_not_finite_leaves_the_weights(tmp_path, steps):
     before = {name: x.clone() for name, x in trainer.model.state_dict().items()}
     trainer.model.encoder.norm.bias.data[0] = before["encoder.norm.bias"][0] = math.inf
     with pytest.raises(NonFiniteError, match=f"step {steps + 1}: "):
-        trainer._train_step(FakeImages().__getitems__(range(6)), stop=False)
+        trainer._train_step(FakeImages().__getitems__(range(6)).image, stop=False)
     after = trainer.model.state_dict()
     assert all(torch.equal(after[name], x) for name, x in before.items())
 

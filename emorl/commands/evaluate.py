@@ -29,7 +29,7 @@ def run(arguments: list[str]) -> int:
 
     model = load_model(folder)
     dataset = _open(options, run_dir)
-    accelerator = make_accelerator(TrainerConfig(device=options.device))
+    accelerator = make_accelerator(TrainerConfig(device=options.device, precision="no"))
     result = {
         "checkpoint": str(folder),
         "data": options.data or dataset.name,

@@ -11,6 +11,7 @@ from torch import Tensor
 from emorl.data.base import UNBOUNDED, Batch, ObjectDataset
 
 _AHEAD = 512
+_AHEAD_ON_GPU = 8192  # a call takes as long as for a few, and waits for the GPU several times
 
 
 class GeneratedDataset(ObjectDataset):
@@ -22,6 +23,7 @@ class GeneratedDataset(ObjectDataset):
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
+        self._most_ahead = _AHEAD if self.device.type == "cpu" else _AHEAD_ON_GPU
         self._ahead: dict[tuple[int, int], Batch] = {}
         self._latest: tuple[int, int, int] = (0, 0, 0)
 
@@ -36,7 +38,7 @@ class GeneratedDataset(ObjectDataset):
         """The images at `indices`, on the data set's device."""
         self._require_indices(indices, len(self))
         start, count = (indices[0] if indices else 0), len(indices)
-        if 0 < count < _AHEAD and list(indices) == list(range(start, start + count)):
+        if 0 < count < self._most_ahead and list(indices) == list(range(start, start + count)):
             return self._run(start, count)
         return self.generate(torch.as_tensor(indices, dtype=torch.int64, device=self.device))
 
@@ -48,18 +50,17 @@ class GeneratedDataset(ObjectDataset):
         if (start, count) in self._ahead:
             return self._ahead.pop((start, count))
         regular = count == last_count and stride == last_stride and stride > 0
-        runs = _AHEAD // count if regular else 1
+        runs = self._most_ahead // count if regular else 1
         runs = min(runs, (len(self) - start - count) // max(stride, 1) + 1)
-        starts = [start + run * stride for run in range(runs)]
-        offsets = torch.arange(count, device=self.device)
-        batch = self.generate((torch.tensor(starts, device=self.device)[:, None] + offsets).ravel())
+        steps = torch.arange(runs, device=self.device) * stride + start
+        batch = self.generate((steps[:, None] + torch.arange(count, device=self.device)).ravel())
         self._ahead = {
-            (first, count): _copy(batch, slice(run * count, (run + 1) * count))
-            for run, first in enumerate(starts)
+            (start + run * stride, count): _rows(batch, slice(run * count, (run + 1) * count))
+            for run in range(runs)
         }
         return self._ahead.pop((start, count))
 
 
-def _copy(batch: Batch, rows: slice) -> Batch:
-    """Some rows of a batch; copied, since a worker process would send a view's whole storage."""
-    return batch.apply(lambda tensor: tensor[rows].clone())
+def _rows(batch: Batch, rows: slice) -> Batch:
+    """Some rows of a batch; on the CPU copied, since a worker would send a view's whole storage."""
+    return batch.apply(lambda x: x[rows].clone() if x.is_cpu else x[rows])

@@ -193,8 +193,8 @@ class EfficientMORL(RefinedModel):
             hierarchy, refined = self._hierarchy(self._features(request), request), []
             result = self._decode(hierarchy.samples[-1], request)
         else:
-            weights = self.loss_weights.tolist()  # unknown to a compiler: 0 steps do without
-            hierarchy, _, steps = self._infer(request._replace(weights=weights))
+            weighted = request._replace(weights=self.loss_weights.unbind())
+            hierarchy, _, steps = self._infer(weighted)
             refined = [_decomposition(step) for step in (steps[1:] if details else steps[-1:])]
             result = refined[-1]
         if details:

@@ -118,7 +118,7 @@ class IODINE(RefinedModel):
         Raises:
             ValueError: for images or numbers that are not possible, saying which are.
         """
-        weights = self.loss_weights.tolist()
+        weights = self.loss_weights.unbind()
         request = self._request(images, num_slots, refinement_steps, weights, generator)
         steps = self._infer(request).steps
         result = _decomposition(steps[-1])
@@ -239,7 +239,7 @@ class IODINE(RefinedModel):
         return mixture_likelihood(target, decoded, c.likelihood, c.sigma, c.backend)
 
     def _look(
-        self, target: Tensor, decoded: Tensor, gradient: Tensor, weight: float, batch: int
+        self, target: Tensor, decoded: Tensor, gradient: Tensor, weight: float | Tensor, batch: int
     ) -> Tensor:
         """The code of each slot; `gradient` is that of the mean NLL, which the loss weights."""
         with full_precision(decoded):

@@ -6,14 +6,13 @@ Legend: B batch, K slots, D slot width, H W image, I refinement steps.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from emorl.models.base import ObjectCentricModel, Objective, checked_images
-from emorl.nn.refinement import ScoredPosterior
+from emorl.nn.refinement import ScoredPosterior, Weights
 from emorl.training.objective import GECO
 
 
@@ -23,7 +22,7 @@ class Request(NamedTuple):
     target: Tensor  # [B, 3, H, W] in [0, 1]
     num_slots: int
     steps: int
-    weights: Sequence[float]  # of NLL and KL, in the loss that refinement descends
+    weights: Weights  # of NLL and KL, in the loss that refinement descends
     generator: torch.Generator | None
     details: bool = False
 
@@ -105,7 +104,7 @@ class RefinedModel(ObjectCentricModel):
 
         Arguments and result as `objective`; `loss` is the weighted sum without a constraint.
         """
-        weights = self.loss_weights.tolist()
+        weights = self.loss_weights.unbind()
         request = self._request(images, num_slots, refinement_steps, weights, generator)
         inference = self._infer(request)
         losses = [weights[0] * s.score.nll + weights[1] * s.kl.mean() for s in inference.steps]
@@ -116,7 +115,7 @@ class RefinedModel(ObjectCentricModel):
         images: Tensor,
         num_slots: int | None,
         steps: int | None,
-        weights: Sequence[float],
+        weights: Weights,
         generator: torch.Generator | None,
         details: bool = False,
     ) -> Request:

@@ -43,7 +43,9 @@ class AuthorsInputs(nn.Module):
         self.width = 4 * dim
         self.coordinates = CoordinateGrid(image_size)
 
-    def images(self, image: Tensor, decoded: Tensor, gradient: Tensor, weight: float) -> Tensor:
+    def images(
+        self, image: Tensor, decoded: Tensor, gradient: Tensor, weight: float | Tensor
+    ) -> Tensor:
         """What is seen of the pixels.
 
         Args:
@@ -118,7 +120,9 @@ class DeepMindInputs(nn.Module):
         self.norm_added = _ImageNorm(1)
         self.norm_posterior = nn.LayerNorm(2 * dim)
 
-    def images(self, image: Tensor, decoded: Tensor, gradient: Tensor, weight: float) -> Tensor:
+    def images(
+        self, image: Tensor, decoded: Tensor, gradient: Tensor, weight: float | Tensor
+    ) -> Tensor:
         """What is seen of the pixels; as `AuthorsInputs.images`, [M, channels, H, W]."""
         means, logits = decoded[:, :, :3], decoded[:, :, 3:]
         log_masks = logits.log_softmax(dim=1)

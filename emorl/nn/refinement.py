@@ -15,6 +15,9 @@ from emorl.nn.noise import share_of
 from emorl.nn.precision import full_precision
 from emorl.nn.score import Score
 
+# Of NLL and KL in a loss; tensors without dimensions where they lie on a device.
+Weights = Sequence[float | Tensor]
+
 
 class ScoredPosterior(NamedTuple):
     """A posterior's loss: that of the hierarchy's last layer, or of a refinement step.
@@ -85,7 +88,7 @@ def refine(
     first: ScoredPosterior,
     score: Callable[[Tensor, Tensor, int], ScoredPosterior],
     steps: int,
-    weights: Sequence[float],
+    weights: Weights,
     generator: torch.Generator | None,
 ) -> list[ScoredPosterior]:
     """Refine a posterior by the gradient of its loss, and score it again, `steps` times.
@@ -116,9 +119,7 @@ def refine(
     return scored
 
 
-def loss_gradient(
-    posterior: Gaussian, scored: ScoredPosterior, weights: Sequence[float]
-) -> Gaussian:
+def loss_gradient(posterior: Gaussian, scored: ScoredPosterior, weights: Weights) -> Gaussian:
     """Gradient of the loss, mean over the batch, with respect to the posterior.
 
     Its part through the decoder is known already: d nll / d slots.
@@ -127,7 +128,7 @@ def loss_gradient(
     outputs, seeds = [scored.slots], [weights[0] * scored.score.gradient]
     if scored.kl.requires_grad:  # without stochastic layers the first KL is constant
         outputs.append(scored.kl)
-        seeds.append(torch.full_like(scored.kl, weights[1] / len(scored.kl)))
+        seeds.append(torch.ones_like(scored.kl) * (weights[1] / len(scored.kl)))
     with full_precision(scored.kl):
         gradient = torch.autograd.grad(outputs, [*posterior], seeds, retain_graph=True)
     return Gaussian(*gradient)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from emorl.memory import keep_memory
 from emorl.models import ObjectCentricModel, Objective
 from emorl.ops._library import extension
-from emorl.training.config import TrainerConfig
+from emorl.training.config import Precision, TrainerConfig
 
 
 class ObjectiveOf(nn.Module):
@@ -44,8 +44,9 @@ def make_accelerator(config: TrainerConfig) -> Accelerator:
         torch.use_deterministic_algorithms(True, warn_only=True)
     # Convolutions take TF32 unless told otherwise. Once torch's newer switches (fp32_precision) are
     # set, whoever reads these raises an error, as torch.compile does in torch 2.10.
-    torch.backends.cuda.matmul.allow_tf32 = config.precision == "tf32"
-    torch.backends.cudnn.allow_tf32 = config.precision == "tf32"
+    tf32 = precision_of(config) == "tf32"
+    torch.backends.cuda.matmul.allow_tf32 = tf32
+    torch.backends.cudnn.allow_tf32 = tf32
     # Several runs of one process may differ in device and precision.
     AcceleratorState._reset_state(reset_partial_state=True)
     accelerator = Accelerator(
@@ -59,6 +60,14 @@ def make_accelerator(config: TrainerConfig) -> Accelerator:
         keep_memory()
         _flush_denormals()
     return accelerator
+
+
+def precision_of(config: TrainerConfig) -> Precision:
+    """The precision, where "auto" is "tf32" on a GPU that has it (8.0 and newer), else "no"."""
+    if config.precision != "auto":
+        return config.precision
+    on_gpu = config.device != "cpu" and torch.cuda.is_available()
+    return "tf32" if on_gpu and torch.cuda.get_device_capability() >= (8, 0) else "no"
 
 
 def _flush_denormals() -> None:

@@ -26,7 +26,12 @@ from emorl.models import ObjectCentricModel
 from emorl.nn import BatchShare
 from emorl.training import checkpoint
 from emorl.training.config import TrainerConfig
-from emorl.training.devices import ObjectiveOf, make_accelerator, require_one_step
+from emorl.training.devices import (
+    ObjectiveOf,
+    make_accelerator,
+    precision_of,
+    require_one_step,
+)
 from emorl.training.graph import GraphedStep
 from emorl.training.graph import check as check_graph
 from emorl.training.interrupt import StopRequest, ignore_signals
@@ -158,7 +163,8 @@ class Trainer:
             self.model, self.dataset, self.held_out, self.config, self.run_dir, self.step
         )
 
-    def _train_step(self, batch: Batch, stop: bool) -> Row:
+    def _train_step(self, images: Tensor, stop: bool) -> Row:
+        """A step, which waits for the device once: for its scalars."""
         rate = learning_rate(
             self.step,
             base=self.config.learning_rate,
@@ -174,12 +180,12 @@ class Trainer:
         arguments = self._arguments()
         if self.graph:
             self._seed_noise(0)
-            row = self.graph(batch.image, self.geco, self.step, arguments) | {_STOP: float(stop)}
+            row = self.graph(images, self.geco, self.step, arguments) | {_STOP: float(stop)}
             self._require_finite(row)
         else:
-            row = self._optimise(batch.image, arguments, stop)
+            row = self._optimise(images, arguments, stop)
         if self.geco:
-            self.geco.update(row["nll"], batch.image[0].numel(), self.step)
+            self.geco.update(row["nll"], images[0].numel(), self.step)
             row |= {f"geco_{name}": value for name, value in self.geco.state_dict().items()}
         self.step += 1
         return {"step": self.step, **row, "learning_rate": rate, **arguments}
@@ -232,7 +238,7 @@ class Trainer:
         sums = [
             torch.stack([p[name].to(device).float() for p in parts]).mean() for name in parts[0]
         ]
-        flag = torch.tensor(float(stop), device=device)
+        flag = torch.full((), float(stop), device=device)  # torch.tensor would wait for a copy
         packed = torch.stack([*sums, norm.to(device).float(), flag])
         values = self.accelerator.reduce(packed, "mean").tolist()
         return dict(zip([*parts[0], "gradient_norm", _STOP], values, strict=True))
@@ -249,7 +255,9 @@ class Trainer:
     def _arguments(self) -> dict[str, Any]:
         return objective_arguments(self.config.curriculum, self.step)
 
-    def _batches(self) -> Iterator[Batch]:
+    def _batches(self) -> Iterator[Tensor]:
+        """The images of each step, uint8 [B, 3, H, W] on the device."""
+        on_gpu = self.accelerator.device.type == "cuda"
         processes = self.accelerator.num_processes
         loader = DataLoader(
             self.dataset,
@@ -261,13 +269,15 @@ class Trainer:
                 rank=self.accelerator.process_index,
                 world_size=processes,
             ),
-            collate_fn=collate,
+            collate_fn=_images,
             num_workers=self.workers,
             worker_init_fn=ignore_signals,
-            pin_memory=self.workers > 0 and self.accelerator.device.type == "cuda",
+            pin_memory=self.workers > 0 and on_gpu,
         )
-        for batch in loader:
-            yield batch.to(self.accelerator.device)
+        for images in loader:
+            if on_gpu and images.is_cpu and not images.is_pinned():
+                images = images.pin_memory()  # a copy from other memory would wait for the device
+            yield images.to(self.accelerator.device, non_blocking=True)
 
     def _save(self) -> Path:
         """The checkpoint of the current step, written by the main process."""
@@ -321,6 +331,13 @@ class Trainer:
         lines = [f"going on from {self.last_checkpoint}"] if self.last_checkpoint else []
         if self.config.precision == "tf32" and self.accelerator.device.type != "cuda":
             lines.append("trainer.precision: tf32 is for GPUs; this device computes in float32")
+        if (self.config.precision, precision_of(self.config)) == ("auto", "tf32"):
+            lines.append("trainer.precision: auto is tf32 on this GPU; no keeps all of float32")
         sigma = getattr(self.model.config, "sigma", None)
         warning = self.geco.unreachable(sigma) if self.geco and sigma else None
         return [*lines, f"warning: {warning}"] if warning else lines
+
+
+def _images(samples: Batch | Sequence[dict[str, Any]]) -> Tensor:
+    """Collates what training needs; masks and factors stay where they are."""
+    return collate(samples).image

@@ -1,0 +1,32 @@
+"""Tests can be collected, and those that need no optional package run, where such are missing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from conftest import OPTIONAL
+
+ROOT = Path(__file__).resolve().parents[1]
+NEEDED = {"accelerate", "yaml", "tqdm", "hypothesis"}  # pytest's plugin, and what Accelerate needs
+COLLECT = """
+import sys
+import pytest
+
+sys.modules.update(dict.fromkeys(sys.argv[1:]))
+options = ["--collect-only", "-qq", "-rs", "-p", "no:cacheprovider"]
+sys.exit(pytest.main([*options, "tests", "benchmarks"]))
+"""
+
+
+def test_missing_packages_skip_files_and_stop_nothing():
+    blocked = sorted(OPTIONAL - NEEDED)
+    done = subprocess.run(
+        [sys.executable, "-c", COLLECT, *blocked], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    for file in ("tests/test_slot_attention.py", "benchmarks/test_training_step.py"):
+        assert f"\n{file}: " in f"\n{done.stdout}"
+    for file, package in (("test_data_tfrecord", "google_crc32c"), ("test_data_hdf5", "h5py")):
+        assert f"{file}.py: {package} is not installed" in done.stdout

@@ -1,0 +1,151 @@
+"""What is measured on a GPU, as far as a CPU can tell: bytes, checks, variants, replays."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import pytest
+import tape
+import torch
+
+from benchmarks import graph_replays
+from benchmarks.against_released import check_losses, variants_of
+from benchmarks.cases import MixtureNllCase, SlotAttentionCase, SpatialBroadcastCase
+from benchmarks.graph_replays import Replays, calls_of
+from benchmarks.operators import OPERATORS
+from benchmarks.steps import ON_GPU, Case, variant_step
+from benchmarks.test_ops import Results, call, check, variant
+from emorl.models import EfficientMORL, EfficientMORLConfig
+from emorl.ops import backends
+from emorl.training import graph
+
+SMALL = {
+    "slot_attention": SlotAttentionCase(2, 3, 70, 8),
+    "mixture_nll": MixtureNllCase(2, 3, 9, 9),
+    "spatial_broadcast": SpatialBroadcastCase(6, 8, 9, 9),
+}
+
+
+def test_bytes_of_slot_attention_are_two_reads_and_one_write():
+    """57 MB, as docs/performance.md says, and what belongs to slots."""
+    case = SlotAttentionCase(4, 7, 9216, 64, 64)
+    inputs = case.inputs()
+    gradients = [torch.empty_like(x) for x in inputs.values()]
+    moved = OPERATORS["slot_attention"].bytes_moved(inputs, torch.empty(4, 7, 64), gradients)
+    pixels = 2 * 4 * 9216 * 64 * 4
+    slots = 3 * 4 * 4 * 7 * (64 + 1) + 2 * 4 * 4 * 7 * 64
+    assert moved == 3 * pixels + slots
+    forward = OPERATORS["slot_attention"].bytes_moved(inputs, torch.empty(4, 7, 64), ())
+    assert forward == pixels + 4 * 4 * 7 * (64 + 1 + 64)
+
+
+def test_bytes_of_the_likelihood_are_one_read_and_one_write():
+    inputs = {"rgb": torch.empty(2, 3, 3, 5, 5), "image": torch.empty(2, 3, 5, 5)}
+    moved = OPERATORS["mixture_nll"].bytes_moved(inputs, torch.empty(2), [inputs["rgb"]])
+    assert moved == 4 * (2 * 450 + 150 + 2 * 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_results_are_checked_against_float64(operator, dtype):
+    """Also those that are float32 where the plain form is bfloat16."""
+    if reason := backends("cpu")[operator]["native"]:
+        pytest.skip(reason)
+    case = SMALL[operator]
+    inputs = case.inputs(dtype)
+    results = call(variant("native", operator, case), inputs, "forward-backward")
+    check(results, operator, case, inputs, "forward-backward")
+    wrong = Results(results.output, [1.1 * x + 0.1 for x in results.gradients])
+    with pytest.raises(AssertionError, match="error"):
+        check(wrong, operator, case, inputs, "forward-backward")
+
+
+@pytest.mark.parametrize(
+    ("size", "count"), [(1, 64), (10 << 20, 20), (33 << 20, 7), (1 << 30, 4), (0, 64)]
+)
+def test_inputs_do_not_fit_in_the_cache(size, count):
+    assert calls_of(size, 50 << 20) == count
+
+
+class FakeEvent:
+    clock = 0.0
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self) -> None:
+        self.at = FakeEvent.clock
+
+    def synchronize(self) -> None:
+        pass
+
+    def elapsed_time(self, end: FakeEvent) -> float:
+        return end.at - self.at
+
+
+class FakeGraph:
+    def replay(self) -> None:
+        FakeEvent.clock += 12.0  # milliseconds
+
+
+def test_a_replay_is_shared_out_among_its_calls(monkeypatch):
+    class Cuda:
+        Event, CUDAGraph = FakeEvent, FakeGraph
+        graph = stream = staticmethod(contextmanager(lambda _: iter([None])))
+        Stream = current_stream = staticmethod(lambda: Cuda)
+        wait_stream = staticmethod(lambda _: None)
+
+    made: list[int] = []
+    monkeypatch.setattr(graph_replays.torch, "cuda", Cuda)
+    replays = Replays([lambda i=i: made.append(i) for i in range(4)])
+    assert made == [0, 1, 0, 1, 2, 3]  # two aside, then all captured
+    replays.round()
+    replays.round()
+    assert replays.seconds == [0.003, 0.003]
+
+
+TINY = EfficientMORLConfig(
+    image_size=(12, 12),
+    num_slots=2,
+    slot_dim=8,
+    encoder_channels=8,
+    encoder_layers=1,
+    decoder="small",
+    decoder_channels=8,
+    refinement_steps=1,
+    init_gain=0.5,
+)
+
+
+def test_a_graphs_steps_have_the_losses_of_the_others(monkeypatch):
+    monkeypatch.setattr(graph, "capture", tape.capture)
+    monkeypatch.setattr(graph, "run_aside", lambda body: body())
+    losses = []
+    for name in ("float32", "float32 graph"):
+        torch.manual_seed(0)
+        model = EfficientMORL(TINY)
+        images = torch.randint(256, (2, 3, 12, 12), dtype=torch.uint8)
+        step = variant_step(model, images, name)
+        losses.append([])
+        for _ in range(6):  # the last ones replayed
+            torch.manual_seed(1)
+            losses[-1].append(step())
+    assert len({*losses[0]}) == 6
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_a_gpu_compares_every_precision():
+    case = Case("tetrominoes", 32, 3)
+    assert variants_of(case, "train", "cuda") == [*ON_GPU, "released", "first-order"]
+    assert variants_of(case, "train", "cpu") == ["emorl", "released", "first-order"]
+    assert variants_of(case, "inference", "cuda") == ["emorl", "released"]
+
+
+@pytest.mark.parametrize(
+    ("variant", "allowed"), [("emorl", 1e-4), ("tf32 graph", 9e-3), ("released", 9e-3)]
+)
+def test_losses_may_differ_by_their_rounding(variant, allowed):
+    case = Case("tetrominoes", 32, 3)
+    check_losses({"float32": 100.0, variant: 100 * (1 + 0.9 * allowed)}, case)
+    with pytest.raises(AssertionError, match="the losses differ"):
+        check_losses({"float32": 100.0, variant: 100 * (1 + 1.2 * allowed)}, case)

@@ -1,0 +1,139 @@
+"""`benchmarks/gpu.sh` without a GPU: what it lists, and what is left of parts that fail."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from benchmarks import carried
+
+ROOT = Path(__file__).resolve().parents[1]
+SCRIPT = ROOT / "benchmarks/gpu.sh"
+PARTS_OF_CALLS = {
+    "check": ["wheels", "build", "native-is-there", "tests-native", "memcheck", "racecheck"],
+    "time": ["wheels", "extension", "steps", "ops", "ncu"],
+    "train": ["wheels", "extension", "training", "evaluate"],
+}
+
+
+def run(*arguments: str, python: str = sys.executable, **environment: str):
+    return subprocess.run(
+        ["bash", str(SCRIPT), *arguments],
+        env={**os.environ, "PYTHON": python, **environment},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def fake_python(folder: Path, text: str) -> str:
+    """A program in Python's place."""
+    path = folder / "python"
+    path.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+def rows(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "parts.jsonl").read_text().splitlines()]
+
+
+def test_it_is_bash():
+    subprocess.run(["bash", "-n", SCRIPT], check=True)
+
+
+def test_three_calls_of_at_most_eight_minutes_are_listed(tmp_path):
+    done = run("--dry-run", python="/no/python", OUT=str(tmp_path / "out"))
+    assert done.returncode == 0, done.stderr
+    assert not (tmp_path / "out").exists()
+    calls: dict[str, list[str]] = {}
+    for line in done.stdout.splitlines():
+        if call := re.fullmatch(r"(\w+): at most (\d+) s in all", line):
+            calls[call[1]] = []
+            assert int(call[2]) <= 8 * 60
+        else:
+            part = re.fullmatch(
+                r"  (\S+) +at most +(\d+) s   (\d+ s here, on a CPU|not run here)", line
+            )
+            assert part, line
+            assert 0 < int(part[2]) <= 8 * 60
+            [*calls.values()][-1].append(part[1])
+    assert [*calls] == [*PARTS_OF_CALLS]
+    for call, some in PARTS_OF_CALLS.items():
+        assert set(some) <= set(calls[call])
+
+
+def test_an_unknown_step_is_refused():
+    done = run("--dry-run", "chek")
+    assert done.returncode == 2
+    assert "expected one of" in done.stderr
+    assert "got chek" in done.stderr
+
+
+def test_a_part_that_is_killed_leaves_what_it_had(tmp_path):
+    python = fake_python(
+        tmp_path,
+        'while [ $# -gt 0 ]; do [ "$1" = --json-lines ] && echo "{}" >>"$2"; shift; done\n'
+        "echo begun\nsleep 60",
+    )
+    done = run("--rehearse", "ops", "ncu", python=python, OUT=str(tmp_path / "out"), LIMIT="1")
+    assert done.returncode == 124
+    out = tmp_path / "out"
+    assert (out / "ops.jsonl").read_text() == "{}\n"
+    assert [(row["part"], row["status"]) for row in rows(out)] == [("ops", 124), ("ncu", 124)]
+    with tarfile.open(out / "logs.tar.gz") as logs:
+        assert {"logs/ops.log", "logs/ncu.log"} <= {*logs.getnames()}
+        assert logs.extractfile("logs/ops.log").read() == b"begun\n"
+
+
+def test_without_the_kernels_it_stops(tmp_path):
+    python = fake_python(tmp_path, "exit 1")
+    out = tmp_path / "out"
+    done = run("--rehearse", "native-is-there", "tests-native", python=python, OUT=str(out))
+    assert done.returncode == 1
+    assert [row["part"] for row in rows(out)] == ["native-is-there"]
+    assert "stopped" in done.stderr
+
+
+def test_without_a_gpu_it_says_what_can_be_done(tmp_path):
+    python = fake_python(tmp_path, "exit 1")
+    done = run("ops", python=python, OUT=str(tmp_path / "out"))
+    assert done.returncode == 1
+    assert "no GPU that torch can use" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("made", "message"),
+    [
+        ('touch "$OUT"/{1,2,3,4,5,6,7}', "9 files, expected at most 8"),
+        ('truncate -s 16M "$OUT/large"', "large: 16 MiB or more"),
+    ],
+)
+def test_what_would_not_come_back_is_named(tmp_path, made, message):
+    python = fake_python(tmp_path, made)
+    done = run("--rehearse", "ncu", python=python, OUT=str(tmp_path / "out"))
+    assert message in done.stdout
+
+
+def test_what_travels_is_measured(tmp_path, monkeypatch, capsys):
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    (tmp_path / ".gitignore").write_text(".gpu/\n")
+    (tmp_path / "code").write_bytes(bytes(1000))
+    (tmp_path / ".gpu/wheels").mkdir(parents=True)
+    (tmp_path / ".gpu/wheels/one.whl").write_bytes(bytes(2000))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["carried", ".gpu"])
+    monkeypatch.setattr(carried, "MOST", 1000 + 6 + 2000 + 1)
+    carried.main()
+    assert "the checkout" in capsys.readouterr().out
+    monkeypatch.setattr(carried, "MOST", 1000 + 6 + 2000)
+    with pytest.raises(SystemExit, match="too much to carry"):
+        carried.main()
