@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The C++ operators under AddressSanitizer and UndefinedBehaviorSanitizer: a copy of the package is
-# built in build/sanitize, and the operators' tests run on it.
+# built in build/sanitize, and the operators' tests run on it; then the CUDA kernels on the CPU
+# (docs/simt.md), in build/simt-sanitize. SIMT_ORDER chooses the order of their threads.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -19,7 +20,16 @@ EMORL_SANITIZE=1 EMORL_CUDA=0 "$PYTHON" setup.py -q build_ext --inplace
 # Python itself leaks, so leaks are not looked for. libstdc++ must be there before libasan looks
 # for __cxa_throw.
 runtime=$(g++ -print-file-name=libasan.so):$(g++ -print-file-name=libstdc++.so.6)
-env LD_PRELOAD="$runtime" ASAN_OPTIONS=detect_leaks=0 \
-  UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 OMP_NUM_THREADS=2 \
-  "$PYTHON" -m pytest -q -p no:cacheprovider -k "not triton" tests/test_slot_attention*.py \
-  tests/test_mixture_nll*.py tests/test_spatial_broadcast*.py tests/test_convolution.py "$@"
+run_tests() {
+  env LD_PRELOAD="$runtime" ASAN_OPTIONS=detect_leaks=0 \
+    UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 OMP_NUM_THREADS=2 \
+    "$PYTHON" -m pytest -q -p no:cacheprovider "$@" tests/test_slot_attention*.py \
+    tests/test_mixture_nll*.py tests/test_spatial_broadcast*.py tests/test_convolution.py \
+    tests/test_odd_cases.py
+}
+run_tests -k "not triton" "$@"
+
+cd ../..
+"$PYTHON" tests/simt/simt_build.py
+export SIMT_ORDER=${SIMT_ORDER:-random} PYTHONPATH=tests/simt:${PYTHONPATH:-}
+run_tests -p simt_plugin -o pythonpath=build/simt-sanitize "$@"

@@ -58,7 +58,7 @@ class Simulator:
 
     folder: Path
     source: Path = ROOT
-    flags: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()  # of the kernels and the emulator
     objects: Path = ROOT / "build" / "simt" / "objects"
 
     @property
@@ -97,8 +97,7 @@ class Simulator:
     def link(self, objects: list[Path], target: Path, *libraries: str) -> None:
         """Make a shared library."""
         target.parent.mkdir(parents=True, exist_ok=True)
-        flags = [x for x in self.flags if x.startswith("-fsanitize")]
-        _run(["g++", "-shared", *flags, *map(str, objects), "-o", str(target), *libraries])
+        _run(["g++", "-shared", *self.flags, *map(str, objects), "-o", str(target), *libraries])
 
     def run_tests(
         self, *names: str, environment: Mapping[str, str] | None = None
@@ -114,7 +113,8 @@ class Simulator:
         )
 
     def _compile(self, source: Path) -> Path:
-        flags = ["-std=c++20", "-O1", "-fPIC", "-w", *self.flags, *_definitions(source)]
+        flags = ["-std=c++20", "-O1", "-fPIC", "-w", *_definitions(source)]
+        flags += self.flags if source.suffix == ".cu" or source == DEVICE else ()
         key = hashlib.sha256(json.dumps([flags, torch.__version__, _compiler()]).encode())
         for path in sorted(_included(source, self._folders())):
             key.update(path.read_bytes())
@@ -169,3 +169,7 @@ def _run(command: list[str]) -> None:
     result = subprocess.run(command, capture_output=True, text=True)
     if result.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{result.stderr[-8000:]}")
+
+
+if __name__ == "__main__":  # for benchmarks/sanitize.sh
+    Simulator(ROOT / "build" / "simt-sanitize", flags=SANITIZE).build()
