@@ -18,6 +18,7 @@ from emorl import info
 from emorl.ops import _library
 
 ROOT = Path(__file__).resolve().parents[1]
+needs_cxx = pytest.mark.skipif(build_testing.CXX is None, reason="c++ is not on the PATH")
 needs_nvcc = pytest.mark.skipif(build_testing.NVCC is None, reason="nvcc is not on the PATH")
 
 
@@ -127,6 +128,26 @@ def test_the_extension_is_loaded_only_where_its_vectors_exist(
     assert fits or f"built for {built}" in obstacle
 
 
+STOPPED = "ninja: build stopped: subcommand failed.\n"
+
+
+@pytest.mark.parametrize(
+    ("output", "error"),
+    [
+        ("c++ x.cpp\nx.h:1:2: error: no\nx.h:2:2: error: nor this\n", "x.h:1:2: error: no"),
+        ("nvcc warning : old\nnvcc fatal   : no sm_80\n" + STOPPED, "nvcc fatal   : no sm_80"),
+        ("x.o: undefined reference to `f'\nld: error: 1\n", "x.o: undefined reference to `f'"),
+        ("CMake Error: A is empty.\n", "CMake: A is empty."),
+        ("-- CXX\nCMake Error at a/b.cmake:24 (message):\n  The\n\n    nvcc\n", "CMake: The nvcc"),
+        ("FAILED: x.o\nc++ x.cpp\nno licence\n" + STOPPED, "no licence"),
+        ("", "no output"),
+    ],
+    ids=["compiler", "nvcc", "linker", "cmake", "cmake-long", "unknown", "silent"],
+)
+def test_the_reason_is_the_first_error(build: dict, output: str, error: str) -> None:
+    assert build["first_error"](output) == error
+
+
 ERROR = "fatal error: no licence"
 # A broken tool: what it costs, the tool, the arguments that it fails on, the step that this ends.
 FAULTS = {
@@ -140,7 +161,7 @@ FAULTS = {
 
 
 def broken(*names: str) -> pytest.MarkDecorator:
-    marks = {"CUDA": needs_nvcc, "CPU": ()}
+    marks = {"CUDA": needs_nvcc, "CPU": needs_cxx}
     params = [pytest.param(*FAULTS[x], id=x, marks=marks[FAULTS[x][0]]) for x in names]
     return pytest.mark.parametrize(("lost", "tool", "fails_on", "step"), params)
 

@@ -16,6 +16,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 KERNELS = sorted(ROOT.glob("csrc/cuda/*.cu"))
 BINDINGS = [x for x in sorted(ROOT.glob("csrc/*.cpp")) if '#include "device.h"' in x.read_text()]
+SETUP = runpy.run_path(str(ROOT / "setup.py"), run_name="build")
 GENERATED = "c10/cuda/impl/cuda_cmake_macros.h"  # the one header that torch for CPUs lacks
 
 
@@ -28,20 +29,21 @@ def configure(folder: Path) -> None:
         build_testing.write_torch(stand_in.parent, cuda=toolkit, include=include)
         (folder / GENERATED).parent.mkdir(parents=True)
         (folder / GENERATED).touch()
-    setup = runpy.run_path(str(ROOT / "setup.py"), run_name="build")
     flags = {
         "CMAKE_BUILD_TYPE": "Release",
         "CMAKE_CUDA_COMPILER": build_testing.NVCC,
         "CMAKE_CUDA_FLAGS": "-Xptxas=-v",
         "CMAKE_CXX_FLAGS": f"-idirafter {folder}",
+        "CMAKE_MAKE_PROGRAM": SETUP["find_tool"]("ninja"),
         "EMORL_CUDA": "ON",
         "EMORL_TORCH": stand_in,
         "EMORL_TORCH_CUDA": toolkit,
         "Python_EXECUTABLE": sys.executable,
-        "pybind11_DIR": setup["find_pybind11"](),
+        "pybind11_DIR": SETUP["find_pybind11"](),
     }
     definitions = [f"-D{name}={value}" for name, value in flags.items()]
-    setup["run"]("configuring", "cmake", "-S", ROOT, "-B", folder, "-G", "Ninja", *definitions)
+    cmake = SETUP["find_tool"]("cmake")
+    SETUP["run"]("configuring", cmake, "-S", ROOT, "-B", folder, "-G", "Ninja", *definitions)
 
 
 def compile_sources(folder: Path, sources: list[Path]) -> dict[Path, str]:
@@ -50,11 +52,8 @@ def compile_sources(folder: Path, sources: list[Path]) -> dict[Path, str]:
     for name in objects.values():
         if not (folder / f"{name}.txt").exists():
             (folder / name).unlink(missing_ok=True)
-    result = subprocess.run(
-        ["cmake", "--build", str(folder), "--target", *objects.values()],
-        capture_output=True,
-        text=True,
-    )
+    command = [SETUP["find_tool"]("cmake"), "--build", str(folder), "--target", *objects.values()]
+    result = subprocess.run(command, capture_output=True, text=True)
     steps = r"^\[\d+/\d+\] Building \w+ object (\S+)\n((?:(?!\[\d+/\d+\]).*\n)*)"
     for name, said in re.findall(steps, result.stdout, re.MULTILINE):
         (folder / f"{name}.txt").write_text(said)
