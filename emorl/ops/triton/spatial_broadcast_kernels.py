@@ -66,9 +66,26 @@ def _place(
 
 
 @triton.jit
+def _expm1(x, TERMS: tl.constexpr):
+    """exp(x) - 1 for x <= 0, with all its digits near 0 as well.
+
+    From -1 on it is the power series x + x^2 / 2 (1 + x/3 (1 + x/4 (...))). With u the unit
+    roundoff, the bracket is wrong by at most 3 u (each step rounds four times and passes on at most
+    a third of what came before), its product with x^2 / 2 by 5 u, and as that is at most 0.58 of
+    the sum, this by 4 u. Below -1 the difference passes on at most 0.58 of exp's error. (Triton's
+    interpreter has no expm1.)
+    """
+    series = x * 0 + 1
+    for i in tl.static_range(TERMS - 2):
+        series = 1 + x * (1 / (TERMS - i)) * series
+    return tl.where(x > -1, x + x * x * 0.5 * series, tl.exp(x) - 1)
+
+
+@triton.jit
 def _activate(x, ACTIVATION: tl.constexpr):
     if ACTIVATION == "elu":
-        x = tl.where(x > 0, x, tl.exp(x) - 1)
+        # the first term left out is below u / 8 of the sum
+        x = tl.where(x > 0, x, _expm1(x, 18 if x.dtype == tl.float64 else 11))
     if ACTIVATION == "relu":
         x = tl.where(x <= 0, 0.0, x)
     return x
