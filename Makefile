@@ -5,17 +5,20 @@
 # make gpu    OUT=folder: all that needs a GPU (Python: PYTHON), benchmarks/gpu.sh; before that, to
 #             travel to a GPU machine without a network: make gpu-wheels, and
 #             make gpu-carry FIXTURES=folder OFFICIAL=checkout of the released code
+# make test-aot  compile every Triton kernel in every size, also with the oldest Triton supported;
+#             prints a table (about 25 minutes of one core)
 # make demo   train on Tetrominoes, evaluate, report; REAL=file evaluates on that data set as well
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN := runs/demo
 RESULTS := benchmarks/results
+OLD_TRITON := build/triton-3.6.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f)
 
-.PHONY: venv test test-simt test-simt-all bench bench-ops bench-step bench-rewritings sanitize gpu \
-        gpu-wheels gpu-carry demo format clean
+.PHONY: venv test test-simt test-simt-all test-aot bench bench-ops bench-step bench-rewritings \
+        sanitize gpu gpu-wheels gpu-carry demo format clean
 
 venv: $(VENV)/.installed
 
@@ -47,6 +50,14 @@ test-simt: venv
 
 test-simt-all: venv
 	$(BIN)/python tests/simt/simt_all.py
+
+# The oldest Triton lies in a folder of its own, beside the torch that is installed.
+$(OLD_TRITON)/triton: | venv
+	$(BIN)/python -m pip --disable-pip-version-check install --quiet --no-deps \
+	  --target $(OLD_TRITON) 'triton==3.6.0'
+
+test-aot: venv $(OLD_TRITON)/triton
+	$(BIN)/python tests/aot.py $(OLD_TRITON)
 
 bench: bench-ops bench-step bench-rewritings
 

@@ -19,6 +19,7 @@ from emorl.ops._heads import (
     slots_as_heads,
 )
 from emorl.ops._library import Backend, cast, define_op, resolve
+from emorl.ops.triton import limits
 
 SoftmaxOver = Literal["slots", "slots_heads"]
 
@@ -73,8 +74,8 @@ def slot_attention(
     accumulated in float32 or wider; bfloat16 and float16 arguments are converted to float32. Where
     one tensor serves as `k` and `v`, pass it twice: it is then read once. The result repeats bit by
     bit, on the CPU with any number of threads, on a GPU for one kind of GPU. On a GPU the
-    kernels take up to 64 slots and widths up to 256 (float64: less); beyond, `auto` takes the
-    reference.
+    kernels take up to 64 slots and widths up to 256 (float64: less; Triton: less where a GPU has
+    less shared memory than an A100); beyond, `auto` takes the reference.
 
     With several heads, head h sees the h-th part of the last dimension of q, k and v. Each head
     computes the above alone, or (`softmax_over="slots_heads"`) with one softmax over all slots
@@ -148,25 +149,18 @@ def _limits(q: Tensor, v: Tensor, dtype: torch.dtype) -> dict[str, str | None]:
     """Why the GPU's kernels, which keep all slots on the chip, cannot run these sizes."""
     slots, width = q.shape[1], max(q.shape[2], v.shape[2])
     on_chip = 64 * 1024 // dtype.itemsize  # values: 64 slots of width 256 in float32
-    reason = None
+    native = None
     if slots > 64 or width > 256:
-        reason = f"at most 64 slots and width 256 on a GPU, got {slots} slots, width {width}"
-    elif _power_of_two(slots) * _power_of_two(width) > on_chip:
-        reason = f"{slots} slots of width {width} in {dtype} are more than {on_chip} values"
-    return {"triton": reason, "native": reason if _on_gpu(q) else None}
+        native = f"at most 64 slots and width 256 on a GPU, got {slots} slots, width {width}"
+    elif limits.padded(slots) * limits.padded(width) > on_chip:
+        native = f"{slots} slots of width {width} in {dtype} are more than {on_chip} values"
+    triton = limits.slot_attention(slots, width, dtype, q.device)
+    return {"triton": triton, "native": native if _on_gpu(q) else None}
 
 
 def _on_gpu(tensor: Tensor) -> bool:
     """Whether the native kernels for a tensor are a GPU's; in tests/simt they always are."""
     return tensor.is_cuda
-
-
-def _power_of_two(size: int) -> int:
-    """The kernels' padded size; comparisons alone, which torch.compile can trace."""
-    padded = 16
-    while padded < size:
-        padded *= 2
-    return padded
 
 
 def reference(

@@ -12,7 +12,7 @@ from torch import Tensor
 from emorl.ops.mixture_nll import constant_of, new_gradient
 from emorl.ops.triton.mixture_nll_kernels import mixture_nll_kernel
 
-_VALUES_OF_A_BLOCK = 2048
+_BYTES_OF_A_BLOCK = 8192
 
 
 def _pixel_strides(slots: Tensor) -> tuple[Tensor, tuple[int, ...]]:
@@ -32,7 +32,7 @@ def _options(slots: int, channels: int, dtype: torch.dtype, kind: str) -> dict[s
         "WIDTH": channels if kind == "mixture_joint" else 1,
         "LARGEST": math.sqrt(torch.finfo(dtype).max) / 4,
         "BLOCK_K": block_k,
-        "BLOCK_N": min(128, _VALUES_OF_A_BLOCK // block_k),
+        "BLOCK_N": min(128, _BYTES_OF_A_BLOCK // (dtype.itemsize * block_k)),
     }
 
 
@@ -77,26 +77,3 @@ def backward(grad_nll: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
     """Scale the gradient that the forward pass computed."""
     scaled = torch.empty_like(grad, dtype=dtype)
     return torch.mul(grad, grad_nll.view(-1, 1, 1, 1, 1), out=scaled)
-
-
-def _ahead_of_time(
-    dtype: str, slots: int, channels: int, kind: str
-) -> tuple[Any, dict[str, str], dict[str, Any]]:
-    """The kernel for slots of this type, as the test that compiles it wants it."""
-    wide = "fp64" if dtype == "fp64" else "fp32"
-    pointers = {name: f"*{wide}" for name in mixture_nll_kernel.arg_names if name.endswith("_ptr")}
-    options = _options(slots, channels, torch.float64 if wide == "fp64" else torch.float32, kind)
-    flags = {"PER_SLOT": True, "SIGMOID": True, "WANTED": True}
-    constants = {**options, **flags}
-    numbers = [x for x in mixture_nll_kernel.arg_names if x not in {*pointers, *constants}]
-    signature = {**pointers, "rgb_ptr": f"*{dtype}", "mask_ptr": f"*{dtype}"}
-    return mixture_nll_kernel, {**signature, **dict.fromkeys(numbers, "i32")}, constants
-
-
-# What tests compile without a GPU: kernel, signature, constants; the models' sizes and the largest.
-AOT = [
-    *(_ahead_of_time("fp32", 7, 3, kind) for kind in ("gaussian", "mixture", "mixture_joint")),
-    _ahead_of_time("bf16", 7, 3, "mixture"),
-    _ahead_of_time("fp32", 64, 8, "mixture"),
-    _ahead_of_time("fp64", 64, 4, "mixture_joint"),
-]

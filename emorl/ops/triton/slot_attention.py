@@ -8,6 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
+from emorl.ops.triton import limits
 from emorl.ops.triton.slot_attention_kernels import (
     add_shares_kernel,
     slot_attention_backward_kernel,
@@ -42,30 +43,36 @@ def _prepare(
     q, k = q.contiguous(), k.contiguous()
     values = k if v is None else v.contiguous()
     (batch, slots, key_width), (_, pixels, value_width) = q.shape, values.shape
-    blocks = _blocks(slots, key_width, value_width, q.element_size())
-    shares = min(triton.cdiv(pixels, blocks["BLOCK_N"]), triton.cdiv(_programs(q), batch or 1))
+    layout = _layout(q, values)
+    shares = min(triton.cdiv(pixels, layout["BLOCK_N"]), triton.cdiv(_programs(q), batch or 1))
     options = {
         "EPS": eps,
+        "LOWEST": torch.finfo(q.dtype).min,
         "SHARED": v is None,
         "HAS_BIAS": logit_bias is not None,
         "HAS_MASK": slot_mask is not None,
-        **blocks,
+        **layout,
     }
     bias = q if logit_bias is None else logit_bias.contiguous()
-    mask = q if slot_mask is None else slot_mask.contiguous().view(torch.uint8)
+    mask = q if slot_mask is None else slot_mask.to(q.dtype, memory_format=torch.contiguous_format)
     sizes = (slots, pixels, key_width, value_width, max(1, shares))
     return _Arguments(q, k, values, bias, mask, options, sizes)
 
 
-def _blocks(slots: int, key_width: int, value_width: int, item_size: int) -> dict[str, int]:
-    """Powers of two, at least 16 as tl.dot wants; a tile of k or v takes at most 32 KiB."""
-    block_d, block_e = (max(16, triton.next_power_of_2(x)) for x in (key_width, value_width))
-    pixels = 32768 // (item_size * max(block_d, block_e))
+def _layout(q: Tensor, values: Tensor) -> dict[str, int]:
+    """Sizes of the kernels' blocks and options of their launch; `limits` knows what fits."""
+    slots, key_width, value_width = q.shape[1], q.shape[2], values.shape[2]
+    sizes = slots, max(key_width, value_width), q.dtype
+    layout = limits.slot_attention_layout(*sizes, limits.shared_memory(q.device))
+    if layout is None:
+        raise ValueError(f"slot_attention: {limits.slot_attention(*sizes, q.device)}")
     return {
-        "BLOCK_K": max(16, triton.next_power_of_2(slots)),
-        "BLOCK_N": max(16, min(64, pixels)),
-        "BLOCK_D": block_d,
-        "BLOCK_E": block_e,
+        "BLOCK_K": limits.padded(slots),
+        "BLOCK_N": layout.pixels,
+        "BLOCK_D": limits.padded(key_width),
+        "BLOCK_E": limits.padded(value_width),
+        "num_stages": layout.stages,
+        "num_warps": layout.warps,
     }
 
 
@@ -144,40 +151,3 @@ def _add_shares(
         HAS_MASK=args.has_mask, NORMALISE=normalise, BLOCK_S=16,
         BLOCK=max(16, triton.next_power_of_2(width)),
     )  # fmt: skip
-
-
-def _ahead_of_time(
-    dtype: str, slots: int, width: int, shared: bool
-) -> list[tuple[Any, dict[str, str], dict[str, Any]]]:
-    """Both kernels for slots and widths of this size, as the test that compiles them wants them."""
-    blocks = _blocks(slots, width, width, 8 if dtype == "fp64" else 4)
-    constants = {"EPS": 1e-8, "SHARED": shared, "HAS_BIAS": True, "HAS_MASK": True, **blocks}
-    backward = {"WANT_Q": True, "WANT_K": True, "WANT_V": not shared}
-    result = []
-    for kernel, extra in (
-        (slot_attention_kernel, {"WANT_ATTENTION": True}),
-        (slot_attention_backward_kernel, backward),
-    ):
-        pointers = {name: f"*{dtype}" for name in kernel.arg_names if name.endswith("_ptr")}
-        sizes = dict.fromkeys(("slots", "pixels", "key_width", "value_width", "shares"), "i32")
-        signature = {**pointers, "mask_ptr": "*u8", **sizes}
-        result.append((kernel, signature, {**constants, **extra}))
-    return result
-
-
-_ADD_SHARES = (
-    add_shares_kernel,
-    {
-        **dict.fromkeys(("sums_ptr", "masses_ptr", "out_ptr", "mass_ptr"), "*fp32"),
-        "mask_ptr": "*u8",
-        **dict.fromkeys(("slots", "width", "shares"), "i32"),
-    },
-    {"HAS_MASK": True, "NORMALISE": True, "BLOCK_S": 16, "BLOCK": 64},
-)
-
-# What tests compile without a GPU: kernel, signature, constants; the models' sizes.
-AOT = [
-    *_ahead_of_time("fp32", 7, 64, shared=False),
-    *_ahead_of_time("fp32", 7, 64, shared=True),
-    _ADD_SHARES,
-]

@@ -2,6 +2,9 @@
 
 A second kernel adds the programs' partial sums in a fixed order, so results repeat bit by bit.
 
+All numbers have one dtype, the mask's 0 and 1 as well: Triton 3.6 cannot compile a product of
+float64 matrices where one of them depends on narrower numbers.
+
 Legend: B batch, K slots, N pixels, D width of keys, E width of values, S shares of the pixels.
 """
 
@@ -28,29 +31,31 @@ def _store_rows(pointer, values, rows, columns, row_count, width):
 def _taking_part(mask_ptr, rows, slot, slots, HAS_MASK: tl.constexpr):
     takes_part = slot < slots
     if HAS_MASK:
-        takes_part = tl.load(mask_ptr + rows, takes_part, 0) != 0
+        takes_part = tl.load(mask_ptr + rows, takes_part, 0.0) != 0
     return takes_part
 
 
 @triton.jit
-def _attend(q, k, bias, takes_part):
-    """Softmax over slots of q k^T + bias, [K, N]; zero for slots that take no part."""
+def _attend(q, k, bias, is_slot, takes_part, LOWEST: tl.constexpr):
+    """Softmax over slots of q k^T + bias, [K, N]; zero for slots that take no part.
+
+    Those have the lowest finite logit, as in the reference; rows that pad the slots have none.
+    """
     logits = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=q.dtype) + bias[:, None]
-    logits = tl.where(takes_part[:, None], logits, float("-inf"))
-    highest = tl.max(logits, axis=0)
-    highest = tl.where(highest == float("-inf"), 0.0, highest)
-    weights = tl.exp(logits - highest[None, :])
-    total = tl.sum(weights, axis=0)
-    return weights / tl.where(total == 0.0, 1.0, total)[None, :]
+    logits = tl.where(takes_part[:, None], logits, LOWEST)
+    logits = tl.where(is_slot[:, None], logits, float("-inf"))
+    weights = tl.exp(logits - tl.max(logits, axis=0)[None, :])
+    attention = weights / tl.sum(weights, axis=0)[None, :]
+    return tl.where(takes_part[:, None], attention, 0.0)
 
 
 @triton.jit
 def slot_attention_kernel(
     q_ptr, k_ptr, v_ptr, bias_ptr, mask_ptr, sums_ptr, masses_ptr, attention_ptr,
     slots, pixels, key_width, value_width, shares,
-    EPS: tl.constexpr, SHARED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr,
-    WANT_ATTENTION: tl.constexpr, BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    EPS: tl.constexpr, LOWEST: tl.constexpr, SHARED: tl.constexpr, HAS_BIAS: tl.constexpr,
+    HAS_MASK: tl.constexpr, WANT_ATTENTION: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
     """One share's sums of (attention + eps) v, [B, S, K, E], and of attention + eps, [B, S, K]."""
     share = tl.program_id(0) % shares
@@ -67,7 +72,7 @@ def slot_attention_kernel(
     for tile in range(share * tiles // shares, (share + 1) * tiles // shares):
         n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
         k = _load_rows(k_ptr + image * pixels * key_width, n, d, pixels, key_width)
-        attention = _attend(q, k, bias, takes_part)
+        attention = _attend(q, k, bias, slot < slots, takes_part, LOWEST)
         if WANT_ATTENTION:
             target = attention_ptr + image * slots * pixels
             _store_rows(target, attention, slot, n, slots, pixels)
@@ -89,9 +94,9 @@ def slot_attention_backward_kernel(
     grad_ptr, updates_ptr, mass_ptr, q_ptr, k_ptr, v_ptr, bias_ptr, mask_ptr,
     grad_k_ptr, grad_v_ptr, sums_ptr, bias_sums_ptr,
     slots, pixels, key_width, value_width, shares,
-    EPS: tl.constexpr, SHARED: tl.constexpr, HAS_BIAS: tl.constexpr, HAS_MASK: tl.constexpr,
-    WANT_Q: tl.constexpr, WANT_K: tl.constexpr, WANT_V: tl.constexpr, BLOCK_K: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
+    EPS: tl.constexpr, LOWEST: tl.constexpr, SHARED: tl.constexpr, HAS_BIAS: tl.constexpr,
+    HAS_MASK: tl.constexpr, WANT_Q: tl.constexpr, WANT_K: tl.constexpr, WANT_V: tl.constexpr,
+    BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
 ):  # fmt: skip
     """Gradients of k and v, and one share's sums for those of q, [B, S, K, D], and bias, [B, S, K].
 
@@ -116,7 +121,7 @@ def slot_attention_backward_kernel(
     for tile in range(share * tiles // shares, (share + 1) * tiles // shares):
         n = tile * BLOCK_N + tl.arange(0, BLOCK_N)
         k = _load_rows(k_ptr + image * pixels * key_width, n, d, pixels, key_width)
-        attention = _attend(q, k, bias, takes_part)
+        attention = _attend(q, k, bias, slot < slots, takes_part, LOWEST)
         if SHARED:
             v = k
         else:

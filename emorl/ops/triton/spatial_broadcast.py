@@ -116,34 +116,3 @@ def _add_tiles(
     add_tiles_kernel[(rows, triton.cdiv(channels, 64))](
         tile_sums, grad_slot, slots, channels, height, width, BLOCK_T=32, BLOCK_C=64, **chosen
     )
-
-
-def _ahead_of_time(
-    dtype: str, activation: str, border_classes: bool, channels_last: bool
-) -> list[tuple[Any, dict[str, str], dict[str, Any]]]:
-    """The kernels for 64 channels, as the test that compiles them wants them."""
-    wide = torch.float64 if dtype == "fp64" else torch.float32
-    options = _options(activation, border_classes, channels_last, 64, wide)
-    sums = "*fp64" if dtype == "fp64" else "*fp32"
-    sizes = dict.fromkeys(("slots", "channels", "height", "width"), "i32")
-    result: list[tuple[Any, dict[str, str], dict[str, Any]]] = []
-    for kernel in (spatial_broadcast_kernel, spatial_broadcast_backward_kernel, add_tiles_kernel):
-        pointers = {
-            name: sums if name.endswith("sums_ptr") else f"*{dtype}"
-            for name in kernel.arg_names
-            if name.endswith("_ptr")
-        }
-        constants = {name: value for name, value in options.items() if name in kernel.arg_names}
-        if kernel is add_tiles_kernel:
-            constants |= {"BLOCK_T": 32, "BLOCK_C": 64}
-        result.append((kernel, {**pointers, **sizes}, constants))
-    return result
-
-
-# What tests compile without a GPU: kernel, signature, constants.
-AOT = [
-    *_ahead_of_time("fp32", "elu", border_classes=False, channels_last=True),
-    *_ahead_of_time("fp32", "elu", border_classes=False, channels_last=False),
-    *_ahead_of_time("bf16", "relu", border_classes=True, channels_last=True),
-    *_ahead_of_time("fp64", "none", border_classes=True, channels_last=False),
-]
