@@ -59,7 +59,8 @@ def main(folders: list[str]) -> int:
     print("\n".join((HEADER, "| --- " * HEADER.count(" | ") + "| --- |", *table(records))))
     failures = [record for record in records if "failed" in record]
     print(f"{len(records)} kernels and refusals in {time.monotonic() - start:.0f} s")
-    print("\n".join(f"failed: {json.dumps(failure)}" for failure in failures))
+    for failure in failures:
+        print(f"failed: {json.dumps(failure)}")
     return 1 if failures else 0
 
 
