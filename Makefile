@@ -86,9 +86,9 @@ gpu:
 CARRIED := .gpu
 WHEELS := jsonargparse docstring_parser typeshed_client google-crc32c
 PLATFORMS := manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 manylinux1
-gpu-wheels: venv
+gpu-wheels:
 	rm -rf $(CARRIED)/wheels
-	$(BIN)/python -m pip download --quiet --no-deps --only-binary=:all: --python-version 3.12 \
+	$(PYTHON) -m pip --disable-pip-version-check download --quiet --no-deps --only-binary=:all: --python-version 3.12 \
 	  --implementation cp $(PLATFORMS:%=--platform %_x86_64) -c constraints.txt \
 	  -d $(CARRIED)/wheels $(WHEELS)
 

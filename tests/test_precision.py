@@ -257,10 +257,12 @@ def test_tf32_gradients_are_close():
     assert rounded_loss != loss
     assert rounded_loss == pytest.approx(loss, rel=2**-11)
     norms = {name: float(gradient.norm()) for name, gradient in gradients.items()}
-    floor = 1e-8 * max(norms.values())
-    for name, gradient in gradients.items():
-        error = float((rounded[name] - gradient).norm())
-        assert error < 0.1 / 8 * norms[name] + floor, name
+    compared = [n for n, norm in norms.items() if norm > 1e-8 * max(norms.values())]
+    zero = {"posterior.norm_slots.bias", "refinement.cell.weight_hh"}  # in theory
+    assert {*norms} - {*compared} == zero
+    for name in compared:
+        error = float((rounded[name] - gradients[name]).norm())
+        assert error < 0.1 / 8 * norms[name], name
 
 
 def test_tf32_on_a_cpu_is_announced(tmp_path, capsys):
