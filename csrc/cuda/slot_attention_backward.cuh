@@ -24,6 +24,7 @@ __device__ void load_gradients(
     value = wanted ? value / grad.mass[row + j] : T(0);
     offset.sum += wanted ? value * grad.updates[(row + j) * e + c] : T(0);
   }
+  // The buffer may reach into small tiles, none of which is fetched ahead.
   offset.finish(memory.weights, kSlots, memory.offset);
 }
 

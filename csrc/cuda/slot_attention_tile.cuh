@@ -56,7 +56,7 @@ struct Plan {
 // The parts of a block's shared memory; `bytes` is what a launch must ask for.
 template <typename T, int kSlots>
 struct Memory {
-  T *start, *q, *g, *bias, *offset, *weights, *grad_logits, *k, *v;
+  T *start, *q, *bias, *offset, *g, *weights, *grad_logits, *k, *v;
   int stage;  // from a tile's rows to those of the one fetched ahead
   int64_t bytes;
 
@@ -64,10 +64,10 @@ struct Memory {
     const int d = pitch(plan.key_width), e = pitch(plan.value_width);
     q = base;
     bias = q + kSlots * d;
-    weights = bias + kSlots;
-    offset = weights + plan.tile * kSlots;
+    offset = bias + kSlots;
     g = offset + (backward ? kSlots : 0);
-    grad_logits = g + (backward ? kSlots * e : 0);
+    weights = g + (backward ? kSlots * e : 0);
+    grad_logits = weights + plan.tile * kSlots;
     k = grad_logits + (backward ? plan.tile * kSlots : 0);
     v = plan.shared ? k : k + plan.tile * d;
     stage = static_cast<int>(v + plan.tile * e - k);
