@@ -29,12 +29,12 @@ constexpr bool kLargeSharedMemory = true;  // 228 KB a multiprocessor, on an A10
 constexpr bool kLargeSharedMemory = false;
 #endif
 
-// For how many blocks the registers of a multiprocessor should last: as many as shared memory lasts
-// for with rows of 64 floats. 1: the compiler takes what it likes.
+// For how many blocks the registers of a multiprocessor should last: about as many as its shared
+// memory lasts for with rows of 64 floats. 1: the compiler takes what it likes.
 template <typename T, int kSlots, bool kBackward>
-constexpr int kBlocksAimedAt =
-    sizeof(T) > 4 || kSlots > 16 ? 1
-    : kSlots == 16 || (kBackward && !kLargeSharedMemory) ? 3 : 4;
+constexpr int kBlocksAimedAt = sizeof(T) > 4 || kSlots > 16
+    ? 1
+    : (kSlots == 8 ? 4 : 3) - (kBackward && !kLargeSharedMemory);
 
 __host__ __device__ inline int groups_of_4(int width) { return (width + 3) / 4; }
 
@@ -64,9 +64,9 @@ struct Memory {
     const int d = pitch(plan.key_width), e = pitch(plan.value_width);
     q = base;
     bias = q + kSlots * d;
-    offset = bias + kSlots;
-    g = offset + (backward ? kSlots : 0);
-    weights = g + (backward ? kSlots * e : 0);
+    g = bias + kSlots;
+    offset = g + (backward ? kSlots * e : 0);
+    weights = offset + (backward ? kSlots : 0);
     grad_logits = weights + plan.tile * kSlots;
     k = grad_logits + (backward ? plan.tile * kSlots : 0);
     v = plan.shared ? k : k + plan.tile * d;
