@@ -46,7 +46,7 @@ class SlotAttentionCase:
 
 
 # Sizes 0, 1 and prime, and one past each block of the CPU kernel: 32 pixels a tile, 6 slots,
-# 8 or 16 columns.
+# 8 or 16 columns. On a GPU, one whose rows fill a multiprocessor's shared memory with one tile.
 SLOT_ATTENTION = [
     SlotAttentionCase(2, 4, 35, 32, 32),
     SlotAttentionCase(1, 1, 1, 1, 1),
@@ -55,6 +55,7 @@ SLOT_ATTENTION = [
     SlotAttentionCase(2, 6, 32, 16, 8),
     SlotAttentionCase(1, 13, 65, 33, 15),
     SlotAttentionCase(1, 64, 40, 256, 257),
+    SlotAttentionCase(1, 32, 70, 256, 252),
     SlotAttentionCase(2, 5, 1225, 64),
     SlotAttentionCase(2, 3, 67, 7),
     SlotAttentionCase(0, 3, 4, 5, 6),

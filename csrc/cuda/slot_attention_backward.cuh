@@ -24,6 +24,7 @@ __device__ void load_gradients(
     value = wanted ? value / grad.mass[row + j] : T(0);
     offset.sum += wanted ? value * grad.updates[(row + j) * e + c] : T(0);
   }
+  // The buffer may reach into small tiles, none of which is fetched ahead.
   offset.finish(memory.weights, kSlots, memory.offset);
 }
 
@@ -46,7 +47,7 @@ __device__ void attend_backward(
   mean += __shfl_xor_sync(kAllLanes, mean, 16);
 #pragma unroll
   for (int j = 0; j < half.kCount; ++j) {
-    grads[j] = attention[j] * (grads[j] - mean);
+    grads[j] = half.takes_part_in(j) ? attention[j] * (grads[j] - mean) : T(0);
     attention[j] += eps;
   }
   if (half.pixel < tile.pixels) {
@@ -114,13 +115,13 @@ __device__ void write_rows(
 // grad_k and grad_v, and the partial sums of grad_q [batch, shares, slots, key_width] and of
 // grad_logit_bias [batch, shares, slots]
 template <typename T, int kSlots>
-__global__ void __launch_bounds__(kThreads, kBlocksAimedAt<T, kSlots>)
+__global__ void __launch_bounds__(kThreads, kBlocksAimedAt<T, kSlots, true>)
     slot_attention_backward_kernel(
         Plan plan, SlotAttentionInputs<T> in, SlotAttentionGradients<T> grad, T* sums,
         T* bias_sums) {
   const Memory<T, kSlots> memory(plan, true, shared_memory<T>());
   const Tiles<T, kSlots> tiles(plan, memory, in);
-  const int64_t image = blockIdx.x / plan.shares, origin = image * plan.pixels;
+  const int64_t image = tiles.image;
   const int d = plan.key_width, e = plan.value_width, slots = plan.slots;
   fetch_slots<T, kSlots>(in.q + image * slots * d, slots, d, memory.q);
   load_bias(in, image, slots, kSlots, memory.bias);
@@ -134,7 +135,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAimedAt<T, kSlots>)
     __syncthreads();
     grad_q.add(memory.grad_logits, tile.k, tile.pixels);
     grad_bias.add(memory.grad_logits, tile.pixels);
-    const int64_t row = origin + tile.first;
+    const int64_t row = image * plan.pixels + tile.first;
     if (writes && grad.grad_k != nullptr) {
       write_rows<T, kSlots>(
           tile.pixels, d, memory.grad_logits, memory.q, combined ? memory.weights : nullptr,

@@ -23,9 +23,18 @@ constexpr int kSlotGroup = 8;  // a thread adds up kSlotGroup slots x 4 columns 
 // has the prediction of what that brings.
 constexpr int kMaxStages = EMORL_STAGES;
 
-// How many blocks of a pass should fit the registers of a multiprocessor.
-template <typename T, int kSlots>
-constexpr int kBlocksAimedAt = sizeof(T) == 4 && kSlots == 8 ? 4 : 1;
+#if __CUDA_ARCH__ >= 900
+constexpr bool kLargeSharedMemory = true;  // 228 KB a multiprocessor, on an A100 164 KB
+#else
+constexpr bool kLargeSharedMemory = false;
+#endif
+
+// For how many blocks the registers of a multiprocessor should last: about as many as its shared
+// memory lasts for with rows of 64 floats. 1: the compiler takes what it likes.
+template <typename T, int kSlots, bool kBackward>
+constexpr int kBlocksAimedAt = sizeof(T) > 4 || kSlots > 16
+    ? 1
+    : (kSlots == 8 ? 4 : 3) - (kBackward && !kLargeSharedMemory);
 
 __host__ __device__ inline int groups_of_4(int width) { return (width + 3) / 4; }
 
@@ -47,21 +56,21 @@ struct Plan {
 // The parts of a block's shared memory; `bytes` is what a launch must ask for.
 template <typename T, int kSlots>
 struct Memory {
-  T *start, *q, *g, *bias, *offset, *weights, *grad_logits, *k, *v;
-  int64_t stage;  // from a tile's rows to those of the one fetched ahead
+  T *start, *q, *bias, *offset, *g, *weights, *grad_logits, *k, *v;
+  int stage;  // from a tile's rows to those of the one fetched ahead
   int64_t bytes;
 
   __host__ __device__ Memory(const Plan& plan, bool backward, T* base) : start(base) {
     const int d = pitch(plan.key_width), e = pitch(plan.value_width);
     q = base;
     bias = q + kSlots * d;
-    weights = bias + kSlots;
-    offset = weights + plan.tile * kSlots;
-    g = offset + (backward ? kSlots : 0);
-    grad_logits = g + (backward ? kSlots * e : 0);
+    g = bias + kSlots;
+    offset = g + (backward ? kSlots * e : 0);
+    weights = offset + (backward ? kSlots : 0);
+    grad_logits = weights + plan.tile * kSlots;
     k = grad_logits + (backward ? plan.tile * kSlots : 0);
     v = plan.shared ? k : k + plan.tile * d;
-    stage = v + plan.tile * e - k;
+    stage = static_cast<int>(v + plan.tile * e - k);
     const int64_t layout = k + plan.stages * stage - base, buffer = kSlotGroup * 4 * kThreads;
     bytes = (layout > buffer ? layout : buffer) * static_cast<int64_t>(sizeof(T));
   }
@@ -93,13 +102,13 @@ __device__ void fetch4(const T* from, T* to) {
   }
 }
 
-// Fetches `rows` rows of `width` values, with zeros up to whole Vec4; `start` is for
-// groups_of_4(width). Rows that cannot be moved by Vec4 are copied at once.
+// Fetches `rows` rows of `width` values, with zeros up to whole Vec4. Rows that cannot be moved by
+// Vec4 are copied at once.
 template <typename T>
 __device__ void fetch_rows(
-    const T* from, int rows, int width, bool aligned, Walk start, T* to) {
+    const T* from, int rows, int width, bool aligned, T* to) {
   const int row_pitch = pitch(width);
-  Walk at = start;
+  Walk at(groups_of_4(width));
   if (aligned) {  // the rows lie one after another
     const int all = rows * groups_of_4(width);
     for (int i = threadIdx.x; i < all; i += kThreads, at.next()) {
@@ -118,9 +127,8 @@ __device__ void fetch_rows(
 // The same for rows of q or of gradients; those of slots that do not exist are zeros.
 template <typename T, int kSlots>
 __device__ void fetch_slots(const T* from, int slots, int width, T* to) {
-  const Walk start(groups_of_4(width));
-  fetch_rows(from, slots, width, aligned4(from, width), start, to);
-  for (Walk at = start; at.row < kSlots; at.next()) {
+  fetch_rows(from, slots, width, aligned4(from, width), to);
+  for (Walk at(groups_of_4(width)); at.row < kSlots; at.next()) {
     if (at.row >= slots) {
       store4(to + at.row * pitch(width) + at.column * 4, Vec4<T>{});
     }
@@ -139,24 +147,15 @@ template <typename T, int kSlots>
 struct Tiles {
   const Plan& plan;
   const Memory<T, kSlots>& memory;
-  const T *k, *v;
-  bool k_aligned, v_aligned;
-  Walk k_start, v_start;
-  int64_t begin, end;
+  const SlotAttentionInputs<T>& in;
+  int image, begin, end;
 
   __device__ Tiles(
-      const Plan& plan_, const Memory<T, kSlots>& memory_, const SlotAttentionInputs<T>& in)
-      : plan(plan_),
-        memory(memory_),
-        k_start(groups_of_4(plan.key_width)),
-        v_start(groups_of_4(plan.value_width)) {
-    const int64_t image = blockIdx.x / plan.shares, share = blockIdx.x % plan.shares;
-    k = in.k + image * plan.pixels * plan.key_width;
-    v = in.v + image * plan.pixels * plan.value_width;
-    k_aligned = aligned4(in.k, plan.key_width);
-    v_aligned = aligned4(in.v, plan.value_width);
-    begin = share * plan.tiles() / plan.shares;
-    end = (share + 1) * plan.tiles() / plan.shares;
+      const Plan& plan_, const Memory<T, kSlots>& memory_, const SlotAttentionInputs<T>& in_)
+      : plan(plan_), memory(memory_), in(in_), image(blockIdx.x / plan.shares) {
+    const int64_t share = blockIdx.x - image * plan.shares;
+    begin = static_cast<int>(share * plan.tiles() / plan.shares);
+    end = static_cast<int>((share + 1) * plan.tiles() / plan.shares);
     if (ahead() && begin < end) {
       fetch(begin);
     }
@@ -164,27 +163,28 @@ struct Tiles {
 
   __device__ bool ahead() const { return kMaxStages > 1 && plan.stages > 1; }
 
-  __device__ Tile<T> tile(int64_t t) const {
-    const int64_t first = t * plan.tile, left = plan.pixels - first;
-    const int64_t stage = ahead() ? (t - begin) % 2 * memory.stage : 0;
+  __device__ Tile<T> tile(int t) const {
+    const int64_t first = int64_t(t) * plan.tile, left = plan.pixels - first;
+    const int stage = ahead() ? (t - begin) % 2 * memory.stage : 0;
     return {
         first, static_cast<int>(left < plan.tile ? left : plan.tile), memory.k + stage,
         memory.v + stage};
   }
 
-  __device__ void fetch(int64_t t) const {
+  __device__ void fetch(int t) const {
     const Tile<T> to = tile(t);
     const int d = plan.key_width, e = plan.value_width;
-    fetch_rows(k + to.first * d, to.pixels, d, k_aligned, k_start, to.k);
+    const int64_t row = image * plan.pixels + to.first;
+    fetch_rows(in.k + row * d, to.pixels, d, aligned4(in.k, d), to.k);
     if (!plan.shared) {
-      fetch_rows(v + to.first * e, to.pixels, e, v_aligned, v_start, to.v);
+      fetch_rows(in.v + row * e, to.pixels, e, aligned4(in.v, e), to.v);
     }
   }
 
   // Calls body(tile) for each; what was written to shared memory before is visible in there.
   template <typename Body>
   __device__ void for_each(Body body) const {
-    for (int64_t t = begin; t < end; ++t) {
+    for (int t = begin; t < end; ++t) {
       if (!ahead()) {
         __syncthreads();
         fetch(t);
