@@ -25,6 +25,8 @@ from simt_plugin import MULTIPROCESSORS, ORDERS
 FOLDER = ROOT / "build" / "simt"
 PAGE = ROOT / "docs" / "simt.md"
 SYNCHRONISATION = re.compile(r"(?:__syncthreads|__syncwarp|__pipeline_\w+)\([^()]*\);")
+NOTHING = "**nothing**"
+BEGIN, END = "<!-- written by make test-simt-all -->\n", "<!-- end -->\n"
 COPY = "__pipeline_memcpy_async"  # is no synchronisation
 PROCESSORS = (1, 7)  # several tiles a block, and one or few
 
@@ -103,73 +105,71 @@ def notice(number: int, mutation: Mutation, expected: Path) -> str:
     shutil.rmtree(folder)
     refused = any(how.startswith("error") for how in found.values())
     how = "an error in" if refused else "other results in"
-    return f"{how} {', '.join(found)} order" if found else "**nothing**"
+    return f"{how} {', '.join(found)} order" if found else NOTHING
 
 
-def run_tests(order: str, processors: int) -> tuple[str, int, int]:
-    """A line about all tests in this order; how many passed; the exit status."""
+@dataclass(frozen=True)
+class Outcome:
+    """Of all tests in one order with one number of multiprocessors."""
+
+    passed: int
+    failed: bool
+
+
+def run_tests(order: str, processors: int) -> Outcome:
     environment = {
         "SIMT_ORDER": order,
         "SIMT_MULTIPROCESSORS": str(processors),
         "OMP_NUM_THREADS": "1",
     }
-    files = [f"test_{name}" for name in (*operators(), "odd_cases")]
-    result = Simulator(FOLDER).run_tests(*files, environment=environment)
+    names = [f"test_{name}" for name in (*operators(), "odd_cases")]
+    result = Simulator(FOLDER).run_tests(*names, environment=environment)
+    lines = result.stdout.splitlines()
+    print(f"{order}, {processors} multiprocessors: {lines[-1] if lines else ''}", flush=True)
     if result.returncode:
         print(result.stdout[-8000:], result.stderr[-2000:], flush=True)
     passed = re.search(r"(\d+) passed", result.stdout)
-    last = (result.stdout.splitlines() or [""])[-1].strip("= ")
-    count = int(passed[1]) if passed else 0
-    return f"{order}, {processors} multiprocessors: {last}", count, result.returncode
+    return Outcome(int(passed[1]) if passed else 0, result.returncode != 0)
 
 
-def write_page(rows: list[str], summary: str) -> None:
+def row(number: int, mutation: Mutation, expected: Path) -> str:
+    """A line of the page's table."""
+    how = notice(number, mutation, expected)
+    line = f"| {mutation.path.name} | {mutation.line} | `{mutation.statement}` | {how} |"
+    print(line, flush=True)
+    return line
+
+
+def write_page(summary: str, rows: list[str]) -> None:
     """Replace what the page says between its two marks."""
-    head, rest = PAGE.read_text().split("<!-- written by make test-simt-all -->\n")[:2]
-    tail = rest.split("<!-- end -->\n")[1]
-    mark = "<!-- written by make test-simt-all -->\n"
-    table = "\n".join(
-        ["| source of csrc/cuda | line | removed | noticed by |", "|---|---|---|---|", *rows]
-    )
-    PAGE.write_text(f"{head}{mark}{summary}\n\n{table}\n<!-- end -->\n{tail}")
+    head, rest = PAGE.read_text().split(BEGIN)
+    titles = ["| source in csrc/cuda | line | removed | noticed by |", "|---|---|---|---|"]
+    lines = [summary, "", *titles, *rows]
+    PAGE.write_text(head + BEGIN + "\n".join(lines) + "\n" + END + rest.split(END)[1])
 
 
 def main() -> int:
     start = time.monotonic()
     simulator = Simulator(FOLDER)
     simulator.build()
-    cross = [(order, count) for order in ORDERS for count in MULTIPROCESSORS]
+    cross = [(order, processors) for order in ORDERS for processors in MULTIPROCESSORS]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        outcomes = []
-        for outcome in pool.map(lambda x: run_tests(*x), cross):
-            print(outcome[0], flush=True)
-            outcomes.append(outcome)
-        baseline = digests_of(simulator, operators())
+        outcomes = list(pool.map(lambda x: run_tests(*x), cross))
+        digests = digests_of(simulator, operators())
         expected = FOLDER / "digests.json"
-        expected.write_text(json.dumps(baseline))
-        same = all(x == orders["forward"] for orders in baseline.values() for x in orders.values())
-        print(f"the same bits in every order: {same}", flush=True)
-        all_mutations = mutations()
-        noticed = []
-        for number, how in enumerate(
-            pool.map(
-                lambda x: notice(*x, expected),
-                enumerate(all_mutations),
-            )
-        ):
-            one = all_mutations[number]
-            noticed.append(f"| {one.path.name} | {one.line} | `{one.statement}` | {how} |")
-            print(noticed[-1], flush=True)
-    missed = sum("**nothing**" in row for row in noticed)
-    minutes = (time.monotonic() - start) / 60
-    passed = sorted({count for _, count, _ in outcomes})
+        expected.write_text(json.dumps(digests))
+        rows = list(pool.map(lambda x: row(*x, expected), enumerate(mutations())))
+    same = all(x == orders["forward"] for orders in digests.values() for x in orders.values())
+    missed = sum(NOTHING in x for x in rows)
     summary = (
-        f"{passed[0]} tests in each of {len(cross)} combinations; {len(noticed)} mutations, "
-        f"{len(noticed) - missed} noticed; {minutes:.0f} minutes on {os.cpu_count()} cores."
+        f"{min(x.passed for x in outcomes)} tests passed in each of {len(cross)} combinations of "
+        f"order and multiprocessors; the results' bits were {'' if same else 'NOT '}the same in "
+        f"every order. {len(rows) - missed} of {len(rows)} mutations were noticed. It took "
+        f"{(time.monotonic() - start) / 60:.0f} minutes on {os.cpu_count()} cores."
     )
     print(summary)
-    write_page(noticed, summary)
-    return int(any(status for *_, status in outcomes) or missed > 0 or not same)
+    write_page(summary, rows)
+    return int(any(x.failed for x in outcomes) or missed > 0 or not same)
 
 
 if __name__ == "__main__":

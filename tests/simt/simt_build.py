@@ -23,7 +23,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).resolve().parent
 DEVICE = HERE / "simt.cpp"
-NAME = "simulated by tests/simt"
+NAME = "a CPU, simulated by tests/simt"
 INCLUDE = re.compile(r'^\s*#\s*include\s*[<"]([^>"]+)[>"]', re.MULTILINE)
 OLDEST_COMPILER = 11
 OTHERS = ("autograd", "module", "cpu/tensor_memory")  # of no one operator; the longest first

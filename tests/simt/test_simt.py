@@ -23,11 +23,11 @@ def simulator(simt_lines: list[str]) -> Simulator:
     return built
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
-def test_native_operator(operator: str, simulator: Simulator, simt_lines: list[str]) -> None:
-    result = simulator.run_tests(f"test_{operator}")
+@pytest.mark.parametrize("tests", [*OPERATORS, "odd_cases"])
+def test_native_operators(tests: str, simulator: Simulator, simt_lines: list[str]) -> None:
+    result = simulator.run_tests(f"test_{tests}")
     lines = result.stdout.splitlines()
-    simt_lines.append(f"{operator}: {lines[-1].strip('= ')}" if lines else operator)
+    simt_lines.append(f"{tests}: {lines[-1].strip('= ')}" if lines else tests)
     assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-2000:]
     launches = re.search(r"simt: (\d+) launches", result.stdout)
     assert launches is not None

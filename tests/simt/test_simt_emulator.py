@@ -163,3 +163,8 @@ def test_blocks_that_fit_a_multiprocessor(
     kernels: ctypes.CDLL, threads: int, kib: int, blocks: int
 ) -> None:
     assert kernels.blocks_that_fit(threads, ctypes.c_int64(kib * KIB)) == blocks
+
+
+def test_without_a_compiler_there_is_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    assert simt_build.obstacle() == "g++ is not on the PATH"
