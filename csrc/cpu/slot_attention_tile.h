@@ -5,6 +5,7 @@
 #include <ATen/cpu/vec/vec.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <vector>
 
@@ -18,23 +19,17 @@ namespace emorl {
 // Pixels: whole vectors for every type, few enough for a tile to fit the first-level cache.
 constexpr int64_t kTile = 32;
 
-// Tiles whose sums are added up one after the other: longer runs round worse, shorter ones leave
-// more partial results. With these lengths the recorded step of docs/fidelity.md agrees.
-#if defined(CPU_CAPABILITY_AVX512)
-constexpr int64_t kTilesPerTask = 16;
-#else
-constexpr int64_t kTilesPerTask = 8;
-#endif
-
 // The pixels of all images, cut into tasks of whole tiles of one image. The number of threads plays
-// no part, so it does not change a sum.
+// no part, so it does not change a sum. Of t tiles, a task adds up sqrt(t) one after the other, and
+// sqrt(t) partial results are left: numbers in a row round worst where there are many, so the two
+// rows are of one length.
 struct Tasks {
   int64_t tiles, per_image, count, grain;
 
   explicit Tasks(const SlotAttentionShape& s) {
     constexpr int64_t kWorthAThread = 1 << 15;
     tiles = (s.pixels + kTile - 1) / kTile;
-    per_image = std::max<int64_t>(1, at::divup(tiles, kTilesPerTask));
+    per_image = std::max<int64_t>(1, std::lround(std::sqrt(static_cast<double>(tiles))));
     count = s.batch * per_image;
     const int64_t work = s.pixels / per_image * s.slots * (s.key_width + s.value_width);
     grain = kWorthAThread / std::max<int64_t>(1, work) + 1;
