@@ -64,19 +64,24 @@ def test_exact_in_float64(shape: tuple[int, ...], activation: str, backend: str)
 @needs_native
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("channels", [32, 64])
-def test_rounds_at_most_four_times_as_badly_as_pytorch(channels: int, kernel: int) -> None:
+def test_rounds_at_most_twice_as_badly_as_adding_in_a_row(channels: int, kernel: int) -> None:
+    """PyTorch's own error differs threefold between processors; in a row is its worst.
+
+    A float32 rounds by 0.21 eps (rms, as a share of itself), and so does each of n partial sums,
+    none of which is larger than the last (rms): 0.21 eps sqrt(n) in all.
+    """
     values = inputs((8, channels, channels, 35, 35, kernel, 1), torch.float32)
     exact = {name: x.detach().double().requires_grad_() for name, x in values.items()}
     truth = results(exact, padding=1, backend="reference")
-    plain = results(values, padding=1, backend="reference")
     ours = results(values, padding=1, backend="native")
+    products = channels * kernel**2
+    pixels = truth["output"][:, 0].numel()
+    added = {"output": products, "grad_x": products, "grad_weight": pixels, "grad_bias": pixels}
 
-    def error(found: dict[str, Tensor], name: str) -> float:
-        return float((found[name].double() - truth[name]).square().mean().sqrt())
-
-    for name in truth:
-        assert error(ours, name) <= 4 * error(plain, name), name
-        assert 0 < error(plain, name) < 1e-5 * float(truth[name].abs().max()), name
+    for name, expected in truth.items():
+        in_a_row = 0.21 * torch.finfo(torch.float32).eps * added[name] ** 0.5
+        error = (ours[name].double() - expected).square().mean().sqrt()
+        assert 0 < error <= 2 * in_a_row * expected.square().mean().sqrt(), name
 
 
 @needs_native
