@@ -1,5 +1,6 @@
 # make test   what CI runs: lint, types, tests with coverage (in .venv, made when missing)
 # make test-simt   of these, the CUDA kernels on the CPU (docs/simt.md); test-simt-all: in every way
+# make test-machines   the numerical tests on stand-ins for other processors
 # make bench  time operators, training steps and rewritings into RESULTS (or one of these:
 #             bench-ops, bench-step, bench-rewritings); make sanitize: C++ under ASan and UBSan;
 # make gpu    OUT=folder: all that needs a GPU (Python: PYTHON), benchmarks/gpu.sh; before that, to
@@ -18,7 +19,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f)
 
 .PHONY: venv test test-simt test-simt-all test-aot bench bench-ops bench-step bench-rewritings \
-        sanitize gpu gpu-wheels gpu-carry demo format clean
+        sanitize test-machines gpu gpu-wheels gpu-carry demo format clean
 
 venv: $(VENV)/.installed
 
@@ -76,6 +77,9 @@ bench-rewritings: venv
 
 sanitize: venv
 	benchmarks/sanitize.sh
+
+test-machines: venv
+	$(BIN)/python tests/machines.py
 
 # No `venv`: on a GPU machine torch and its tools are there already.
 gpu:
