@@ -29,7 +29,7 @@ def test_activations_of_one_step_are_in_memory_at_a_time(form: dict) -> None:
     for keep in (False, True):
         model = IODINE(IODINEConfig(**{**TINY, **form, **wide, "keep_activations": keep}))
         model.objective(torch.rand(1, 3, 24, 24)).loss.backward()  # so that gradients exist
-        grown[keep] = (peak(model, 5) - peak(model, 2)) / 3
+        grown[keep] = (peak(model, 6) - peak(model, 3)) / 3  # at 2, another moment may be it
     assert grown[False] < 0.07 * activations  # two images of 4 channels
     assert grown[True] > activations
 
