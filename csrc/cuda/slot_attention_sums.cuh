@@ -11,26 +11,21 @@ namespace emorl {
 template <typename T, int kSlots>
 struct Accumulator {
   static constexpr int kSums = kSlotGroup * 4, kSlotGroups = kSlots / kSlotGroup;
-  int width, pixel_group, pixel_groups, task;
+  int width, first_task, tasks, task, pixel_group, pixel_groups;
   T sums[kSlotGroup][4] = {};
 
-  __device__ explicit Accumulator(int width_) : width(width_) {
-    const int divisor = max(tasks(), 1);
-    pixel_groups = kThreads / divisor;
-    pixel_group = threadIdx.x / divisor;
-    task = threadIdx.x % divisor;
+  __device__ explicit Accumulator(int width_) : width(width_), first_task(blockIdx.y * kThreads) {
+    tasks = min(groups_of_4(width) * kSlotGroups - first_task, kThreads);
+    pixel_groups = kThreads / max(tasks, 1);
+    pixel_group = threadIdx.x / max(tasks, 1);
+    task = threadIdx.x % max(tasks, 1);
   }
-  // A block's tasks; none where the width is 0.
-  __device__ int tasks() const {
-    return min(groups_of_4(width) * kSlotGroups - int(blockIdx.y) * kThreads, kThreads);
-  }
-  __device__ int slot(int t) const {
-    return (blockIdx.y * kThreads + t) % kSlotGroups * kSlotGroup;
-  }
-  __device__ int column(int t) const { return (blockIdx.y * kThreads + t) / kSlotGroups * 4; }
+  __device__ bool idle() const { return tasks <= 0 || pixel_group >= pixel_groups; }
+  __device__ int slot(int t) const { return (first_task + t) % kSlotGroups * kSlotGroup; }
+  __device__ int column(int t) const { return (first_task + t) / kSlotGroups * 4; }
 
   __device__ void add(const T* weights, const T* rows, int pixels) {
-    if (tasks() <= 0 || pixel_group >= pixel_groups) {
+    if (idle()) {
       return;
     }
     for (int p = pixel_group; p < pixels; p += pixel_groups) {
@@ -58,13 +53,12 @@ struct Accumulator {
       buffer[i * kThreads + threadIdx.x] = sums[i / 4][i % 4];
     }
     __syncthreads();
-    const int count = tasks();
-    for (int place = threadIdx.x; place < kSums * count; place += kThreads) {
-      const int i = place / count, t = place % count;
+    for (int place = threadIdx.x; place < kSums * tasks; place += kThreads) {
+      const int i = place / tasks, t = place % tasks;
       const int j = slot(t) + i / 4, c = column(t) + i % 4;
       T total = 0;
       for (int group = 0; group < pixel_groups; ++group) {
-        total += buffer[i * kThreads + group * count + t];
+        total += buffer[i * kThreads + group * tasks + t];
       }
       if (j < slots && c < width) {
         out[static_cast<int64_t>(j) * width + c] = total;
