@@ -20,10 +20,11 @@ EMORL_SANITIZE=1 EMORL_CUDA=0 "$PYTHON" setup.py -q build_ext --inplace
 # Python itself leaks, so leaks are not looked for. libstdc++ must be there before libasan looks
 # for __cxa_throw.
 runtime=$(g++ -print-file-name=libasan.so):$(g++ -print-file-name=libstdc++.so.6)
+# pytest must not catch what they report before they end the process.
 run_tests() {
   env LD_PRELOAD="$runtime" ASAN_OPTIONS=detect_leaks=0 \
     UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 OMP_NUM_THREADS=2 \
-    "$PYTHON" -m pytest -q -p no:cacheprovider "$@" tests/test_slot_attention*.py \
+    "$PYTHON" -m pytest -q --capture=sys -p no:cacheprovider "$@" tests/test_slot_attention*.py \
     tests/test_mixture_nll*.py tests/test_spatial_broadcast*.py tests/test_convolution.py \
     tests/test_odd_cases.py
 }
