@@ -167,16 +167,18 @@ struct MixtureInputs {
   double constant;  // belongs to every image's result
 };
 
-template <typename T>
+template <typename T, typename S>
 struct MixtureOutputs {
-  T* nll;   // [batch]
-  T* grad;  // [batch, slots, channels + 1, pixels], strided: of rgb and mask_logits; or null
+  T* nll;   // [batch] or null
+  S* grad;  // [batch, slots, channels + 1, pixels], strided: of rgb and mask_logits; or null
   MixtureStrides grad_strides;
+  const T* image_scales;  // [batch], factor of each image's gradient; null: it is `scale`
+  double scale;
 };
 
 template <typename T, typename S>
 void mixture_nll_cpu(
-    const MixtureShape&, const MixtureInputs<T, S>&, const MixtureOutputs<T>&);
+    const MixtureShape&, const MixtureInputs<T, S>&, const MixtureOutputs<T, S>&);
 
 // Half-precision numbers on the GPU, whose own types exist in CUDA sources alone.
 struct Float16Bits {
@@ -186,12 +188,13 @@ struct BFloat16Bits {
   uint16_t bits;
 };
 
-// How many sums of each image the launcher wants room for: partial_sums [batch, blocks].
+// How many sums of each image the launcher wants room for, partial_sums [batch, blocks], if nll is
+// wanted.
 int64_t mixture_nll_cuda_blocks(const MixtureShape&, int64_t size_of_number);
 
 template <typename T, typename S>
 void mixture_nll_cuda(
-    const MixtureShape&, const MixtureInputs<T, S>&, const MixtureOutputs<T>&,
+    const MixtureShape&, const MixtureInputs<T, S>&, const MixtureOutputs<T, S>&,
     double* partial_sums, void* stream);
 
 }  // namespace emorl
