@@ -65,7 +65,7 @@ def test_opcheck_backward(dtype: torch.dtype, joined: bool, backend: str) -> Non
     slots = (rgb.to(dtype), None if masks is None else masks.to(dtype))
     name = "mixture_nll" if backend == "native" else f"mixture_nll_{backend}"
     op = getattr(torch.ops.emorl, f"{name}_backward").default
-    torch.library.opcheck(op, (image.new_ones(len(image)), image, *slots, *options[:-2]))
+    torch.library.opcheck(op, (image.new_ones(len(image)), None, image, *slots, *options[:-2]))
 
 
 @pytest.mark.parametrize("backend", ["auto", *BACKENDS])
@@ -114,7 +114,8 @@ def test_allocates_gradients_and_nothing_else_of_their_size(layout: Any, kind: A
 
     step("native")
     assert sum(allocations(lambda: step("reference"))) > 3 * slots  # the measurement works
-    assert slots <= sum(allocations(lambda: step("native"))) < slots + 4096
+    # once unscaled, once times what comes in
+    assert 2 * slots <= sum(allocations(lambda: step("native"))) < 2 * slots + 4096
     assert sum(allocations(value)) < 4096
 
 

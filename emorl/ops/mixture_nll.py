@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.library import register_autograd
 
+from emorl.ops import _library
 from emorl.ops._library import Backend, cast, define_op, resolve
 
 Likelihood = Literal["gaussian", "mixture", "mixture_joint"]
@@ -46,10 +47,12 @@ def mixture_nll(
 
     where log N leaves out log(2 pi) / 2 unless `density`, as the released code does.
 
-    Equivalent to `reference`, whose [B, K, C, H, W] temporaries the compiled backends never make:
-    nothing of that size is kept for the backward pass but the inputs, from which it computes the
-    gradient, by responsibilities minus masks, and writes it once. Who knows what the gradient will
-    be multiplied with takes `mixture_nll_and_gradient`, which reads the inputs once for both.
+    Equivalent to `reference`, whose [B, K, C, H, W] temporaries the compiled backends never make.
+    On a GPU nothing of that size is kept for the backward pass but the inputs: from them it
+    computes the gradient, by responsibilities minus masks, and writes it once. The CPU, for which
+    arithmetic costs more than bytes, computes it in the forward pass and scales it later, unless
+    the slots are narrow. Who knows the scale takes `mixture_nll_and_gradient`, which reads the
+    inputs once for both.
 
     Values and gradients are finite for finite arguments, unless they exceed the range of the dtype.
     Sums are accumulated in float32 or wider. On the CPU the result does not depend on the number of
@@ -83,7 +86,8 @@ def mixture_nll(
     chosen = resolve("mixture_nll", backend, rgb, _limits(image, rgb))
     if chosen == "reference":
         return _reference_of(arguments)
-    nll, _ = _operator(chosen)(*arguments.as_stored(), None)
+    arguments = arguments.as_stored()
+    nll, _ = _operator(chosen)(*arguments, 1.0 if _keeps_gradient(arguments, chosen) else None)
     return nll
 
 
@@ -113,7 +117,11 @@ def mixture_nll_and_gradient(
         image: as in `mixture_nll`.
         decoded: rgb and, in the last channel, mask logits, [B, K, C + 1, H, W].
         scale: factor of the gradient: 1 / B for that of the mean.
-        sigma, kind, rgb_activation, density, backend: as in `mixture_nll`.
+        sigma: as in `mixture_nll`, as are all that follow.
+        kind: "gaussian", "mixture" or "mixture_joint".
+        rgb_activation: "sigmoid" or "none".
+        density: whether the value is the full density's.
+        backend: `auto`, `native`, `triton` or `reference`.
 
     Returns:
         The values, [B], as `mixture_nll` returns them, and the gradient with respect to `decoded`,
@@ -213,6 +221,14 @@ def _arguments(
 
 def _colours_and_masks(rgb: Tensor, mask_logits: Tensor | None) -> tuple[Tensor, Tensor]:
     return (rgb[:, :, :-1], rgb[:, :, -1:]) if mask_logits is None else (rgb, mask_logits)
+
+
+def _keeps_gradient(arguments: _Arguments, backend: str) -> bool:
+    """Whether the forward pass computes the gradient, as the CPU's does where none is rounded."""
+    _, rgb, masks, *_ = arguments
+    wanted = rgb.requires_grad or (masks is not None and masks.requires_grad)
+    on_cpu = backend == "native" and not _library.on_gpu(rgb)
+    return on_cpu and torch.is_grad_enabled() and wanted and rgb.dtype not in _NARROW
 
 
 def _operator(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:
@@ -321,6 +337,7 @@ def _fake(
 
 def _fake_backward(
     grad_nll: Tensor,
+    kept: Tensor | None,
     image: Tensor,
     rgb: Tensor,
     mask_logits: Tensor | None,
@@ -333,8 +350,9 @@ def _fake_backward(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, sigma, kind, sigmoid, _, _ = inputs
-    ctx.save_for_backward(*tensors)
+    *tensors, sigma, kind, sigmoid, _, scale = inputs
+    kept = output[1] if scale == 1 else None
+    ctx.save_for_backward(kept, *tensors)
     ctx.options = (sigma, kind, sigmoid)
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)  # zeros for output[1] would be as large as it is
@@ -349,7 +367,7 @@ def _register_gradient(op: str, library: torch.library.Library) -> None:
             return (None,) * 9
         if ctx.needs_input_grad[0]:
             raise RuntimeError("mixture_nll: only the reference differentiates the image")
-        image, _, mask_logits, _ = ctx.saved_tensors
+        _, image, _, mask_logits, _ = ctx.saved_tensors
         grad = backward_op(grad_nll, *ctx.saved_tensors, *ctx.options)
         if mask_logits is None:
             return None, grad, *[None] * 7
@@ -363,8 +381,8 @@ define_op(
     "mixture_nll",
     schema="(Tensor image, Tensor rgb, Tensor? mask_logits, Tensor? slot_sigma, float sigma, "
     "str kind, bool sigmoid, bool density, float? scale) -> (Tensor nll, Tensor grad)",
-    schema_backward="(Tensor grad_nll, Tensor image, Tensor rgb, Tensor? mask_logits, "
-    "Tensor? slot_sigma, float sigma, str kind, bool sigmoid) -> Tensor",
+    schema_backward="(Tensor grad_nll, Tensor? kept, Tensor image, Tensor rgb, "
+    "Tensor? mask_logits, Tensor? slot_sigma, float sigma, str kind, bool sigmoid) -> Tensor",
     fake=_fake,
     fake_backward=_fake_backward,
     gradient=_register_gradient,

@@ -59,6 +59,7 @@ def forward(
 
 def backward(
     grad_nll: Tensor,
+    kept: None,
     image: Tensor,
     rgb: Tensor,
     mask_logits: Tensor | None,
