@@ -142,6 +142,28 @@ void convolution_weight_gradient_cpu(
     const ConvolutionShape&, const T* x, const ActivatedGradient<T>& from, T* grad_weight,
     T* grad_bias);
 
+// On a GPU cuDNN convolves; what comes before and after it is done with whole images.
+struct ActivatedImages {
+  int64_t batch, channels, pixels;
+  bool channels_last;  // in memory [batch, pixels, channels], else [batch, channels, pixels]
+  Activation activation;
+};
+
+// images = act(images + bias), in place; bias [channels] or null.
+// T: float, double, Float16Bits or BFloat16Bits
+template <typename T>
+void add_bias_and_activate_cuda(const ActivatedImages&, const T* bias, T* images, void* stream);
+
+// Sums that the backward launcher wants room for, in float, or in double if T is.
+int64_t activation_backward_cuda_scratch(const ActivatedImages&, int64_t size_of_t);
+
+// Before the activation: grad_images, and its sums over the images, grad_bias [channels]. A null
+// output is not wanted.
+template <typename T>
+void activation_backward_cuda(
+    const ActivatedImages&, const ActivatedGradient<T>& from, T* grad_images, T* grad_bias,
+    void* scratch, void* stream);
+
 enum class Likelihood { kGaussian, kMixture, kMixtureJoint };
 
 struct MixtureShape {

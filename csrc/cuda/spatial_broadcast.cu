@@ -5,20 +5,6 @@
 namespace emorl {
 namespace {
 
-template <typename V>
-__device__ __forceinline__ V apply(Activation activation, V x) {
-  return activation == Activation::kElu ? activate<Activation::kElu>(x)
-      : activation == Activation::kRelu ? activate<Activation::kRelu>(x)
-                                        : x;
-}
-
-template <typename V>
-__device__ __forceinline__ V apply_backward(Activation activation, V grad, V y) {
-  return activation == Activation::kElu ? activate_backward<Activation::kElu>(grad, y)
-      : activation == Activation::kRelu ? activate_backward<Activation::kRelu>(grad, y)
-                                        : grad;
-}
-
 template <typename T, int kWidth>
 __global__ void __launch_bounds__(kThreads) spatial_broadcast_kernel(
     const __grid_constant__ Plan p, const T* slot, const T* position, T* output) {
@@ -44,7 +30,7 @@ __global__ void __launch_bounds__(kThreads) spatial_broadcast_kernel(
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) {
           const Wide<T> sum = widen(values.x[i]) + widen(positions[r].x[i]);
-          result.x[i] = narrow<T>(apply(p.activation, sum));
+          result.x[i] = narrow<T>(activate(p.activation, sum));
         }
         store(output + m * image + place.offsets[r], result);
       }
@@ -75,7 +61,8 @@ __global__ void __launch_bounds__(kThreads, 1) spatial_broadcast_backward_kernel
         const auto y = load<T, kWidth>(output + m * image + place.offsets[r]);
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) {
-          const Wide<T> value = apply_backward(p.activation, widen(grad.x[i]), widen(y.x[i]));
+          const Wide<T> value =
+              activate_backward(p.activation, widen(grad.x[i]), widen(y.x[i]));
           over_slots[r].x[i] += value;
           over_pixels[i] += value;
         }
