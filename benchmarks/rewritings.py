@@ -29,7 +29,7 @@ from emorl.models import EfficientMORL, efficient_morl
 from emorl.nn import hierarchy
 from emorl.nn.absorption import LinearFeatures
 from emorl.nn.decoder import SpatialBroadcastDecoder
-from emorl.nn.score import Score, Scorer
+from emorl.nn.score import Decode, Likelihood, Score
 from emorl.ops import Backend, slot_attention
 
 REWRITINGS = {
@@ -45,17 +45,25 @@ REWRITINGS = {
 
 
 def differentiate_twice(
-    scorer: Scorer, slots: Tensor, weights: Sequence[Tensor], gradient: bool, batch: int, _: None
+    decode: Decode,
+    likelihood: Likelihood,
+    slots: Tensor,
+    weights: Sequence[Tensor],
+    gradient: bool,
+    batch: int,
+    _: None,
 ) -> Score:
     """Instead of `score_once`: refinement's gradient now, the weights' at the end."""
-    per_image, outputs = scorer(slots, slice(0, batch))
+    everything = slice(0, batch)
+    decoded = decode(slots, everything)
+    per_image, _ = likelihood(decoded, everything, None)
     nll = per_image.mean()
     (now,) = torch.autograd.grad(nll, slots, create_graph=True) if gradient else (None,)
     return Score(
         nll,
         per_image.detach(),
         None if now is None else now.detach(),
-        tuple(o.detach() for o in outputs),
+        decoded.detach(),
     )
 
 

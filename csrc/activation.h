@@ -46,4 +46,19 @@ EMORL_INLINE V activate_backward(V grad, V y) {
   }
 }
 
+// The same, chosen while running.
+template <typename V>
+EMORL_INLINE V activate(Activation activation, V x) {
+  return activation == Activation::kElu ? activate<Activation::kElu>(x)
+      : activation == Activation::kRelu ? activate<Activation::kRelu>(x)
+                                        : x;
+}
+
+template <typename V>
+EMORL_INLINE V activate_backward(Activation activation, V grad, V y) {
+  return activation == Activation::kElu ? activate_backward<Activation::kElu>(grad, y)
+      : activation == Activation::kRelu ? activate_backward<Activation::kRelu>(grad, y)
+                                        : grad;
+}
+
 }  // namespace emorl

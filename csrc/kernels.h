@@ -142,6 +142,28 @@ void convolution_weight_gradient_cpu(
     const ConvolutionShape&, const T* x, const ActivatedGradient<T>& from, T* grad_weight,
     T* grad_bias);
 
+// On a GPU cuDNN convolves; what comes before and after it is done with whole images.
+struct ActivatedImages {
+  int64_t batch, channels, pixels;
+  bool channels_last;  // in memory [batch, pixels, channels], else [batch, channels, pixels]
+  Activation activation;
+};
+
+// images = act(images + bias), in place; bias [channels] or null.
+// T: float, double, Float16Bits or BFloat16Bits
+template <typename T>
+void add_bias_and_activate_cuda(const ActivatedImages&, const T* bias, T* images, void* stream);
+
+// Sums that the backward launcher wants room for, in float, or in double if T is.
+int64_t activation_backward_cuda_scratch(const ActivatedImages&, int64_t size_of_t);
+
+// Before the activation: grad_images, and its sums over the images, grad_bias [channels]. A null
+// output is not wanted.
+template <typename T>
+void activation_backward_cuda(
+    const ActivatedImages&, const ActivatedGradient<T>& from, T* grad_images, T* grad_bias,
+    void* scratch, void* stream);
+
 enum class Likelihood { kGaussian, kMixture, kMixtureJoint };
 
 struct MixtureShape {
@@ -167,16 +189,18 @@ struct MixtureInputs {
   double constant;  // belongs to every image's result
 };
 
-template <typename T>
+template <typename T, typename S>
 struct MixtureOutputs {
-  T* nll;   // [batch]
-  T* grad;  // [batch, slots, channels + 1, pixels], strided: of rgb and mask_logits; or null
+  T* nll;   // [batch] or null
+  S* grad;  // [batch, slots, channels + 1, pixels], strided: of rgb and mask_logits; or null
   MixtureStrides grad_strides;
+  const T* image_scales;  // [batch], factor of each image's gradient; null: it is `scale`
+  double scale;
 };
 
 template <typename T, typename S>
 void mixture_nll_cpu(
-    const MixtureShape&, const MixtureInputs<T, S>&, const MixtureOutputs<T>&);
+    const MixtureShape&, const MixtureInputs<T, S>&, const MixtureOutputs<T, S>&);
 
 // Half-precision numbers on the GPU, whose own types exist in CUDA sources alone.
 struct Float16Bits {
@@ -186,12 +210,13 @@ struct BFloat16Bits {
   uint16_t bits;
 };
 
-// How many sums of each image the launcher wants room for: partial_sums [batch, blocks].
+// How many sums of each image the launcher wants room for, partial_sums [batch, blocks], if nll is
+// wanted.
 int64_t mixture_nll_cuda_blocks(const MixtureShape&, int64_t size_of_number);
 
 template <typename T, typename S>
 void mixture_nll_cuda(
-    const MixtureShape&, const MixtureInputs<T, S>&, const MixtureOutputs<T>&,
+    const MixtureShape&, const MixtureInputs<T, S>&, const MixtureOutputs<T, S>&,
     double* partial_sums, void* stream);
 
 }  // namespace emorl

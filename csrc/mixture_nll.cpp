@@ -3,7 +3,6 @@
 #include <ATen/OpMathType.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/mul.h>
 
 #include <cmath>
@@ -106,59 +105,99 @@ struct Arguments {
 
 // Room for the gradient of rgb and mask logits, channels last where rgb is.
 Tensor new_gradient(const Arguments& args, const Tensor& rgb) {
-  const auto options = args.image.options();
   const int64_t batch = rgb.size(0), slots = rgb.size(1), channels = args.shape.channels + 1;
   if (rgb.stride(2) == 1) {
-    return at::empty({batch, slots, rgb.size(3), rgb.size(4), channels}, options)
+    return at::empty({batch, slots, rgb.size(3), rgb.size(4), channels}, rgb.options())
         .permute({0, 1, 4, 2, 3});
   }
-  return at::empty({batch, slots, channels, rgb.size(3), rgb.size(4)}, options);
+  return at::empty({batch, slots, channels, rgb.size(3), rgb.size(4)}, rgb.options());
 }
 
+// What is to be computed: tensors that are not are undefined.
+struct Wanted {
+  Tensor nll, grad, image_scales;
+  double scale = 1;
+
+  template <typename T, typename S>
+  MixtureOutputs<T, S> outputs() const {
+    return {
+        nll.defined() ? nll.mutable_data_ptr<T>() : nullptr,
+        grad.defined() ? static_cast<S*>(grad.mutable_data_ptr()) : nullptr,
+        grad.defined() ? strides_of(grad) : MixtureStrides{},
+        image_scales.defined() ? image_scales.const_data_ptr<T>() : nullptr, scale};
+  }
+};
+
+void compute(
+    const Arguments& args, double sigma, Likelihood kind, bool sigmoid, bool density,
+    const Wanted& wanted) {
+  const auto type = args.rgb.scalar_type();
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, type, "mixture_nll", [&] {
+    using T = at::opmath_type<scalar_t>;
+    const auto cpu = [&] {
+      mixture_nll_cpu(
+          args.shape, args.inputs<T, scalar_t>(sigma, kind, sigmoid, density),
+          wanted.outputs<T, scalar_t>());
+    };
+    const auto cuda = [&](auto stream) {
+      using S = OnGPU<scalar_t>;
+      Tensor sums;
+      if (wanted.nll.defined()) {
+        const int64_t blocks = mixture_nll_cuda_blocks(args.shape, sizeof(T));
+        sums = at::empty({args.shape.batch, blocks}, args.image.options().dtype(at::kDouble));
+      }
+      mixture_nll_cuda(
+          args.shape, args.inputs<T, S>(sigma, kind, sigmoid, density), wanted.outputs<T, S>(),
+          sums.defined() ? sums.mutable_data_ptr<double>() : nullptr, stream);
+    };
+    on_device_of(args.rgb, cpu, cuda);
+  });
+}
+
+// With `scale`, also the gradient of scale times the sum of nll; else that is empty.
 std::tuple<Tensor, Tensor> mixture_nll(
     const Tensor& image, const Tensor& rgb, const OptionalTensor& mask_logits,
     const OptionalTensor& slot_sigma, double sigma, std::string kind, bool sigmoid, bool density,
-    bool wanted) {
+    std::optional<double> scale) {
   const Arguments args(image, rgb, mask_logits, slot_sigma);
   const Likelihood likelihood_kind = likelihood(kind);
   const Tensor nll = at::empty({args.shape.batch}, args.image.options());
-  const Tensor grad = wanted ? new_gradient(args, rgb) : at::empty({0}, args.image.options());
+  const Tensor grad = scale ? new_gradient(args, rgb) : at::empty({0}, rgb.options());
   if (args.shape.channels * args.shape.pixels == 0) {
     nll.zero_();
     grad.zero_();
-    return {nll, grad};
+  } else {
+    compute(
+        args, sigma, likelihood_kind, sigmoid, density,
+        {nll, scale ? grad : Tensor(), Tensor(), scale.value_or(1)});
   }
-  const auto type = rgb.scalar_type();
-  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, type, "mixture_nll", [&] {
-    using T = at::opmath_type<scalar_t>;
-    const MixtureOutputs<T> outputs{
-        nll.mutable_data_ptr<T>(), wanted ? grad.mutable_data_ptr<T>() : nullptr,
-        wanted ? strides_of(grad) : MixtureStrides{}};
-    const auto cpu = [&] {
-      const auto inputs = args.inputs<T, scalar_t>(sigma, likelihood_kind, sigmoid, density);
-      mixture_nll_cpu(args.shape, inputs, outputs);
-    };
-    const auto cuda = [&](auto stream) {
-      const auto inputs = args.inputs<T, OnGPU<scalar_t>>(sigma, likelihood_kind, sigmoid, density);
-      const int64_t blocks = mixture_nll_cuda_blocks(args.shape, sizeof(T));
-      const Tensor partial_sums =
-          at::empty({args.shape.batch, blocks}, rgb.options().dtype(at::kDouble));
-      mixture_nll_cuda(
-          args.shape, inputs, outputs, partial_sums.mutable_data_ptr<double>(), stream);
-    };
-    on_device_of(rgb, cpu, cuda);
-  });
   return {nll, grad};
 }
 
-// The gradient left the forward pass already: what remains is a factor for each image.
-Tensor mixture_nll_backward(const Tensor& grad_nll, const Tensor& grad, at::ScalarType dtype) {
-  TORCH_CHECK_VALUE(
-      grad.dim() == 5 && grad_nll.dim() == 1 && grad_nll.size(0) == grad.size(0),
-      "mixture_nll: expected gradients [B] and [B,K,C+1,H,W], got ", grad_nll.sizes(), " and ",
-      grad.sizes());
-  Tensor scaled = at::empty_like(grad, grad.options().dtype(dtype));
-  return at::mul_out(scaled, grad, grad_nll.view({-1, 1, 1, 1, 1}));
+// The gradient of grad_nll . nll: that of the sum, kept by the forward pass, times grad_nll, or from
+// the inputs once more, which are fewer bytes and more arithmetic.
+Tensor mixture_nll_backward(
+    const Tensor& grad_nll, const OptionalTensor& kept, const Tensor& image, const Tensor& rgb,
+    const OptionalTensor& mask_logits, const OptionalTensor& slot_sigma, double sigma,
+    std::string kind, bool sigmoid) {
+  const Arguments args(image, rgb, mask_logits, slot_sigma);
+  const Likelihood likelihood_kind = likelihood(kind);
+  args.check_sizes("grad_nll", grad_nll, {args.shape.batch});
+  args.check_type("grad_nll", grad_nll, args.image.scalar_type());
+  Tensor grad = new_gradient(args, rgb);
+  if (kept) {
+    args.check_sizes("kept", *kept, grad.sizes());
+    args.check_type("kept", *kept, rgb.scalar_type());
+    return at::mul_out(grad, *kept, grad_nll.view({-1, 1, 1, 1, 1}));
+  }
+  if (args.shape.channels * args.shape.pixels == 0) {
+    grad.zero_();
+  } else {
+    compute(
+        args, sigma, likelihood_kind, sigmoid, /*density=*/false,
+        {Tensor(), grad, grad_nll.contiguous()});
+  }
+  return grad;
 }
 
 void register_mixture_nll(torch::Library& library) {

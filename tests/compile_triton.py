@@ -130,7 +130,7 @@ def mixture_nll(dtype: torch.dtype, slots: int, channels: int, kind: str) -> Cas
     sigma = None if kind == "gaussian" else empty(wide, slots)
 
     def launch() -> None:
-        launcher.forward(image, rgb, mask, sigma, 0.1, kind, True, False, True)
+        launcher.forward(image, rgb, mask, sigma, 0.1, kind, True, False, 1.0)
 
     return Case(dtype, kind, (slots, channels), lambda: _limits(image, rgb)["triton"], launch)
 

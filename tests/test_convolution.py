@@ -1,4 +1,4 @@
-"""Convolution with fewer multiplications: against float64, as an operator, and its limits."""
+"""Convolution with its activation: against float64, as an operator, and its limits."""
 
 from __future__ import annotations
 
@@ -6,15 +6,23 @@ from typing import Any
 
 import pytest
 import torch
-from op_testing import DEVICE, backend_params, unwritten_outputs_are_nan  # noqa: F401
+from op_testing import (  # noqa: F401
+    DEVICE,
+    assert_as_accurate_as_plain,
+    backend_params,
+    unwritten_outputs_are_nan,
+)
 from torch import Tensor
 from torch.library import opcheck
 
-from emorl.ops import backends, convolution
+from emorl.ops import _library, backends, convolution
 
 KERNELS = [p for p in backend_params("convolution", compiled=True) if p.values[0] == "native"]
 OBSTACLE = backends(DEVICE)["convolution"]["native"]
 needs_native = pytest.mark.skipif(OBSTACLE is not None, reason=str(OBSTACLE))
+ON_GPU = _library.on_gpu(torch.empty(0, device=DEVICE))
+of_the_cpu = pytest.mark.skipif(ON_GPU, reason="what the CPU's kernels promise")
+of_a_gpu = pytest.mark.skipif(not ON_GPU, reason="what the CPU's kernels cannot do")
 
 # B, C, D, H, W, kernel, padding: every padding, whole and partial tiles and blocks, one pixel
 SHAPES = [
@@ -28,6 +36,19 @@ SHAPES = [
     (1, 16, 16, 5, 5, 5, 0),
     (0, 16, 16, 5, 5, 3, 1),
     (13, 16, 16, 17, 19, 3, 1),
+]
+
+
+# On a GPU as well: any kernel and number of channels; packs of channels or pixels, and what is not
+# a multiple of them; more channels than a block takes, more pixels than its threads
+GPU_SHAPES = [
+    (2, 3, 5, 6, 7, 1, 0),
+    (2, 4, 8, 9, 8, 4, 2),
+    (1, 16, 17, 9, 8, 7, 3),
+    (3, 1, 1, 5, 5, 3, 0),
+    (1, 2, 520, 5, 4, 3, 1),
+    (5, 3, 4, 40, 41, 3, 1),
+    (2, 3, 300, 3, 3, 3, 0),
 ]
 
 
@@ -61,6 +82,43 @@ def test_exact_in_float64(shape: tuple[int, ...], activation: str, backend: str)
         torch.testing.assert_close(actual, expected[name], rtol=1e-11, atol=1e-11)
 
 
+@of_a_gpu
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("layout", ["first", "last"])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("shape", GPU_SHAPES, ids=str)
+def test_any_size_on_a_gpu(
+    shape: tuple[int, ...], dtype: torch.dtype, stride: int, layout: str, backend: str
+) -> None:
+    values = inputs(shape, dtype)
+    form = torch.channels_last if layout == "last" else torch.contiguous_format
+    values["x"] = values["x"].detach().contiguous(memory_format=form).requires_grad_()
+    exact = {name: x.detach().double().requires_grad_() for name, x in values.items()}
+    options: dict[str, Any] = {"padding": shape[-1], "stride": stride, "activation": "elu"}
+    truth = results(exact, backend="reference", **options)
+    plain = results(values, backend="reference", **options)
+    found = results(values, backend=backend, **options)
+    assert_as_accurate_as_plain(found, plain, truth)
+    assert found["output"].dtype == dtype
+    assert found["output"].is_contiguous(memory_format=form)
+
+
+@of_a_gpu
+@pytest.mark.parametrize("backend", KERNELS)
+def test_autocast_on_a_gpu(backend: str) -> None:
+    values = inputs((2, 3, 8, 9, 7, 3, 1), torch.float32)
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        output = convolution(**values, padding=1, activation="relu", backend=backend)
+        plain = convolution(**values, padding=1, activation="relu", backend="reference")
+    assert output.dtype == torch.bfloat16
+    exact = {name: x.detach().double() for name, x in values.items()}
+    truth = convolution(**exact, padding=1, activation="relu", backend="reference")
+    assert_as_accurate_as_plain({"output": output}, {"output": plain}, {"output": truth})
+    grads = torch.autograd.grad(output.float().sum(), list(values.values()))
+    assert {grad.dtype for grad in grads} == {torch.float32}
+
+
 @needs_native
 @pytest.mark.parametrize("kernel", [3, 5])
 @pytest.mark.parametrize("channels", [32, 64])
@@ -84,49 +142,61 @@ def test_rounds_at_most_twice_as_badly_as_adding_in_a_row(channels: int, kernel:
         assert 0 < error <= 2 * in_a_row * expected.square().mean().sqrt(), name
 
 
-@needs_native
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("layout", ["first", "last"])
 @pytest.mark.parametrize("kernel", [3, 5])
-def test_operator_contract(kernel: int) -> None:
+def test_operator_contract(kernel: int, layout: str, backend: str) -> None:
     values = inputs((1, 16, 16, 6, 7, kernel, 1), torch.float64)
-    opcheck(torch.ops.emorl.convolution.default, (*values.values(), 1, "elu"))
+    if layout == "last":
+        last = values["x"].detach().contiguous(memory_format=torch.channels_last)
+        values["x"] = last.requires_grad_()
+    opcheck(torch.ops.emorl.convolution.default, (*values.values(), 1, 1, "elu"))
     detached = [x.detach() for x in values.values()]
-    output = convolution(*detached, padding=1, activation="elu", backend="native")
-    arguments = (torch.randn_like(output), *detached[:2], output, 1, "elu", [True, True, True])
+    output = convolution(*detached, padding=1, activation="elu", backend=backend)
+    arguments = (torch.randn_like(output), *detached[:2], output, 1, 1, "elu", [True, True, True])
     opcheck(torch.ops.emorl.convolution_backward.default, arguments)
 
 
-@needs_native
+@pytest.mark.parametrize("backend", KERNELS)
 @pytest.mark.parametrize("activation", ["elu", "none"])
-def test_gradcheck(activation: str) -> None:
+def test_gradcheck(activation: str, backend: Any) -> None:
     values = inputs((1, 16, 16, 3, 3, 3, 1), torch.float64)
     assert torch.autograd.gradcheck(
-        lambda *x: convolution(*x, padding=1, activation=activation, backend="native"),
+        lambda *x: convolution(*x, padding=1, activation=activation, backend=backend),
         list(values.values()),
         fast_mode=True,
     )
 
 
-@needs_native
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("activation", ["elu", "none"])
 @pytest.mark.parametrize("wanted", ["x", "weight", "bias"])
-def test_subsets_of_gradients(wanted: str) -> None:
+def test_subsets_of_gradients(wanted: str, activation: Any, backend: Any) -> None:
     values = inputs(SHAPES[1], torch.float64)
-    expected = results(values, padding=1, activation="elu", backend="reference")
+    expected = results(values, padding=1, activation=activation, backend="reference")
     alone = {name: x.detach().requires_grad_(name == wanted) for name, x in values.items()}
-    output = convolution(**alone, padding=1, activation="elu", backend="native")
-    weights = torch.randn(
-        output.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64
-    )
+    output = convolution(**alone, padding=1, activation=activation, backend=backend)
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.randn(output.shape, generator=generator, dtype=torch.float64).to(output)
     (grad,) = torch.autograd.grad((output * weights).sum(), alone[wanted])
     torch.testing.assert_close(grad, expected[f"grad_{wanted}"])
 
 
-@needs_native
-def test_strides_and_no_bias() -> None:
+@pytest.mark.parametrize("backend", KERNELS)
+@pytest.mark.parametrize("activation", ["relu", "none"])
+def test_strides_and_no_bias(activation: Any, backend: Any) -> None:
     values = inputs((4, 32, 32, 10, 9, 3, 1), torch.float64)
     x = values["x"][::2, :, 1::2].transpose(2, 3)
     weight = values["weight"].transpose(2, 3)
-    found = convolution(x, weight, padding=1, backend="native")
-    torch.testing.assert_close(found, convolution(x, weight, padding=1, backend="reference"))
+    found, expected = (
+        convolution(x, weight, padding=1, activation=activation, backend=name)
+        for name in (backend, "reference")
+    )
+    torch.testing.assert_close(found, expected)
+    leaves = (values["x"], values["weight"])
+    grads = (torch.autograd.grad(y.square().sum(), leaves) for y in (found, expected))
+    for one, other in zip(*grads, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @needs_native
@@ -138,6 +208,7 @@ def test_one_graph_with_torch_compile() -> None:
     torch.testing.assert_close(compiled(**values, **options), expected)
 
 
+@of_the_cpu
 @needs_native
 def test_sums_do_not_depend_on_the_number_of_threads() -> None:
     values = inputs((9, 32, 32, 19, 18, 3, 1), torch.float32)
@@ -153,6 +224,7 @@ def test_sums_do_not_depend_on_the_number_of_threads() -> None:
             assert torch.equal(value, other[name]), name
 
 
+@of_the_cpu
 @needs_native
 def test_auto_takes_what_wins() -> None:
     for kernel, worth in ((3, 32), (5, 64)):
@@ -163,6 +235,7 @@ def test_auto_takes_what_wins() -> None:
         assert convolution(**wide, padding=1).dtype == torch.bfloat16
 
 
+@of_the_cpu
 @needs_native
 @pytest.mark.parametrize(
     ("shape", "options", "message"),

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from benchmarks.cases import MIXTURE_NLL, MixtureNllCase
-from emorl.ops import mixture_nll
+from emorl.ops import mixture_nll, mixture_nll_and_gradient
 
 BACKENDS = backend_params("mixture_nll")
 COMPILED = [param for param in BACKENDS if param.values[0] != "reference"]
@@ -59,6 +59,39 @@ def test_as_accurate_as_plain(case: MixtureNllCase, backend: str) -> None:
         )
     for name, actual in results(wide, backend, **wide_options).items():
         torch.testing.assert_close(actual, truth[name], rtol=1e-11, atol=1e-11, msg=name)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "case",
+    [
+        *(MixtureNllCase(2, 3, 5, 7, kind=k, layout=x) for k in KINDS for x in ("first", "last")),
+        MixtureNllCase(2, 3, 5, 7, kind="mixture_joint", per_slot_sigma=True),
+        MixtureNllCase(1, 2, 3, 5, channels=4),
+        MixtureNllCase(0, 3, 4, 5),
+        MixtureNllCase(2, 3, 4, 5, channels=0),
+    ],
+    ids=str,
+)
+def test_value_and_gradient_at_once(case: MixtureNllCase, dtype: torch.dtype, backend: str) -> None:
+    """The same bits as those of autograd, whatever the form of the call."""
+    wide = torch.promote_types(dtype, torch.float32)
+    inputs, options = case.inputs(device=DEVICE), case.options(wide, DEVICE)
+    image = inputs["image"].to(wide)
+    decoded = torch.cat([inputs["rgb"], inputs["mask_logits"]], dim=2).detach().to(dtype)
+    if case.layout == "last":
+        decoded = decoded.movedim(2, -1).contiguous().movedim(-1, 2)
+    leaf = decoded.clone().requires_grad_()
+    expected = mixture_nll(image, leaf, backend=backend, **options)
+    (gradient,) = torch.autograd.grad(expected.sum() * 0.375, leaf)
+    nll, found = mixture_nll_and_gradient(image, decoded, scale=0.375, backend=backend, **options)
+    assert (nll.requires_grad, found.requires_grad) == (False, False)
+    torch.testing.assert_close(nll, expected.detach(), rtol=0, atol=0)
+    torch.testing.assert_close(found, gradient, rtol=0, atol=0)
+    assert found.dtype == dtype
+    if found.numel() and backend != "reference":
+        assert (found.stride(2) == 1) == (decoded.stride(2) == 1)
 
 
 def log_probability(x: Tensor, y: Tensor, logits: Tensor, sigma: Tensor, kind: str) -> Tensor:

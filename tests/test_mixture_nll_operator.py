@@ -35,10 +35,11 @@ def arguments(case: MixtureNllCase, gradients: bool, joined: bool = False) -> tu
         mask_logits.requires_grad_(gradients)
     sigmas = case.options(device=DEVICE)["sigma"] if case.per_slot_sigma else None
     rgb.requires_grad_(gradients)
-    return image, rgb, mask_logits, sigmas, 0.1, case.kind, True, False, gradients
+    return image, rgb, mask_logits, sigmas, 0.1, case.kind, True, False, None
 
 
 @pytest.mark.parametrize("backend", COMPILED)
+@pytest.mark.parametrize("scale", [None, 0.5])
 @pytest.mark.parametrize("gradients", [False, True], ids=["value", "gradients"])
 @pytest.mark.parametrize(
     ("case", "joined"),
@@ -50,17 +51,21 @@ def arguments(case: MixtureNllCase, gradients: bool, joined: bool = False) -> tu
     ],
     ids=str,
 )
-def test_opcheck(case: MixtureNllCase, joined: bool, gradients: bool, backend: str) -> None:
-    torch.library.opcheck(operator(backend), arguments(case, gradients, joined))
+def test_opcheck(
+    case: MixtureNllCase, joined: bool, gradients: bool, scale: float | None, backend: str
+) -> None:
+    torch.library.opcheck(operator(backend), (*arguments(case, gradients, joined)[:-1], scale))
 
 
 @pytest.mark.parametrize("backend", COMPILED)
+@pytest.mark.parametrize("joined", [False, True], ids=["apart", "joined"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
-def test_opcheck_backward(dtype: torch.dtype, backend: str) -> None:
-    nll, grad = operator(backend)(*arguments(SMALL, True))
+def test_opcheck_backward(dtype: torch.dtype, joined: bool, backend: str) -> None:
+    image, rgb, masks, *options = arguments(SMALL, False, joined)
+    slots = (rgb.to(dtype), None if masks is None else masks.to(dtype))
     name = "mixture_nll" if backend == "native" else f"mixture_nll_{backend}"
     op = getattr(torch.ops.emorl, f"{name}_backward").default
-    torch.library.opcheck(op, (torch.ones_like(nll).detach(), grad, dtype))
+    torch.library.opcheck(op, (image.new_ones(len(image)), None, image, *slots, *options[:-2]))
 
 
 @pytest.mark.parametrize("backend", ["auto", *BACKENDS])
@@ -149,9 +154,10 @@ def test_second_derivative_raises(backend: str) -> None:
 
 
 @pytest.mark.parametrize("backend", COMPILED)
-def test_gradients_that_were_not_asked_for_raise(backend: str) -> None:
-    nll, _ = operator(backend)(*arguments(SMALL, True)[:-1], False)
-    with pytest.raises(RuntimeError, match="mixture_nll: this gradient was not asked for"):
+def test_a_gradient_of_the_image_raises(backend: str) -> None:
+    image, *others = arguments(SMALL, True)
+    nll, _ = operator(backend)(image.requires_grad_(), *others)
+    with pytest.raises(RuntimeError, match="mixture_nll: only the reference differentiates"):
         nll.sum().backward()
 
 

@@ -109,9 +109,14 @@ def test_autocast_changes_no_gradient_and_no_position():
     slots = torch.randn(6, 8, requires_grad=True)
     weights = [*network.decoder.parameters()]
     with torch.autocast("cpu", torch.bfloat16):
-        nll, _ = network._likelihood(slots, target)
+        nll, _ = network._likelihood(network._decoded(slots, target), target, None)
         score = score_once(
-            lambda z, images: network._likelihood(z, target[images]), slots, weights, True, 2
+            lambda z, images: network._decoded(z, target[images]),
+            lambda decoded, images, scale: network._likelihood(decoded, target[images], scale),
+            slots,
+            weights,
+            True,
+            2,
         )
         positions = network.encoder.position(12, 12)
     expected = torch.autograd.grad(nll.sum() / 2, [slots, *weights])

@@ -42,15 +42,17 @@ struct TilePixels {
   bool wanted, sigmoid;
   Tile<T>& tile;
   const Scales<T>& scales;
+  T grad_scale;
   int64_t p;
 
   Value logit(int k) const { return Value::loadu(tile.slot(k, channels) + p); }
   Value image(int c) const { return Value::loadu(tile.image(c) + p); }
   Value y(int k, int c) const { return Value::loadu(tile.slot(k, c) + p); }
+  void set_y(int k, int c, const Value& y) { y.store(tile.slot(k, c) + p); }
   Value slope(const Value& y) const { return sigmoid ? y * (Value(T(1)) - y) : Value(T(1)); }
   Value get(WorkingRow row, int k) const { return Value::loadu(tile.working(row, k) + p); }
   void set(WorkingRow row, int k, const Value& v) { v.store(tile.working(row, k) + p); }
-  void set_grad(int k, int c, const Value& v) { v.store(tile.slot(k, c) + p); }
+  void set_grad(int k, int c, const Value& v) { set_y(k, c, v * Value(grad_scale)); }
   T inverse_sigma(int k) const { return scales.inverse[k]; }
   T log_sigma(int k) const { return scales.log[k]; }
 };
@@ -63,7 +65,7 @@ double score_tile(Likelihood kind, int64_t count, TilePixels<T>& pixels) {
   for (pixels.p = 0; pixels.p < count; pixels.p += Vec::size()) {
     for (int k = 0; k < pixels.slots && pixels.sigmoid; ++k) {
       for (int c = 0; c < pixels.channels; ++c) {
-        pixels.set_grad(k, c, sigmoid(pixels.y(k, c)));
+        pixels.set_y(k, c, sigmoid(pixels.y(k, c)));
       }
     }
     const Vec nll = kind == Likelihood::kGaussian
@@ -78,17 +80,21 @@ double score_tile(Likelihood kind, int64_t count, TilePixels<T>& pixels) {
 
 template <typename T, typename S>
 void mixture_nll_cpu(
-    const MixtureShape& s, const MixtureInputs<T, S>& in, const MixtureOutputs<T>& out) {
+    const MixtureShape& s, const MixtureInputs<T, S>& in, const MixtureOutputs<T, S>& out) {
   const Scales<T> scales(s, in);
   const int64_t per_image = at::divup(s.pixels, kTile * kTilesOfTask), tasks = s.batch * per_image;
   std::vector<double> sums(tasks);
   at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
     Tile<T> tile(s);
     TilePixels<T> pixels{
-        int(s.slots), int(s.channels), out.grad != nullptr, in.sigmoid, tile, scales, 0};
+        int(s.slots), int(s.channels), out.grad != nullptr, in.sigmoid, tile, scales, T(out.scale),
+        0};
     for (int64_t task = begin; task < end; ++task) {
       const int64_t image = task / per_image, from = task % per_image * kTile * kTilesOfTask;
       const int64_t to = std::min(s.pixels, from + kTile * kTilesOfTask);
+      if (out.image_scales != nullptr) {
+        pixels.grad_scale = out.image_scales[image];
+      }
       for (int64_t first = from; first < to; first += kTile) {
         load_tile(s, in, image, first, tile);
         sums[task] += score_tile(in.kind, std::min(kTile, to - first), pixels);
@@ -98,7 +104,7 @@ void mixture_nll_cpu(
       }
     }
   });
-  for (int64_t image = 0; image < s.batch; ++image) {
+  for (int64_t image = 0; image < s.batch && out.nll != nullptr; ++image) {
     const auto first = sums.begin() + image * per_image;
     out.nll[image] = T(std::accumulate(first, first + per_image, in.constant));
   }
@@ -106,7 +112,7 @@ void mixture_nll_cpu(
 
 #define INSTANTIATE(T, S)           \
   template void mixture_nll_cpu<T, S>( \
-      const MixtureShape&, const MixtureInputs<T, S>&, const MixtureOutputs<T>&);
+      const MixtureShape&, const MixtureInputs<T, S>&, const MixtureOutputs<T, S>&);
 INSTANTIATE(float, float)
 INSTANTIATE(double, double)
 INSTANTIATE(float, c10::Half)

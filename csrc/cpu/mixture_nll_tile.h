@@ -111,13 +111,15 @@ void load_row(const S* from, int64_t stride, int64_t pixels, T* row) {
   std::fill(row + pixels, row + kTile, T(0));
 }
 
-template <typename T>
-void store_row(const T* row, int64_t pixels, int64_t stride, T* to) {
+template <typename T, typename S>
+void store_row(const T* row, int64_t pixels, int64_t stride, S* to) {
   if (stride == 1) {
-    std::copy_n(row, pixels, to);
+    for (int64_t p = 0; p < pixels; ++p) {
+      to[p] = static_cast<S>(row[p]);
+    }
   } else {
     for (int64_t p = 0; p < pixels; ++p) {
-      to[p * stride] = row[p];
+      to[p * stride] = static_cast<S>(row[p]);
     }
   }
 }
@@ -148,17 +150,19 @@ void load_tile(
   }
 }
 
-template <typename T>
+template <typename T, typename S>
 void store_gradients(
-    const MixtureShape& s, const MixtureOutputs<T>& out, int64_t image, int64_t first,
+    const MixtureShape& s, const MixtureOutputs<T, S>& out, int64_t image, int64_t first,
     Tile<T>& tile) {
   const int64_t pixels = std::min(kTile, s.pixels - first);
   const MixtureStrides& grad = out.grad_strides;
   for (int64_t k = 0; k < s.slots; ++k) {
-    T* to = out.grad + image * grad.image + k * grad.slot + first * grad.pixel;
-    if (s.channels + 1 == kInterleaved && grad.channel == 1 && grad.pixel == kInterleaved) {
-      interleave(tile.interleaved(k), pixels, to);
-      continue;
+    S* to = out.grad + image * grad.image + k * grad.slot + first * grad.pixel;
+    if constexpr (std::is_same_v<T, S>) {
+      if (s.channels + 1 == kInterleaved && grad.channel == 1 && grad.pixel == kInterleaved) {
+        interleave(tile.interleaved(k), pixels, to);
+        continue;
+      }
     }
     for (int64_t c = 0; c <= s.channels; ++c) {
       store_row(tile.slot(k, c), pixels, grad.pixel, to + c * grad.channel);

@@ -37,6 +37,16 @@ __device__ T* shared_memory() {
 #endif
 }
 
+// A grid of so many blocks along x; throws where there are more than a GPU numbers there.
+inline dim3 grid(int64_t blocks, const char* what) {
+  if (blocks > INT32_MAX) {
+    throw std::runtime_error(
+        std::string(what) + ": expected at most " + std::to_string(INT32_MAX) + " blocks, got " +
+        std::to_string(blocks));
+  }
+  return dim3(static_cast<unsigned>(blocks));
+}
+
 struct Launch {
   const char* what;  // names the operator in errors
   dim3 grid;

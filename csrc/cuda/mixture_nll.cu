@@ -1,5 +1,6 @@
-// The likelihood of a mixture of slots on the GPU: a thread for each pixel. Each block leaves a
-// sum, and a second kernel adds them in a fixed order, so results repeat bit by bit.
+// The likelihood of a mixture of slots on the GPU: a thread for each pixel, which reads its slots
+// once, into shared memory, and writes their gradient once. Each block leaves a sum, and a second
+// kernel adds them in a fixed order, so results repeat bit by bit.
 #include "cuda/launch.cuh"
 #include "cuda/number.cuh"
 #include "kernels.h"
@@ -8,50 +9,127 @@
 namespace emorl {
 namespace {
 
-constexpr int kWarp = 32, kMaxThreads = 128, kSharedBytes = 48 * 1024;
+constexpr const char* kOp = "mixture_nll";
+constexpr int kWarp = 32, kMaxThreads = 128, kFewestPixels = 8;
+constexpr int64_t kSharedBytes = 64 * 1024;  // a block's, on any GPU since compute capability 8.0
+// Three channels and the mask logit are moved at once where they are neighbours in memory.
+constexpr int kPackedChannels = 3, kPacked = kPackedChannels + 1;
 
-// Shared memory: of each thread its working rows, and of each slot 1 / sigma and log sigma.
-int64_t shared_bytes(int64_t slots, int64_t threads, int64_t size_of_number) {
-  return slots * (kWorkingRows * threads + 2) * size_of_number;
-}
+// A slot's rows in shared memory, each a number for every pixel of the block: its channels, and
+// then these. Gradients replace what they belong to.
+enum RowAfterChannels { kLogitRow, kMaskRow, kOtherRow, kRowsAfterChannels };
 
-int threads_for(const MixtureShape& s, int64_t size_of_number) {
-  int threads = kMaxThreads;
-  while (threads > kWarp && shared_bytes(s.slots, threads, size_of_number) > kSharedBytes) {
-    threads /= 2;
+// How many pixels a block takes. In shared memory are the rows and, of each slot, 1 / sigma and
+// log sigma.
+struct Plan {
+  int pixels, threads;  // whole warps of threads, even where fewer pixels fit
+  int64_t blocks;       // of an image
+  int64_t shared_bytes;
+
+  Plan(const MixtureShape& s, int64_t size_of_number) : pixels(kMaxThreads) {
+    const auto bytes = [&] {
+      return s.slots * ((s.channels + kRowsAfterChannels) * pixels + 2) * size_of_number;
+    };
+    while (pixels > kFewestPixels && bytes() > kSharedBytes) {
+      pixels /= 2;
+    }
+    threads = pixels < kWarp ? kWarp : pixels;
+    blocks = (s.pixels + pixels - 1) / pixels;
+    shared_bytes = bytes();
   }
-  return threads;
-}
+};
+
+template <int kChannels>
+struct Channels {
+  static constexpr int channels = kChannels;
+};
+template <>
+struct Channels<0> {
+  int channels;  // any number
+};
 
 // One pixel of one image, for pixel_math.h; pointers are at this pixel.
-template <typename T, typename S>
-struct ThreadPixel {
+template <typename T, int kChannels>
+struct ThreadPixel : Channels<kChannels> {
   using Number = T;
   using Value = T;
-  int slots, channels;
+  int slots, pitch;  // from one row to the next
   bool wanted, apply_sigmoid;
+  T grad_scale;
   int64_t pixels;
   const T* image_values;
-  const S *rgb, *mask_logits;
-  MixtureStrides rgb_strides, mask_strides, grad_strides;
-  T *grad, *working;
+  T* rows;
   const T *inverse, *log;
 
-  __device__ T logit(int k) const { return widen(mask_logits[k * mask_strides.slot]); }
+  __device__ T& row(int k, int index) const {
+    return rows[(k * (this->channels + kRowsAfterChannels) + index) * pitch];
+  }
+  // The logits are not needed any more when kShare is set.
+  __device__ T& working(WorkingRow which, int k) const {
+    return row(
+        k, this->channels +
+            (which == kShare      ? kLogitRow
+                 : which == kMask ? kMaskRow
+                                  : kOtherRow));
+  }
+  __device__ void set_slot(int k, int c, T x) { row(k, c) = apply_sigmoid ? sigmoid(x) : x; }
+  __device__ void set_logit(int k, T x) { row(k, this->channels) = x; }
+
+  __device__ T logit(int k) const { return row(k, this->channels); }
   __device__ T image(int c) const { return image_values[c * pixels]; }
-  __device__ T y(int k, int c) const {
-    const T x = widen(rgb[k * rgb_strides.slot + c * rgb_strides.channel]);
-    return apply_sigmoid ? sigmoid(x) : x;
-  }
+  __device__ T y(int k, int c) const { return row(k, c); }
   __device__ T slope(T y) const { return apply_sigmoid ? y * (T(1) - y) : T(1); }
-  __device__ T get(WorkingRow row, int k) const { return working[(row * slots + k) * blockDim.x]; }
-  __device__ void set(WorkingRow row, int k, T v) { working[(row * slots + k) * blockDim.x] = v; }
-  __device__ void set_grad(int k, int c, T v) {
-    grad[k * grad_strides.slot + c * grad_strides.channel] = v;
-  }
+  __device__ T get(WorkingRow which, int k) const { return working(which, k); }
+  __device__ void set(WorkingRow which, int k, T v) { working(which, k) = v; }
+  __device__ void set_grad(int k, int c, T v) { row(k, c) = v * grad_scale; }
+  __device__ T grad(int k, int c) const { return row(k, c); }
   __device__ T inverse_sigma(int k) const { return inverse[k]; }
   __device__ T log_sigma(int k) const { return log[k]; }
 };
+
+template <typename T, typename S, int kChannels>
+__device__ void load_slots(
+    const MixtureInputs<T, S>& in, int64_t image, int64_t pixel, ThreadPixel<T, kChannels>& p) {
+  const S* rgb = in.rgb + image * in.rgb_strides.image + pixel * in.rgb_strides.pixel;
+  const S* masks = in.mask_logits + image * in.mask_strides.image + pixel * in.mask_strides.pixel;
+#pragma unroll 4  // loads in flight
+  for (int k = 0; k < p.slots; ++k) {
+    if constexpr (kChannels == kPackedChannels) {
+      const auto values = load<S, kPacked>(rgb + k * in.rgb_strides.slot);
+      for (int c = 0; c < kChannels; ++c) {
+        p.set_slot(k, c, widen(values.x[c]));
+      }
+      p.set_logit(k, widen(values.x[kChannels]));
+    } else {
+      for (int c = 0; c < p.channels; ++c) {
+        p.set_slot(k, c, widen(rgb[k * in.rgb_strides.slot + c * in.rgb_strides.channel]));
+      }
+      p.set_logit(k, widen(masks[k * in.mask_strides.slot]));
+    }
+  }
+}
+
+template <typename T, typename S, int kChannels>
+__device__ void store_gradients(
+    const MixtureOutputs<T, S>& out, int64_t image, int64_t pixel,
+    const ThreadPixel<T, kChannels>& p) {
+  const MixtureStrides& strides = out.grad_strides;
+  S* grad = out.grad + image * strides.image + pixel * strides.pixel;
+#pragma unroll 1  // or nvcc takes some of the packs apart again
+  for (int k = 0; k < p.slots; ++k) {
+    if constexpr (kChannels == kPackedChannels) {
+      Pack<S, kPacked> values;
+      for (int c = 0; c < kPacked; ++c) {
+        values.x[c] = narrow<S>(p.grad(k, c));
+      }
+      store(grad + k * strides.slot, values);
+    } else {
+      for (int c = 0; c <= p.channels; ++c) {
+        grad[k * strides.slot + c * strides.channel] = narrow<S>(p.grad(k, c));
+      }
+    }
+  }
+}
 
 // Sum over the block, valid in thread 0.
 __device__ double block_sum(double value) {
@@ -70,36 +148,50 @@ __device__ double block_sum(double value) {
   return total;
 }
 
-template <typename T, typename S>
-__global__ void __launch_bounds__(kMaxThreads) mixture_nll_kernel(
-    MixtureShape s, MixtureInputs<T, S> in, MixtureOutputs<T> out, int64_t blocks,
+// kChannels: 0 for any number
+template <typename T, typename S, Likelihood kKind, int kChannels>
+__global__ void __launch_bounds__(kMaxThreads, 8) mixture_nll_kernel(
+    const __grid_constant__ MixtureShape s, const __grid_constant__ MixtureInputs<T, S> in,
+    const __grid_constant__ MixtureOutputs<T, S> out, const __grid_constant__ Plan plan,
     double* partial_sums) {
-  T *inverse = shared_memory<T>(), *log = inverse + s.slots, *working = log + s.slots;
+  T *inverse = shared_memory<T>(), *log = inverse + s.slots, *rows = log + s.slots;
   for (int k = threadIdx.x; k < s.slots; k += blockDim.x) {
     const double sigma = in.slot_sigma == nullptr ? in.sigma : static_cast<double>(in.slot_sigma[k]);
     inverse[k] = Elementary<T>::minimum(T(1 / sigma), T(sizeof(T) == sizeof(float) ? 3e38 : 1e308));
     log[k] = in.slot_sigma == nullptr ? T(0) : T(::log(sigma));
   }
   __syncthreads();
+  const auto blocks = static_cast<unsigned>(plan.blocks);
   const int64_t image = blockIdx.x / blocks;
-  const int64_t pixel = blockIdx.x % blocks * blockDim.x + threadIdx.x;
+  const int64_t pixel = static_cast<int64_t>(blockIdx.x % blocks) * plan.pixels + threadIdx.x;
   T nll = 0;
-  if (pixel < s.pixels) {
-    const auto at = [&](const MixtureStrides& x) { return image * x.image + pixel * x.pixel; };
-    const bool wanted = out.grad != nullptr;
-    ThreadPixel<T, S> p{
-        static_cast<int>(s.slots), static_cast<int>(s.channels), wanted, in.sigmoid, s.pixels,
-        in.image + image * s.channels * s.pixels + pixel,
-        in.rgb + at(in.rgb_strides), in.mask_logits + at(in.mask_strides),
-        in.rgb_strides, in.mask_strides, out.grad_strides,
-        wanted ? out.grad + at(out.grad_strides) : nullptr, working + threadIdx.x, inverse, log};
-    nll = in.kind == Likelihood::kGaussian
-        ? gaussian_pixel(p)
-        : mixture_pixel(p, in.kind == Likelihood::kMixtureJoint);
+  if (threadIdx.x < plan.pixels && pixel < s.pixels) {
+    ThreadPixel<T, kChannels> p;
+    if constexpr (kChannels == 0) {
+      p.channels = s.channels;
+    }
+    p.slots = s.slots;
+    p.pitch = plan.pixels;
+    p.wanted = out.grad != nullptr;
+    p.apply_sigmoid = in.sigmoid;
+    p.grad_scale = out.image_scales == nullptr ? T(out.scale) : out.image_scales[image];
+    p.pixels = s.pixels;
+    p.image_values = in.image + image * p.channels * s.pixels + pixel;
+    p.rows = rows + threadIdx.x;
+    p.inverse = inverse;
+    p.log = log;
+    load_slots(in, image, pixel, p);
+    nll = kKind == Likelihood::kGaussian ? gaussian_pixel(p)
+                                         : mixture_pixel(p, kKind == Likelihood::kMixtureJoint);
+    if (p.wanted) {
+      store_gradients(out, image, pixel, p);
+    }
   }
-  const double total = block_sum(nll);
-  if (threadIdx.x == 0) {
-    partial_sums[blockIdx.x] = total;
+  if (partial_sums != nullptr) {
+    const double total = block_sum(nll);
+    if (threadIdx.x == 0) {
+      partial_sums[blockIdx.x] = total;
+    }
   }
 }
 
@@ -116,34 +208,61 @@ __global__ void __launch_bounds__(kMaxThreads) add_partial_sums_kernel(
   }
 }
 
+// Whether every pixel's values of a slot are one Pack.
+template <typename S>
+bool is_packed(const S* values, const MixtureStrides& strides) {
+  return strides.channel == 1 && aligned<S, kPacked>(values) && strides.image % kPacked == 0 &&
+      strides.slot % kPacked == 0 && strides.pixel % kPacked == 0;
+}
+
+template <typename T, typename S>
+bool is_packed(
+    const MixtureShape& s, const MixtureInputs<T, S>& in, const MixtureOutputs<T, S>& out) {
+  const MixtureStrides &rgb = in.rgb_strides, &masks = in.mask_strides;
+  return s.channels == kPackedChannels && is_packed(in.rgb, rgb) &&
+      in.mask_logits == in.rgb + kPackedChannels && masks.image == rgb.image &&
+      masks.slot == rgb.slot && masks.pixel == rgb.pixel &&
+      (out.grad == nullptr || is_packed(out.grad, out.grad_strides));
+}
+
+template <typename T, typename S, int kChannels>
+auto kernel_for(Likelihood kind) {
+  return kind == Likelihood::kGaussian
+      ? mixture_nll_kernel<T, S, Likelihood::kGaussian, kChannels>
+      : kind == Likelihood::kMixture
+      ? mixture_nll_kernel<T, S, Likelihood::kMixture, kChannels>
+      : mixture_nll_kernel<T, S, Likelihood::kMixtureJoint, kChannels>;
+}
+
 }  // namespace
 
 int64_t mixture_nll_cuda_blocks(const MixtureShape& s, int64_t size_of_number) {
-  const int threads = threads_for(s, size_of_number);
-  return (s.pixels + threads - 1) / threads;
+  return Plan(s, size_of_number).blocks;
 }
 
 template <typename T, typename S>
 void mixture_nll_cuda(
-    const MixtureShape& s, const MixtureInputs<T, S>& in, const MixtureOutputs<T>& out,
+    const MixtureShape& s, const MixtureInputs<T, S>& in, const MixtureOutputs<T, S>& out,
     double* partial_sums, void* stream) {
   if (s.batch == 0) {
     return;
   }
-  const int threads = threads_for(s, sizeof(T));
-  const int64_t blocks = mixture_nll_cuda_blocks(s, sizeof(T));
-  const int64_t bytes = shared_bytes(s.slots, threads, sizeof(T));
-  launch(
-      {"mixture_nll", dim3(s.batch * blocks), threads, bytes, stream}, mixture_nll_kernel<T, S>, s,
-      in, out, blocks, partial_sums);
-  launch(
-      {"mixture_nll", dim3(s.batch), kMaxThreads, 0, stream}, add_partial_sums_kernel<T>,
-      partial_sums, blocks, in.constant, out.nll);
+  const Plan plan(s, sizeof(T));
+  const auto kernel = is_packed(s, in, out) ? kernel_for<T, S, kPackedChannels>(in.kind)
+                                            : kernel_for<T, S, 0>(in.kind);
+  const Launch over_pixels{
+      kOp, grid(s.batch * plan.blocks, kOp), plan.threads, plan.shared_bytes, stream};
+  launch(over_pixels, kernel, s, in, out, plan, partial_sums);
+  if (out.nll != nullptr) {
+    launch(
+        {kOp, grid(s.batch, kOp), kMaxThreads, 0, stream}, add_partial_sums_kernel<T>, partial_sums,
+        plan.blocks, in.constant, out.nll);
+  }
 }
 
-#define INSTANTIATE(T, S)                                                         \
-  template void mixture_nll_cuda<T, S>(                                           \
-      const MixtureShape&, const MixtureInputs<T, S>&, const MixtureOutputs<T>&,  \
+#define INSTANTIATE(T, S)                                                           \
+  template void mixture_nll_cuda<T, S>(                                             \
+      const MixtureShape&, const MixtureInputs<T, S>&, const MixtureOutputs<T, S>&, \
       double*, void*);
 INSTANTIATE(float, float)
 INSTANTIATE(double, double)

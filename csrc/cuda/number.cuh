@@ -7,6 +7,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <cstring>
 
 #include "kernels.h"
 
@@ -49,26 +50,66 @@ __device__ __forceinline__ BFloat16Bits narrow(float x) {
 
 constexpr int kWidestAccess = 16;  // bytes that one instruction moves
 
-// Adjacent values, moved by one instruction, or by several where they exceed the widest.
+// What moves so many bytes by one instruction. Of a struct's copy the compiler sometimes makes
+// several narrow ones.
+template <int kBytes>
+struct WordOf;
+template <>
+struct WordOf<2> {
+  using Type = unsigned short;
+};
+template <>
+struct WordOf<4> {
+  using Type = unsigned;
+};
+template <>
+struct WordOf<8> {
+  using Type = uint2;
+};
+template <>
+struct WordOf<16> {
+  using Type = uint4;
+};
+
+// Adjacent values that are moved together: in words as wide as can be.
 template <typename T, int kCount>
-struct alignas(sizeof(T) * kCount < kWidestAccess ? sizeof(T) * kCount : kWidestAccess) Pack {
+struct Pack {
+  static constexpr int kBytes = sizeof(T) * kCount;
+  static constexpr int kAlignment = kBytes < kWidestAccess ? kBytes : kWidestAccess;
+  using Word = typename WordOf<kAlignment>::Type;
+  static constexpr int kWords = kBytes / kAlignment;
+
   T x[kCount];
 };
 
 template <typename T, int kCount>
 __device__ __forceinline__ Pack<T, kCount> load(const T* from) {
-  return *reinterpret_cast<const Pack<T, kCount>*>(from);
+  using P = Pack<T, kCount>;
+  typename P::Word words[P::kWords];
+#pragma unroll
+  for (int i = 0; i < P::kWords; ++i) {
+    words[i] = reinterpret_cast<const typename P::Word*>(from)[i];
+  }
+  P value;
+  memcpy(&value, words, sizeof value);
+  return value;
 }
 
 template <typename T, int kCount>
 __device__ __forceinline__ void store(T* to, const Pack<T, kCount>& value) {
-  *reinterpret_cast<Pack<T, kCount>*>(to) = value;
+  using P = Pack<T, kCount>;
+  typename P::Word words[P::kWords];
+  memcpy(words, &value, sizeof value);
+#pragma unroll
+  for (int i = 0; i < P::kWords; ++i) {
+    reinterpret_cast<typename P::Word*>(to)[i] = words[i];
+  }
 }
 
-// Whether an address is one that Pack<T, kCount> may have.
+// Whether an address is one that Pack<T, kCount> can have.
 template <typename T, int kCount>
-inline bool aligned(const T* address) {
-  return reinterpret_cast<uintptr_t>(address) % alignof(Pack<T, kCount>) == 0;
+bool aligned(const T* address) {
+  return reinterpret_cast<uintptr_t>(address) % Pack<T, kCount>::kAlignment == 0;
 }
 
 }  // namespace emorl

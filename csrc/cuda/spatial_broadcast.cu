@@ -5,23 +5,9 @@
 namespace emorl {
 namespace {
 
-template <typename V>
-__device__ __forceinline__ V apply(Activation activation, V x) {
-  return activation == Activation::kElu ? activate<Activation::kElu>(x)
-      : activation == Activation::kRelu ? activate<Activation::kRelu>(x)
-                                        : x;
-}
-
-template <typename V>
-__device__ __forceinline__ V apply_backward(Activation activation, V grad, V y) {
-  return activation == Activation::kElu ? activate_backward<Activation::kElu>(grad, y)
-      : activation == Activation::kRelu ? activate_backward<Activation::kRelu>(grad, y)
-                                        : grad;
-}
-
 template <typename T, int kWidth>
-__global__ void __launch_bounds__(kThreads)
-    spatial_broadcast_kernel(Plan p, const T* slot, const T* position, T* output) {
+__global__ void __launch_bounds__(kThreads) spatial_broadcast_kernel(
+    const __grid_constant__ Plan p, const T* slot, const T* position, T* output) {
   const Place place(p);
   if (place.channel >= p.channels) {
     return;
@@ -44,7 +30,7 @@ __global__ void __launch_bounds__(kThreads)
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) {
           const Wide<T> sum = widen(values.x[i]) + widen(positions[r].x[i]);
-          result.x[i] = narrow<T>(apply(p.activation, sum));
+          result.x[i] = narrow<T>(activate(p.activation, sum));
         }
         store(output + m * image + place.offsets[r], result);
       }
@@ -56,14 +42,15 @@ __global__ void __launch_bounds__(kThreads)
 // slots of a share.
 template <typename T, int kWidth>
 __global__ void __launch_bounds__(kThreads, 1) spatial_broadcast_backward_kernel(
-    Plan p, const T* grad_output, const T* output, Wide<T>* tile_sums, Wide<T>* position_sums) {
+    const __grid_constant__ Plan p, const T* grad_output, const T* output, Wide<T>* tile_sums,
+    Wide<T>* position_sums) {
   // two buffers: one is read while the next slot's sums are written to the other
   __shared__ Wide<T> lanes[2][kThreads * kWidth];
   const Place place(p);
   const int64_t image = static_cast<int64_t>(p.channels) * p.height * p.width;
   const int block_channels = p.channel_lanes * kWidth;
   const int first_channel = place.channel - place.channel_lane * kWidth;
-  Wide<T> over_slots[kPixels][kWidth] = {};
+  Pack<Wide<T>, kWidth> over_slots[kPixels] = {};
   for (int64_t m = place.first_slot; m < place.last_slot; ++m) {
     Wide<T>* mine = lanes[m % 2];
     Wide<T> over_pixels[kWidth] = {};
@@ -74,8 +61,9 @@ __global__ void __launch_bounds__(kThreads, 1) spatial_broadcast_backward_kernel
         const auto y = load<T, kWidth>(output + m * image + place.offsets[r]);
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) {
-          const Wide<T> value = apply_backward(p.activation, widen(grad.x[i]), widen(y.x[i]));
-          over_slots[r][i] += value;
+          const Wide<T> value =
+              activate_backward(p.activation, widen(grad.x[i]), widen(y.x[i]));
+          over_slots[r].x[i] += value;
           over_pixels[i] += value;
         }
       }
@@ -98,10 +86,7 @@ __global__ void __launch_bounds__(kThreads, 1) spatial_broadcast_backward_kernel
 #pragma unroll
   for (int r = 0; r < kPixels; ++r) {
     if (place.offsets[r] >= 0) {
-#pragma unroll
-      for (int i = 0; i < kWidth; ++i) {
-        to[place.offsets[r] + i] = over_slots[r][i];
-      }
+      store(to + place.offsets[r], over_slots[r]);
     }
   }
 }
@@ -111,8 +96,8 @@ constexpr int kSumChannels = 32, kSumRows = 8;
 // grad_slot [slots, classes, channels] = sums over the tiles of each class; a block takes one slot
 // and class and kSumChannels channels.
 template <typename T>
-__global__ void __launch_bounds__(kSumChannels* kSumRows)
-    add_tiles_kernel(Plan p, const Wide<T>* tile_sums, T* grad_slot) {
+__global__ void __launch_bounds__(kSumChannels* kSumRows) add_tiles_kernel(
+    const __grid_constant__ Plan p, const Wide<T>* tile_sums, T* grad_slot) {
   __shared__ Wide<T> rows[kSumRows][kSumChannels];
   const int64_t m = blockIdx.x / p.classes;
   const int of_class = blockIdx.x % p.classes, lane = threadIdx.x % kSumChannels;

@@ -30,7 +30,7 @@ from emorl.nn.hierarchy import (
 )
 from emorl.nn.refinement import RefinementNetwork, ScoredPosterior, refine
 from emorl.nn.score import frozen, score_once
-from emorl.ops import Backend, mixture_nll
+from emorl.ops import Backend, mixture_nll, mixture_nll_and_gradient
 from emorl.ops.mixture_nll import Likelihood
 
 
@@ -245,7 +245,8 @@ class EfficientMORL(RefinedModel):
         def score(slots: Tensor, kl: Tensor, step: int) -> ScoredPosterior:
             last = step == request.steps
             scored = score_once(
-                lambda z, images: self._likelihood(z, target[images]),
+                lambda z, images: self._decoded(z, target[images]),
+                lambda decoded, images, scale: self._likelihood(decoded, target[images], scale),
                 slots,
                 trained,
                 not last,
@@ -253,7 +254,7 @@ class EfficientMORL(RefinedModel):
                 self._images_at_once(request.num_slots),
             )
             if not last and not request.details:  # nobody will look at this image
-                scored = scored._replace(outputs=())
+                scored = scored._replace(decoded=None)
             return ScoredPosterior(scored, kl.view(batch, -1).sum(1), slots)
 
         hierarchy = self._hierarchy(features, request)
@@ -276,14 +277,22 @@ class EfficientMORL(RefinedModel):
         chunk = self.config.score_chunk
         return None if chunk is None else max(1, chunk // num_slots)
 
-    def _likelihood(self, slots: Tensor, target: Tensor) -> tuple[Tensor, tuple[Tensor, ...]]:
+    def _decoded(self, slots: Tensor, target: Tensor) -> Tensor:
+        """Colours and mask logits of the slots of some images, [images, K, 4, H, W]."""
+        images: Tensor = self.decoder(slots, (target.shape[2], target.shape[3]))
+        return images.unflatten(0, (len(target), -1))
+
+    def _likelihood(
+        self, decoded: Tensor, target: Tensor, scale: float | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """NLL of each image and, with a scale, the gradient of scale times their sum."""
         c = self.config
-        size = (target.shape[2], target.shape[3])
-        decoded, slots = (
-            x.unflatten(0, (len(target), -1)) for x in (self.decoder(slots, size), slots)
+        if scale is None:
+            nll = mixture_nll(target, decoded, sigma=c.sigma, kind=c.likelihood, backend=c.backend)
+            return nll, None
+        return mixture_nll_and_gradient(
+            target, decoded, scale=scale, sigma=c.sigma, kind=c.likelihood, backend=c.backend
         )
-        nll = mixture_nll(target, decoded, sigma=c.sigma, kind=c.likelihood, backend=c.backend)
-        return nll, (decoded, slots)
 
     def _decode(self, slots: Tensor, request: Request) -> Decomposition:
         decoded = self.decoder(slots, request.size)
@@ -314,4 +323,7 @@ class EfficientMORL(RefinedModel):
 
 
 def _decomposition(step: ScoredPosterior) -> Decomposition:
-    return Decomposition.assemble(*step.score.outputs)
+    decoded = step.score.decoded
+    assert decoded is not None  # the last step's images are always kept
+    slots = step.slots.detach().unflatten(0, decoded.shape[:2])
+    return Decomposition.assemble(decoded, slots)

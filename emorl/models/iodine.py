@@ -22,7 +22,7 @@ from emorl.nn.decoder import SpatialBroadcastDecoder
 from emorl.nn.gaussian import Gaussian, SoftplusGaussian, kl_divergence
 from emorl.nn.image_refinement import ImageRefinement, State
 from emorl.nn.initialisation import init_fan_in
-from emorl.nn.likelihood import mixture_likelihood
+from emorl.nn.likelihood import likelihood_and_gradient, mixture_likelihood
 from emorl.nn.noise import share_of
 from emorl.nn.pixel_inputs import AuthorsInputs, DeepMindInputs
 from emorl.nn.precision import full_precision
@@ -198,20 +198,22 @@ class IODINE(RefinedModel):
             codes.append(look(scored.decoded, scored.decoded_gradient))
             scores.append(scored)
         nll, decoded, per_image, gradient, _ = zip(*scores, strict=True)
-        outputs = (_joined([images.detach() for images in decoded]),)
-        score = Score(torch.stack(nll).sum(), _joined(per_image), _joined(gradient), outputs)
+        images = _joined([x.detach() for x in decoded])
+        score = Score(torch.stack(nll).sum(), _joined(per_image), _joined(gradient), images)
         return score, _joined(codes)
 
     def _score_last(self, slots: Tensor, request: Request) -> Score:
         """Score slots whose images nothing else looks at."""
         target = request.target
 
-        def scorer(some: Tensor, part: slice) -> tuple[Tensor, tuple[Tensor]]:
-            decoded = self._decode(target[part], some)
-            return self._likelihood(target[part], decoded), (decoded,)
-
         return score_once(
-            scorer, slots, self._trained(), False, len(target), self._images_at_once(request)
+            lambda some, part: self._decode(target[part], some),
+            lambda decoded, part, scale: self._likelihood(target[part], decoded, scale),
+            slots,
+            self._trained(),
+            False,
+            len(target),
+            self._images_at_once(request),
         )
 
     def _trained(self) -> list[nn.Parameter]:
@@ -234,9 +236,14 @@ class IODINE(RefinedModel):
         images: Tensor = decoded.unflatten(0, (len(target), -1))
         return images
 
-    def _likelihood(self, target: Tensor, decoded: Tensor) -> Tensor:
+    def _likelihood(
+        self, target: Tensor, decoded: Tensor, scale: float | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """NLL of each image and, with a scale, the gradient of scale times their sum."""
         c = self.config
-        return mixture_likelihood(target, decoded, c.likelihood, c.sigma, c.backend)
+        if scale is None:
+            return mixture_likelihood(target, decoded, c.likelihood, c.sigma, c.backend), None
+        return likelihood_and_gradient(target, decoded, c.likelihood, c.sigma, c.backend, scale)
 
     def _look(
         self, target: Tensor, decoded: Tensor, gradient: Tensor, weight: float | Tensor, batch: int
@@ -272,7 +279,8 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 def _decomposition(step: ScoredPosterior) -> Decomposition:
-    (decoded,) = step.score.outputs
+    decoded = step.score.decoded
+    assert decoded is not None  # IODINE keeps every step's images
     masks, components = decoded[:, :, 3:].softmax(dim=1), decoded[:, :, :3].clamp(0, 1)
     slots = step.slots.detach().unflatten(0, decoded.shape[:2])
     return Decomposition((masks * components).sum(dim=1), masks, components, slots)

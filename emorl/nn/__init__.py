@@ -9,7 +9,7 @@ from emorl.nn.gru import DualGRU, SingleGRU
 from emorl.nn.hierarchy import HierarchicalPosterior, HierarchicalPrior
 from emorl.nn.image_refinement import ImageRefinement, ImageRefinementSpec
 from emorl.nn.initial_slots import LearnedSlots, SampledSlots
-from emorl.nn.likelihood import log_components, mixture_likelihood
+from emorl.nn.likelihood import likelihood_and_gradient, log_components, mixture_likelihood
 from emorl.nn.noise import BatchShare, share_of, standard_normal
 from emorl.nn.pixel_inputs import AuthorsInputs, DeepMindInputs
 from emorl.nn.positions import PositionMap, position_ramps
@@ -49,6 +49,7 @@ __all__ = [
     "UNet",
     "full_precision",
     "kl_divergence",
+    "likelihood_and_gradient",
     "log_components",
     "make_decoder",
     "mixture_likelihood",

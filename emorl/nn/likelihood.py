@@ -8,10 +8,12 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emorl.ops import Backend, mixture_nll
+from emorl.nn.precision import full_precision
+from emorl.ops import Backend, mixture_nll, mixture_nll_and_gradient
 
 MixtureKind = Literal["mixture", "mixture_joint", "logistic"]
 
@@ -65,3 +67,34 @@ def mixture_likelihood(
     means, logits = decoded[:, :, :3], decoded[:, :, 3:]
     weighted = logits.log_softmax(dim=1) + log_components(image, means, kind, scale)
     return -weighted.logsumexp(dim=1).sum(dim=(1, 2, 3))
+
+
+def likelihood_and_gradient(
+    image: Tensor,
+    decoded: Tensor,
+    kind: MixtureKind,
+    scale: float,
+    backend: Backend,
+    factor: float,
+) -> tuple[Tensor, Tensor]:
+    """`mixture_likelihood`, and the gradient of `factor` times its sum, like `decoded`; detached.
+
+    Args: as `mixture_likelihood`'s, and the factor.
+    """
+    if kind != "logistic":
+        return mixture_nll_and_gradient(
+            image,
+            decoded,
+            scale=factor,
+            sigma=scale,
+            kind=kind,
+            rgb_activation="none",
+            density=kind == "mixture_joint",
+            backend=backend,
+        )
+    with torch.enable_grad():
+        leaf = decoded.detach().requires_grad_()
+        nll = mixture_likelihood(image, leaf, kind, scale, backend)
+        with full_precision(nll):
+            (gradient,) = torch.autograd.grad(nll.sum() * factor, leaf)
+    return nll.detach(), gradient

@@ -18,9 +18,11 @@ from torch import Tensor
 
 from emorl.nn.precision import full_precision
 
-# From the slots of some images, [images * K, D], and which images these are, to the NLL of each
-# image and to what else is wanted of the decoder.
-Scorer = Callable[[Tensor, slice], tuple[Tensor, tuple[Tensor, ...]]]
+# From the slots of some images, [images * K, D], and which images these are, to what is scored.
+Decode = Callable[[Tensor, slice], Tensor]
+# From what was decoded for some images, and which these are, to the NLL of each image,
+# differentiable; or, with a number, the gradient of that number times their sum as well.
+Likelihood = Callable[[Tensor, slice, float | None], tuple[Tensor, Tensor | None]]
 
 
 class Score(NamedTuple):
@@ -30,31 +32,37 @@ class Score(NamedTuple):
         nll: mean over the batch in nats; differentiable with respect to slots and weights.
         nll_per_image: [B], detached.
         gradient: d nll / d slots, [M, D], detached; None if not asked for.
-        outputs: the scorer's other results, detached.
+        decoded: what the decoder returned, detached; None if nobody will look at it.
     """
 
     nll: Tensor
     nll_per_image: Tensor
     gradient: Tensor | None
-    outputs: tuple[Tensor, ...]
+    decoded: Tensor | None
 
 
 class _ScoreOnce(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, scorer: Scorer, parts: Sequence[slice], slots: Tensor, *weights: Tensor
+        ctx: Any,
+        decode: Decode,
+        likelihood: Likelihood,
+        parts: Sequence[slice],
+        slots: Tensor,
+        *weights: Tensor,
     ) -> tuple[Tensor, ...]:
         batch, results = parts[-1].stop, []
         sums: list[Tensor | None] = [None] * len(weights)
         for some, part in zip(_split(slots, parts), parts, strict=True):
             with torch.enable_grad():
                 leaf = some.detach().requires_grad_()
-                nll, outputs = scorer(leaf, part)
-                with full_precision(nll):
-                    gradient, *others = torch.autograd.grad(
-                        nll.sum() / batch, (leaf, *weights), allow_unused=True
-                    )
-            results.append((nll.detach(), gradient, *(o.detach() for o in outputs)))
+                decoded = decode(leaf, part)
+            nll, of_decoded = likelihood(decoded.detach(), part, 1 / batch)
+            with full_precision(nll):
+                gradient, *others = torch.autograd.grad(
+                    decoded, (leaf, *weights), of_decoded, allow_unused=True
+                )
+            results.append((nll, gradient, decoded.detach()))
             sums = [g if s is None else s + g for s, g in zip(sums, others, strict=True)]
         joined = _join(results)
         ctx.save_for_backward(joined[1], *sums)
@@ -64,11 +72,12 @@ class _ScoreOnce(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_nll: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, *(g if g is None else grad_nll * g for g in ctx.saved_tensors)
+        return None, None, None, *(g if g is None else grad_nll * g for g in ctx.saved_tensors)
 
 
 def score_once(
-    scorer: Scorer,
+    decode: Decode,
+    likelihood: Likelihood,
     slots: Tensor,
     weights: Sequence[Tensor],
     gradient: bool,
@@ -78,9 +87,10 @@ def score_once(
     """Decode and score slots, keeping gradients but no activations.
 
     Args:
-        scorer: decodes and scores.
+        decode: from slots to what is scored.
+        likelihood: from that to NLLs; called with 1 / batch where gradients are wanted.
         slots: [M, D], those of an image one after the other.
-        weights: the parameters that the scorer uses and that are to be trained.
+        weights: the parameters that `decode` uses and that are to be trained.
         gradient: whether d nll / d slots is wanted (always there when something is trained).
         batch: number of images.
         images_at_once: how many images are scored together; None for all.
@@ -91,13 +101,11 @@ def score_once(
     step = images_at_once or batch
     parts = [slice(first, min(first + step, batch)) for first in range(0, batch, step)]
     if not gradient and not torch.is_grad_enabled():
-        scored = [
-            scorer(some, part) for some, part in zip(_split(slots, parts), parts, strict=True)
-        ]
-        nll, *outputs = _join([(nll, *others) for nll, others in scored])
-        return Score(nll.mean(), nll, None, tuple(outputs))
-    mean, nll, slots_gradient, *outputs = _ScoreOnce.apply(scorer, parts, slots, *weights)
-    return Score(mean, nll, slots_gradient, tuple(outputs))
+        images = [decode(*some) for some in zip(_split(slots, parts), parts, strict=True)]
+        values = [likelihood(x, part, None)[0] for x, part in zip(images, parts, strict=True)]
+        nll, decoded = _join(list(zip(values, images, strict=True)))
+        return Score(nll.mean(), nll, None, decoded)
+    return Score(*_ScoreOnce.apply(decode, likelihood, parts, slots, *weights))
 
 
 @contextmanager

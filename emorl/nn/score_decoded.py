@@ -23,6 +23,10 @@ from torch import Tensor
 from emorl.nn.precision import full_precision
 from emorl.nn.score import frozen
 
+# From what was decoded to the NLL of each image, differentiable; or, with a number, the gradient of
+# that number times their sum as well.
+Likelihood = Callable[[Tensor, float | None], tuple[Tensor, Tensor | None]]
+
 
 class DecodedScore(NamedTuple):
     """The likelihood of some images, and what was decoded for it.
@@ -48,7 +52,7 @@ class _ScoreDecoded(torch.autograd.Function):
     def forward(
         ctx: Any,
         decode: Callable[[Tensor], Tensor],
-        likelihood: Callable[[Tensor], Tensor],
+        likelihood: Likelihood,
         batch: int,
         slots: Tensor,
         *weights: Tensor,
@@ -56,12 +60,10 @@ class _ScoreDecoded(torch.autograd.Function):
         with torch.enable_grad(), frozen(weights):
             leaf = slots.detach().requires_grad_()
             output = decode(leaf)
-            decoded = output.detach().requires_grad_()
-            nll = likelihood(decoded)
+            nll, of_decoded = likelihood(output.detach(), 1 / batch)
+            assert of_decoded is not None  # since the scale was given
             with full_precision(nll):
-                (of_decoded,) = torch.autograd.grad(nll.sum() / batch, decoded)
                 (of_slots,) = torch.autograd.grad(output, leaf, of_decoded)
-        nll = nll.detach()
         kind = slots.device.type
         ctx.autocast = nullcontext()
         if torch.is_autocast_enabled(kind):
@@ -69,7 +71,7 @@ class _ScoreDecoded(torch.autograd.Function):
         ctx.decode = decode
         ctx.save_for_backward(slots, of_decoded, *weights)
         ctx.mark_non_differentiable(nll, of_slots, of_decoded)
-        return nll.sum() / batch, decoded.detach(), nll, of_slots, of_decoded
+        return nll.sum() / batch, output.detach(), nll, of_slots, of_decoded
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -87,7 +89,7 @@ class _ScoreDecoded(torch.autograd.Function):
 
 def score_decoded(
     decode: Callable[[Tensor], Tensor],
-    likelihood: Callable[[Tensor], Tensor],
+    likelihood: Likelihood,
     slots: Tensor,
     weights: Sequence[Tensor],
     batch: int,
@@ -97,7 +99,7 @@ def score_decoded(
 
     Args:
         decode: from slots [M, D] to whatever is scored; called again in the backward pass.
-        likelihood: from that to the NLL of each image.
+        likelihood: from that to NLLs.
         slots: [M, D], those of an image one after the other.
         weights: the parameters that `decode` uses and that are to be trained.
         batch: number of images of the whole batch, whose mean NLL is differentiated.
@@ -105,7 +107,7 @@ def score_decoded(
     """
     if keep_activations and torch.is_grad_enabled():
         decoded = decode(slots)
-        nll = likelihood(decoded)
+        nll, _ = likelihood(decoded, None)
         mean = nll.sum() / batch
         with full_precision(mean):
             (of_decoded,) = torch.autograd.grad(mean, decoded, retain_graph=True)

@@ -2,7 +2,7 @@
 
 from emorl.ops._library import Backend, backends, load_kernels
 from emorl.ops.convolution import convolution
-from emorl.ops.mixture_nll import mixture_nll
+from emorl.ops.mixture_nll import mixture_nll, mixture_nll_and_gradient
 from emorl.ops.slot_attention import slot_attention
 from emorl.ops.spatial_broadcast import spatial_broadcast
 
@@ -13,6 +13,7 @@ __all__ = [
     "backends",
     "convolution",
     "mixture_nll",
+    "mixture_nll_and_gradient",
     "slot_attention",
     "spatial_broadcast",
 ]

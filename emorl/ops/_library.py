@@ -165,6 +165,11 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
+def on_gpu(tensor: Tensor) -> bool:
+    """Whether the native kernels for a tensor are a GPU's; in tests/simt they always are."""
+    return tensor.is_cuda
+
+
 def backends(device: torch.device | str = "cpu") -> dict[str, dict[str, str | None]]:
     """Which backends each operator has on a device.
 

@@ -1,4 +1,4 @@
-"""Convolution with its bias and activation; on the CPU by Winograd's algorithm.
+"""Convolution with its bias and activation: on the CPU by Winograd's algorithm, on a GPU cuDNN's.
 
 Shapes: B images, C and D channels, H W pixels, kernel k x k.
 """
@@ -12,11 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emorl.ops._library import Backend, define_op, resolve
-from emorl.ops.spatial_broadcast import Activation, empty_images
+from emorl.ops import _library
+from emorl.ops._library import Backend, cast, define_op, resolve
+from emorl.ops.spatial_broadcast import Activation, empty_images, is_channels_last
 
 _ACTIVATIONS: dict[str, Callable[..., Tensor]] = {"elu": F.elu, "relu": F.relu}
-_WORTH_CHANNELS = 32  # with fewer, what is saved in products is lost in transforms
+_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # on a GPU
+_WORTH_CHANNELS = 32  # on the CPU; with fewer, what is saved in products is lost in transforms
 
 
 def convolution(
@@ -33,11 +35,16 @@ def convolution(
 
         output = act(conv2d(x, weight, bias, stride, padding))
 
-    The native kernels are for the CPU: F(4x4, 3x3) of Winograd's minimal filtering, and F(4, 5)
+    On the CPU the native kernels are F(4x4, 3x3) of Winograd's minimal filtering, and F(4, 5)
     along rows, need a quarter and two fifths of the multiplications. They round up to three times
     as badly as PyTorch's (outputs of 5x5: 1.1 to 1.6 times; weight gradients of small batches: up
     to 5 times). Weight gradients are summed in an order that does not depend on the number of
-    threads. On a GPU the reference, that is cuDNN, runs.
+    threads.
+
+    On a GPU cuDNN convolves. Bias and activation follow in one kernel, in place; backward, the
+    activation's derivative and the bias's gradient are one kernel, whose sums repeat bit by bit.
+    Channels first or last: results have the order of `x` in memory. Under autocast tensors are
+    converted as `conv2d` does. PyTorch's settings (TF32, determinism) hold for cuDNN.
 
     Equivalent to `reference`.
 
@@ -48,12 +55,13 @@ def convolution(
         padding: zeros around the image.
         stride: pixels from one output to the next.
         activation: `elu` (alpha = 1), `relu` or `none`.
-        backend: `auto` takes `native` for 3x3 and 5x5 kernels with 32 channels or more, in
-            multiples of 16, of stride 1, in float32 or float64, outside autocast; else `reference`.
+        backend: `auto` takes `native` on a GPU, for every size and floating dtype; on the CPU for
+            3x3 and 5x5 kernels with 32 channels or more, in multiples of 16, of stride 1, in
+            float32 or float64, outside autocast; else `reference`.
 
     Returns:
         [B, D, H + 2 padding - k + 1, W + 2 padding - k + 1], divided by the stride and rounded up;
-        channels-last if `native`.
+        from the CPU's native kernels channels-last.
 
     Raises:
         ValueError: If the activation is unknown, or the backend cannot run.
@@ -63,12 +71,19 @@ def convolution(
     if activation not in get_args(Activation):
         expected = ", ".join(get_args(Activation))
         raise ValueError(f"convolution: activation: expected one of {expected}, got {activation!r}")
-    if backend == "auto" and min(weight.shape[:2]) < _WORTH_CHANNELS:
-        backend = "reference"
-    limits = {"native": _limit(x, weight, padding, stride)}
-    if resolve("convolution", backend, x, limits) == "reference":
+    if not _library.on_gpu(x):
+        if backend == "auto" and min(weight.shape[:2]) < _WORTH_CHANNELS:
+            backend = "reference"
+        limit = _limit_on_cpu(x, weight, padding, stride)
+    else:
+        limit = None if x.dtype in _DTYPES else f"a floating dtype is needed, got {x.dtype}"
+    if resolve("convolution", backend, x, {"native": limit}) == "reference":
         return reference(x, weight, bias, padding, activation, stride)
-    output: Tensor = torch.ops.emorl.convolution.default(x, weight, bias, padding, activation)
+    x, weight = _as_autocast_wants(x), _as_autocast_wants(weight)
+    bias = None if bias is None else _as_autocast_wants(bias)
+    output: Tensor = torch.ops.emorl.convolution.default(
+        x, weight, bias, padding, stride, activation
+    )
     return output
 
 
@@ -85,8 +100,15 @@ def reference(
     return _ACTIVATIONS[activation](total, inplace=True) if activation != "none" else total
 
 
-def _limit(x: Tensor, weight: Tensor, padding: int, stride: int) -> str | None:
-    """Why the native kernels cannot run these arguments, if they cannot."""
+def _as_autocast_wants(x: Tensor) -> Tensor:
+    """An argument in the dtype in which autocast, if it is on, has `conv2d` compute."""
+    if x.dtype == torch.float64 or not torch.is_autocast_enabled(x.device.type):
+        return x
+    return cast(x, torch.get_autocast_dtype(x.device.type))
+
+
+def _limit_on_cpu(x: Tensor, weight: Tensor, padding: int, stride: int) -> str | None:
+    """Why the CPU's native kernels cannot run these arguments, if they cannot."""
     if x.dtype not in (torch.float32, torch.float64) or torch.is_autocast_enabled(x.device.type):
         return "float32 or float64 outside autocast is needed"
     channels, kernel = weight.shape[:2], weight.shape[2]
@@ -102,9 +124,19 @@ def _limit(x: Tensor, weight: Tensor, padding: int, stride: int) -> str | None:
     return None
 
 
-def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, activation: str) -> Tensor:
-    height, width = (side + 2 * padding - weight.shape[2] + 1 for side in x.shape[2:])
-    return empty_images(x, (len(x), len(weight), height, width), channels_last=True)
+def _channels_last(x: Tensor) -> bool:
+    """The order of the native results in memory."""
+    return is_channels_last(x) if _library.on_gpu(x) else True
+
+
+def _fake(
+    x: Tensor, weight: Tensor, bias: Tensor | None, padding: int, stride: int, activation: str
+) -> Tensor:
+    height, width = (
+        (side + 2 * padding - kernel) // stride + 1
+        for side, kernel in zip(x.shape[2:], weight.shape[2:], strict=True)
+    )
+    return empty_images(x, (len(x), len(weight), height, width), _channels_last(x))
 
 
 def _fake_backward(
@@ -113,25 +145,30 @@ def _fake_backward(
     weight: Tensor,
     output: Tensor,
     padding: int,
+    stride: int,
     activation: str,
     wanted: list[bool],
 ) -> tuple[Tensor, Tensor, Tensor]:
     nothing = x.new_empty(0)
-    out_channels, in_channels, kernel, _ = weight.shape
-    weights = x.new_empty(kernel, kernel, in_channels, out_channels).permute(3, 2, 0, 1)
+    last = _channels_last(x)
+    if _library.on_gpu(x):
+        weights = empty_images(x, tuple(weight.shape), last)
+    else:
+        weights = x.new_empty(*weight.shape[2:], *weight.shape[1::-1]).permute(3, 2, 0, 1)
     return (
-        empty_images(x, tuple(x.shape), channels_last=True) if wanted[0] else nothing,
+        empty_images(x, tuple(x.shape), last) if wanted[0] else nothing,
         weights if wanted[1] else nothing,
-        x.new_empty(out_channels) if wanted[2] else nothing,
+        x.new_empty(len(weight)) if wanted[2] else nothing,
     )
 
 
 define_op(
     "convolution",
-    schema="(Tensor x, Tensor weight, Tensor? bias, int padding, str activation) -> "
+    schema="(Tensor x, Tensor weight, Tensor? bias, int padding, int stride, str activation) -> "
     "(Tensor output)",
     schema_backward="(Tensor grad_output, Tensor x, Tensor weight, Tensor output, int padding, "
-    "str activation, bool[3] wanted) -> (Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
+    "int stride, str activation, bool[3] wanted) -> "
+    "(Tensor grad_x, Tensor grad_weight, Tensor grad_bias)",
     fake=_fake,
     fake_backward=_fake_backward,
     triton=False,

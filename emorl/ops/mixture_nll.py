@@ -6,13 +6,15 @@ Legend: B batch, K slots, C channels, H W image.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import reduce
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
 from torch.library import register_autograd
 
+from emorl.ops import _library
 from emorl.ops._library import Backend, cast, define_op, resolve
 
 Likelihood = Literal["gaussian", "mixture", "mixture_joint"]
@@ -45,18 +47,23 @@ def mixture_nll(
 
     where log N leaves out log(2 pi) / 2 unless `density`, as the released code does.
 
-    Equivalent to `reference`, whose [B, K, C, H, W] temporaries the compiled backends never make:
-    a gradient that will be wanted is computed in the same pass, by responsibilities minus masks,
-    and only scaled later. Values and gradients are finite for finite arguments, unless they exceed
-    the range of the dtype. Sums are accumulated in float32 or wider. On the CPU the result does not
-    depend on the number of threads. Rgb and logits that are neighbouring views of one tensor are
-    read in place, channels first or last; their gradient has the same order in memory.
+    Equivalent to `reference`, whose [B, K, C, H, W] temporaries the compiled backends never make.
+    On a GPU nothing of that size is kept for the backward pass but the inputs: from them it
+    computes the gradient, by responsibilities minus masks, and writes it once. The CPU, for which
+    arithmetic costs more than bytes, computes it in the forward pass and scales it later, unless
+    the slots are narrow. Who knows the scale takes `mixture_nll_and_gradient`, which reads the
+    inputs once for both.
+
+    Values and gradients are finite for finite arguments, unless they exceed the range of the dtype.
+    Sums are accumulated in float32 or wider. On the CPU the result does not depend on the number of
+    threads. Rgb and logits that are neighbouring views of one tensor are read in place, channels
+    first or last; their gradient has the same order in memory.
 
     Args:
         image: [B, C, H, W] in [0, 1]. Only the reference differentiates it, and `auto` takes that.
         rgb: appearance before its activation, [B, K, C, H, W].
         mask_logits: [B, K, 1, H, W]. None: they are the last channel of rgb [B, K, C + 1, H, W];
-            the gradient is then one tensor, too, and need not be put together.
+            the gradient is then one tensor, too.
         sigma: standard deviation of a pixel, > 0: a number, or (not with "gaussian") a tensor [K]
             with one for each slot, whose values are not checked. Not differentiable.
         kind: "gaussian"; "mixture", a mixture for each channel, with shared masks; or
@@ -75,38 +82,65 @@ def mixture_nll(
     Source: Emami et al. 2021, appendix F, and the released code's utilities; jointly over the
     channels as in Greff et al. 2019 (IODINE).
     """
-    _check_options(sigma, kind, rgb_activation)
-    masks = rgb[:, :, -1:] if mask_logits is None else mask_logits
-    colours = rgb[:, :, :-1] if mask_logits is None else rgb
-    _check_shapes(image, colours, masks, sigma)
-    wide = reduce(torch.promote_types, (image.dtype, rgb.dtype, masks.dtype), torch.float32)
-    slot_sigma = cast(sigma, wide) if isinstance(sigma, Tensor) else None
+    arguments = _arguments(image, rgb, mask_logits, sigma, kind, rgb_activation, density)
     chosen = resolve("mixture_nll", backend, rgb, _limits(image, rgb))
     if chosen == "reference":
-        return reference(
-            cast(image, wide),
-            cast(colours, wide),
-            cast(masks, wide),
-            sigma=sigma if slot_sigma is None else slot_sigma,
-            kind=kind,
-            rgb_activation=rgb_activation,
-            density=density,
-        )
-    narrow = rgb.dtype in _NARROW and masks.dtype == rgb.dtype and wide == torch.float32
-    dtype = rgb.dtype if narrow else wide
-    op = torch.ops.emorl.mixture_nll_triton if chosen == "triton" else torch.ops.emorl.mixture_nll
-    nll, _ = op.default(
-        cast(image, wide),
-        cast(rgb, dtype),
-        None if mask_logits is None else cast(mask_logits, dtype),
-        slot_sigma,
-        1.0 if isinstance(sigma, Tensor) else sigma,
-        kind,
-        rgb_activation == "sigmoid",
-        density,
-        torch.is_grad_enabled() and (rgb.requires_grad or masks.requires_grad),
-    )
+        return _reference_of(arguments)
+    arguments = arguments.as_stored()
+    nll, _ = _operator(chosen)(*arguments, 1.0 if _keeps_gradient(arguments, chosen) else None)
     return nll
+
+
+def mixture_nll_and_gradient(
+    image: Tensor,
+    decoded: Tensor,
+    *,
+    scale: float,
+    sigma: float | Tensor,
+    kind: Likelihood = "mixture",
+    rgb_activation: RGBActivation = "sigmoid",
+    density: bool = False,
+    backend: Backend = "auto",
+) -> tuple[Tensor, Tensor]:
+    """`mixture_nll`, and the gradient of `scale` times its sum over the images, from one read.
+
+    For a loss that is differentiated at once, as `emorl.nn.score_once` does. Bytes that move for
+    each pixel and slot with three channels, float32 / bfloat16:
+
+        a float32 gradient from the forward pass, scaled in the backward   64 / 48
+        the gradient from the inputs, read twice (`mixture_nll`)           48 / 24
+        the scale known beforehand (here)                                  32 / 16
+
+    Neither result is differentiable.
+
+    Args:
+        image: as in `mixture_nll`.
+        decoded: rgb and, in the last channel, mask logits, [B, K, C + 1, H, W].
+        scale: factor of the gradient: 1 / B for that of the mean.
+        sigma: as in `mixture_nll`, as are all that follow.
+        kind: "gaussian", "mixture" or "mixture_joint".
+        rgb_activation: "sigmoid" or "none".
+        density: whether the value is the full density's.
+        backend: `auto`, `native`, `triton` or `reference`.
+
+    Returns:
+        The values, [B], as `mixture_nll` returns them, and the gradient with respect to `decoded`,
+        of its shape, dtype and order in memory.
+
+    Raises:
+        ValueError: As `mixture_nll` does.
+    """
+    image, decoded = image.detach(), decoded.detach()
+    arguments = _arguments(image, decoded, None, sigma, kind, rgb_activation, density)
+    chosen = resolve("mixture_nll", backend, decoded, _limits(image, decoded))
+    if chosen != "reference":
+        nll, gradient = _operator(chosen)(*arguments.as_stored(), scale)
+        return nll, cast(gradient, decoded.dtype)
+    with torch.enable_grad():
+        leaf = decoded.requires_grad_()
+        nll = _reference_of(arguments._replace(rgb=leaf))
+        (gradient,) = torch.autograd.grad(nll.sum() * scale, leaf)
+    return nll.detach(), gradient
 
 
 def reference(
@@ -135,6 +169,88 @@ def reference(
         error = error.sum(dim=2, keepdim=True)
     log_likelihood = (mask_logits.log_softmax(dim=1) - error).logsumexp(dim=1)
     return constant - log_likelihood.sum(dim=(1, 2, 3))
+
+
+class _Arguments(NamedTuple):
+    """Of the operator, in its order."""
+
+    image: Tensor
+    rgb: Tensor
+    mask_logits: Tensor | None
+    slot_sigma: Tensor | None
+    sigma: float
+    kind: Likelihood
+    sigmoid: bool
+    density: bool
+
+    def dtype(self) -> torch.dtype:
+        """In which the image is read, and everything computed."""
+        tensors = [x for x in self[:3] if isinstance(x, Tensor)]
+        return reduce(torch.promote_types, (x.dtype for x in tensors), torch.float32)
+
+    def as_stored(self) -> _Arguments:
+        """With the dtypes that the compiled backends read: narrow slots as they are."""
+        image, rgb, masks, slot_sigma, *_ = self
+        wide = self.dtype()
+        same = masks is None or masks.dtype == rgb.dtype
+        dtype = rgb.dtype if same and rgb.dtype in _NARROW and wide == torch.float32 else wide
+        return self._replace(
+            image=cast(image, wide),
+            rgb=cast(rgb, dtype),
+            mask_logits=None if masks is None else cast(masks, dtype),
+            slot_sigma=None if slot_sigma is None else cast(slot_sigma, wide),
+        )
+
+
+def _arguments(
+    image: Tensor,
+    rgb: Tensor,
+    mask_logits: Tensor | None,
+    sigma: float | Tensor,
+    kind: Likelihood,
+    rgb_activation: RGBActivation,
+    density: bool,
+) -> _Arguments:
+    """The arguments, checked."""
+    _check_options(sigma, kind, rgb_activation)
+    _check_shapes(image, *_colours_and_masks(rgb, mask_logits), sigma)
+    slot_sigma, sigma = (sigma, 1.0) if isinstance(sigma, Tensor) else (None, sigma)
+    sigmoid = rgb_activation == "sigmoid"
+    return _Arguments(image, rgb, mask_logits, slot_sigma, sigma, kind, sigmoid, density)
+
+
+def _colours_and_masks(rgb: Tensor, mask_logits: Tensor | None) -> tuple[Tensor, Tensor]:
+    return (rgb[:, :, :-1], rgb[:, :, -1:]) if mask_logits is None else (rgb, mask_logits)
+
+
+def _keeps_gradient(arguments: _Arguments, backend: str) -> bool:
+    """Whether the forward pass computes the gradient, as the CPU's does where none is rounded."""
+    _, rgb, masks, *_ = arguments
+    wanted = rgb.requires_grad or (masks is not None and masks.requires_grad)
+    on_cpu = backend == "native" and not _library.on_gpu(rgb)
+    return on_cpu and torch.is_grad_enabled() and wanted and rgb.dtype not in _NARROW
+
+
+def _operator(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:
+    ops = torch.ops.emorl
+    op = ops.mixture_nll_triton if backend == "triton" else ops.mixture_nll
+    operator: Callable[..., tuple[Tensor, Tensor]] = op.default
+    return operator
+
+
+def _reference_of(arguments: _Arguments) -> Tensor:
+    image, rgb, mask_logits, slot_sigma, sigma, kind, sigmoid, density = arguments
+    dtype = arguments.dtype()
+    colours, masks = _colours_and_masks(rgb, mask_logits)
+    return reference(
+        cast(image, dtype),
+        cast(colours, dtype),
+        cast(masks, dtype),
+        sigma=sigma if slot_sigma is None else cast(slot_sigma, dtype),
+        kind=kind,
+        rgb_activation="sigmoid" if sigmoid else "none",
+        density=density,
+    )
 
 
 def constant_of(image: Tensor, sigma: float | Tensor, density: bool) -> float:
@@ -199,11 +315,9 @@ def _limits(image: Tensor, rgb: Tensor) -> dict[str, str | None]:
 def new_gradient(rgb: Tensor, channels: int) -> Tensor:
     """Room for the gradient of rgb and logits, [B, K, C + 1, H, W]; channels last where rgb is."""
     batch, slots, _, height, width = rgb.shape
-    dtype = torch.promote_types(rgb.dtype, torch.float32)
     if rgb.stride(2) == 1:
-        last = rgb.new_empty(batch, slots, height, width, channels + 1, dtype=dtype)
-        return last.permute(0, 1, 4, 2, 3)
-    return rgb.new_empty(batch, slots, channels + 1, height, width, dtype=dtype)
+        return rgb.new_empty(batch, slots, height, width, channels + 1).permute(0, 1, 4, 2, 3)
+    return rgb.new_empty(batch, slots, channels + 1, height, width)
 
 
 def _fake(
@@ -215,37 +329,50 @@ def _fake(
     kind: str,
     sigmoid: bool,
     density: bool,
-    wanted: bool,
+    scale: float | None,
 ) -> tuple[Tensor, Tensor]:
-    grad = new_gradient(rgb, image.shape[1]) if wanted else image.new_empty(0)
+    grad = rgb.new_empty(0) if scale is None else new_gradient(rgb, image.shape[1])
     return image.new_empty(image.shape[0]), grad
 
 
-def _fake_backward(grad_nll: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.empty_like(grad, dtype=dtype)
+def _fake_backward(
+    grad_nll: Tensor,
+    kept: Tensor | None,
+    image: Tensor,
+    rgb: Tensor,
+    mask_logits: Tensor | None,
+    slot_sigma: Tensor | None,
+    sigma: float,
+    kind: str,
+    sigmoid: bool,
+) -> Tensor:
+    return new_gradient(rgb, image.shape[1])
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    image, rgb, mask_logits, *_, ctx.wanted = inputs
-    ctx.channels, ctx.dtype, ctx.joined = image.shape[1], rgb.dtype, mask_logits is None
+    *tensors, sigma, kind, sigmoid, _, scale = inputs
+    kept = output[1] if scale == 1 else None
+    ctx.save_for_backward(kept, *tensors)
+    ctx.options = (sigma, kind, sigmoid)
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)  # zeros for output[1] would be as large as it is
-    ctx.save_for_backward(output[1])
 
 
 def _register_gradient(op: str, library: torch.library.Library) -> None:
-    """One gradient, computed in the forward pass, for both rgb and mask logits."""
+    """One gradient for both rgb and mask logits."""
     backward_op = getattr(torch.ops.emorl, f"{op}_backward").default
 
     def gradient(ctx: Any, grad_nll: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
         if grad_nll is None:
             return (None,) * 9
-        if not ctx.wanted or ctx.needs_input_grad[0]:
-            raise RuntimeError("mixture_nll: this gradient was not asked for in the forward pass")
-        grad = backward_op(grad_nll, *ctx.saved_tensors, ctx.dtype)
-        if ctx.joined:
+        if ctx.needs_input_grad[0]:
+            raise RuntimeError("mixture_nll: only the reference differentiates the image")
+        _, image, _, mask_logits, _ = ctx.saved_tensors
+        grad = backward_op(grad_nll, *ctx.saved_tensors, *ctx.options)
+        if mask_logits is None:
             return None, grad, *[None] * 7
-        return None, grad[:, :, : ctx.channels], grad[:, :, ctx.channels :], *[None] * 6
+        channels = image.shape[1]
+        return None, grad[:, :, :channels], grad[:, :, channels:], *[None] * 6
 
     register_autograd(f"emorl::{op}", gradient, setup_context=_setup_context, lib=library)
 
@@ -253,8 +380,9 @@ def _register_gradient(op: str, library: torch.library.Library) -> None:
 define_op(
     "mixture_nll",
     schema="(Tensor image, Tensor rgb, Tensor? mask_logits, Tensor? slot_sigma, float sigma, "
-    "str kind, bool sigmoid, bool density, bool wanted) -> (Tensor nll, Tensor grad)",
-    schema_backward="(Tensor grad_nll, Tensor grad, ScalarType dtype) -> Tensor",
+    "str kind, bool sigmoid, bool density, float? scale) -> (Tensor nll, Tensor grad)",
+    schema_backward="(Tensor grad_nll, Tensor? kept, Tensor image, Tensor rgb, "
+    "Tensor? mask_logits, Tensor? slot_sigma, float sigma, str kind, bool sigmoid) -> Tensor",
     fake=_fake,
     fake_backward=_fake_backward,
     gradient=_register_gradient,

@@ -11,6 +11,7 @@ from typing import Literal, get_args, overload
 import torch
 from torch import Tensor
 
+from emorl.ops import _library
 from emorl.ops._heads import (
     SingleHead,
     heads_as_images,
@@ -155,12 +156,7 @@ def _limits(q: Tensor, v: Tensor, dtype: torch.dtype) -> dict[str, str | None]:
     elif limits.padded(slots) * limits.padded(width) > on_chip:
         native = f"{slots} slots of width {width} in {dtype} are more than {on_chip} values"
     triton = limits.slot_attention(slots, width, dtype, q.device)
-    return {"triton": triton, "native": native if _on_gpu(q) else None}
-
-
-def _on_gpu(tensor: Tensor) -> bool:
-    """Whether the native kernels for a tensor are a GPU's; in tests/simt they always are."""
-    return tensor.is_cuda
+    return {"triton": triton, "native": native if _library.on_gpu(q) else None}
 
 
 def reference(

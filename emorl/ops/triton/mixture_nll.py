@@ -45,14 +45,55 @@ def forward(
     kind: str,
     sigmoid: bool,
     density: bool,
-    wanted: bool,
+    scale: float | None,
 ) -> tuple[Tensor, Tensor]:
     """Launch the kernel; arguments and results as in the operator's schema."""
-    image = image.contiguous()
-    grad = new_gradient(rgb, image.shape[1]) if wanted else image.new_empty(0)
-    constant = constant_of(image, sigma if slot_sigma is None else slot_sigma, density)
+    grad = rgb.new_empty(0) if scale is None else new_gradient(rgb, image.shape[1])
     if image.numel() == 0:
         return image.new_zeros(len(image)), grad.zero_()
+    constant = constant_of(image, sigma if slot_sigma is None else slot_sigma, density)
+    scales = None if scale is None else image.new_full((len(image),), scale)
+    sums = _launch(grad, scales, image, rgb, mask_logits, slot_sigma, sigma, kind, sigmoid)
+    return sums.sum(dim=1) + constant, grad
+
+
+def backward(
+    grad_nll: Tensor,
+    kept: None,
+    image: Tensor,
+    rgb: Tensor,
+    mask_logits: Tensor | None,
+    slot_sigma: Tensor | None,
+    sigma: float,
+    kind: str,
+    sigmoid: bool,
+) -> Tensor:
+    """Launch the kernel for the gradient; arguments and result as in the operator's schema."""
+    grad = new_gradient(rgb, image.shape[1])
+    if image.numel() == 0:
+        return grad.zero_()
+    scales = grad_nll.contiguous()
+    _launch(grad, scales, image, rgb, mask_logits, slot_sigma, sigma, kind, sigmoid)
+    return grad
+
+
+def _launch(
+    grad: Tensor,
+    scales: Tensor | None,
+    image: Tensor,
+    rgb: Tensor,
+    mask_logits: Tensor | None,
+    slot_sigma: Tensor | None,
+    sigma: float,
+    kind: str,
+    sigmoid: bool,
+) -> Tensor:
+    """Write the gradient, each image's times its scale, if there are any.
+
+    Returns:
+        Sums of the negative log-likelihood without its constant, [B, blocks].
+    """
+    image, wanted = image.contiguous(), scales is not None
     if mask_logits is None:
         rgb, mask_logits = rgb[:, :, :-1], rgb[:, :, -1:]
     rgb, rgb_strides = _pixel_strides(rgb)
@@ -66,14 +107,8 @@ def forward(
     mixture_nll_kernel[(batch * blocks,)](
         image, rgb, mask_logits,
         image.new_full((slots,), sigma) if slot_sigma is None else slot_sigma.contiguous(),
-        grad, sums, pixels, blocks, *rgb_strides, *mask_strides[:2], mask_strides[3],
-        *grad_strides[1:],
+        image if scales is None else scales, grad, sums, pixels, blocks, *rgb_strides,
+        *mask_strides[:2], mask_strides[3], *grad_strides[1:],
         PER_SLOT=slot_sigma is not None, SIGMOID=sigmoid, WANTED=wanted, **options,
     )  # fmt: skip
-    return sums.sum(dim=1) + constant, grad
-
-
-def backward(grad_nll: Tensor, grad: Tensor, dtype: torch.dtype) -> Tensor:
-    """Scale the gradient that the forward pass computed."""
-    scaled = torch.empty_like(grad, dtype=dtype)
-    return torch.mul(grad, grad_nll.view(-1, 1, 1, 1, 1), out=scaled)
+    return sums

@@ -29,7 +29,7 @@ def _limited(deviation, LARGEST: tl.constexpr):
 
 @triton.jit
 def mixture_nll_kernel(
-    image_ptr, rgb_ptr, mask_ptr, sigma_ptr, grad_ptr, sums_ptr,
+    image_ptr, rgb_ptr, mask_ptr, sigma_ptr, scale_ptr, grad_ptr, sums_ptr,
     pixels, blocks, rgb_image, rgb_slot, rgb_channel, rgb_pixel, mask_image, mask_slot, mask_pixel,
     grad_slot, grad_channel, grad_pixel,
     SLOTS: tl.constexpr, CHANNELS: tl.constexpr, GAUSSIAN: tl.constexpr, WIDTH: tl.constexpr,
@@ -38,7 +38,7 @@ def mixture_nll_kernel(
 ):  # fmt: skip
     """Sum of the negative log-likelihood of a block, and gradients [B, K, C + 1, N].
 
-    WIDTH channels share a mixture.
+    Each image's gradient is multiplied by its scale. WIDTH channels share a mixture.
     """
     T: tl.constexpr = image_ptr.dtype.element_ty
     batch = (tl.program_id(0) // blocks).to(tl.int64)
@@ -62,6 +62,7 @@ def mixture_nll_kernel(
     mask = weight / total
     log_mask = share - tl.log(total)
     nll = tl.zeros([BLOCK_N], T)
+    grad_scale = tl.load(scale_ptr + batch) if WANTED else 0
 
     if GAUSSIAN:
         inverse_sigma = 1 / tl.load(sigma_ptr)
@@ -75,7 +76,7 @@ def mixture_nll_kernel(
             if WANTED:
                 grad_mean = -(deviation * inverse_sigma)[None, :]
                 grad_rgb = mask * _slope(y, SIGMOID) * grad_mean
-                tl.store(grad + c * grad_channel, grad_rgb, mask=inside)
+                tl.store(grad + c * grad_channel, grad_rgb * grad_scale, mask=inside)
                 grad_logits += mask * (y - mean[None, :]) * grad_mean
     else:
         grad_logits = mask * (CHANNELS // WIDTH)
@@ -102,7 +103,7 @@ def mixture_nll_kernel(
                     x = tl.load(image + c * pixels, mask=is_pixel, other=0)[None, :]
                     deviation = _limited((x - y) * inverse, LARGEST)
                     grad_rgb = -(responsibility * deviation * _slope(y, SIGMOID)) * inverse
-                    tl.store(grad + c * grad_channel, grad_rgb, mask=inside)
+                    tl.store(grad + c * grad_channel, grad_rgb * grad_scale, mask=inside)
     if WANTED:
-        tl.store(grad + CHANNELS * grad_channel, grad_logits, mask=inside)
+        tl.store(grad + CHANNELS * grad_channel, grad_logits * grad_scale, mask=inside)
     tl.store(sums_ptr + tl.program_id(0), tl.sum(tl.where(is_pixel, nll, 0), 0))
