@@ -4,8 +4,8 @@ They were recorded when the same code agreed with the released code's own output
 and with a plain implementation (test_efficient_morl.py), and cover whoever has no released
 checkpoint at hand. `python tests/test_parity.py` prints the file anew.
 
-All is computed in float64, but for the position ramps, which are float32 numbers in every model, and
-whose last bit is the processor's: `parity_ramps.json` has those of the recording.
+All is computed in float64, but for the position ramps, which are float32 numbers in every model,
+and whose last bit is the processor's: `parity_ramps.json` has those of the recording.
 """
 
 from __future__ import annotations
