@@ -94,6 +94,25 @@ def test_value_and_gradient_at_once(case: MixtureNllCase, dtype: torch.dtype, ba
         assert (found.stride(2) == 1) == (decoded.stride(2) == 1)
 
 
+@pytest.mark.parametrize("backend", COMPILED)
+@pytest.mark.parametrize("form", ["logits elsewhere", "fifth channel", "unaligned"])
+def test_channels_last_that_are_no_packs(form: str, backend: str) -> None:
+    """A GPU's kernel moves a pixel's colours and logit at once only where it can."""
+    channels = 5 if form == "fifth channel" else 4
+    size = (2, 3, 5, 7, channels)
+    memory = torch.randn(math.prod(size) + 1).to(DEVICE)
+    decoded = (memory[1:] if form == "unaligned" else memory[:-1]).view(size).permute(0, 1, 4, 2, 3)
+    logits = torch.randn_like(decoded) if form == "logits elsewhere" else decoded
+    inputs = {
+        "image": torch.rand(2, 3, 5, 7, device=DEVICE),
+        "rgb": decoded[:, :, :3].requires_grad_(),
+        "mask_logits": logits[:, :, 3:4].detach().requires_grad_(),
+    }
+    truth = results(cast(inputs, torch.float64), "reference", sigma=0.3)
+    for name, value in results(inputs, backend, sigma=0.3).items():
+        torch.testing.assert_close(value.double(), truth[name], rtol=1e-4, atol=1e-4, msg=name)
+
+
 def log_probability(x: Tensor, y: Tensor, logits: Tensor, sigma: Tensor, kind: str) -> Tensor:
     """Of one pixel x [C] under means y [K, C], by PyTorch's own distributions."""
     masks = Categorical(logits=logits)
