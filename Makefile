@@ -1,14 +1,16 @@
+# make demo   train on Tetrominoes, evaluate, report; REAL=file evaluates on that data set as well
 # make test   what CI runs: lint, types, tests with coverage (in .venv, made when missing)
-# make test-simt   of these, the CUDA kernels on the CPU (docs/simt.md); test-simt-all: in every way
-# make test-machines   the numerical tests on stand-ins for other processors
+# make test-simt      of these, the CUDA kernels on the CPU (docs/simt.md); test-simt-all: in every way
+# make test-machines  the numerical tests on stand-ins for other processors
+# make test-aot       compile every Triton kernel in every size, also with the oldest Triton
+#                     supported; prints a table (about 25 minutes of one core)
+# make sanitize       the C++ and CUDA kernels under ASan and UBSan, on the CPU
 # make bench  time operators, training steps and rewritings into RESULTS (or one of these:
-#             bench-ops, bench-step, bench-rewritings); make sanitize: C++ under ASan and UBSan;
+#             bench-ops, bench-step, bench-rewritings)
 # make gpu    OUT=folder: all that needs a GPU (Python: PYTHON), benchmarks/gpu.sh; before that, to
 #             travel to a GPU machine without a network: make gpu-wheels, and
 #             make gpu-carry FIXTURES=folder OFFICIAL=checkout of the released code
-# make test-aot  compile every Triton kernel in every size, also with the oldest Triton supported;
-#             prints a table (about 25 minutes of one core)
-# make demo   train on Tetrominoes, evaluate, report; REAL=file evaluates on that data set as well
+# make venv   the environment of all these, .venv; make format, make clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -19,9 +21,12 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f)
 
 .PHONY: venv test test-simt test-simt-all test-aot bench bench-ops bench-step bench-rewritings \
-        sanitize test-machines gpu gpu-wheels gpu-carry demo format clean
+        sanitize test-machines gpu gpu-wheels gpu-carry demo format clean help
 
 venv: $(VENV)/.installed
+
+help:
+	@sed -n '/^#/!q; s/^# //p' Makefile
 
 # A virtual environment that exists already is kept and completed.
 $(VENV)/.dependencies: pyproject.toml constraints.txt
