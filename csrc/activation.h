@@ -34,11 +34,11 @@ EMORL_INLINE V activate(V x) {
   }
 }
 
-// grad act'(x), given y = act(x)
+// grad act'(x), given y = act(x); NaN where y is.
 template <Activation kActivation, typename V>
 EMORL_INLINE V activate_backward(V grad, V y) {
   if constexpr (kActivation == Activation::kElu) {
-    return grad * Piecewise<V>::if_positive(y, V(1), y + V(1));
+    return grad * Piecewise<V>::if_positive(V(0) - y, y + V(1), V(1));
   } else if constexpr (kActivation == Activation::kRelu) {
     return Piecewise<V>::if_positive(y, grad, V(0));
   } else {

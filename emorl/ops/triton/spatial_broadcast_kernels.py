@@ -95,7 +95,7 @@ def _activate(x, ACTIVATION: tl.constexpr):
 def _activate_backward(grad, y, ACTIVATION: tl.constexpr):
     """The gradient of the sum, given y = act(sum)."""
     if ACTIVATION == "elu":
-        grad = grad * tl.where(y <= 0, y + 1, 1.0)
+        grad = grad * tl.where(y > 0, 1.0, y + 1)
     if ACTIVATION == "relu":
         grad = tl.where(y <= 0, 0.0, grad)
     return grad
