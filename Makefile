@@ -1,6 +1,6 @@
 # make demo   train on Tetrominoes, evaluate, report; REAL=file evaluates on that data set as well
 # make test   what CI runs: lint, types, tests with coverage (in .venv, made when missing)
-# make test-simt      of these, the CUDA kernels on the CPU (docs/simt.md); test-simt-all: in every way
+# make test-simt      of these, the CUDA kernels on the CPU (docs/simt.md); test-simt-all: every way
 # make test-machines  the numerical tests on stand-ins for other processors
 # make test-aot       compile every Triton kernel in every size, also with the oldest Triton
 #                     supported; prints a table (about 25 minutes of one core)
