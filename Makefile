@@ -1,14 +1,15 @@
 # make demo   train on Tetrominoes, evaluate, report; REAL=file evaluates on that data set as well
 # make test   what CI runs: lint, types, tests with coverage (in .venv, made when missing)
-# make test-simt      of these, the CUDA kernels on the CPU (docs/simt.md); test-simt-all: in every way
+# make test-simt      of these, the CUDA kernels on the CPU (docs/simt.md); test-simt-all: every way
 # make test-machines  the numerical tests on stand-ins for other processors
 # make test-aot       compile every Triton kernel in every size, also with the oldest Triton
 #                     supported; prints a table (about 25 minutes of one core)
 # make sanitize       the C++ and CUDA kernels under ASan and UBSan, on the CPU
 # make bench  time operators, training steps and rewritings into RESULTS (or one of these:
 #             bench-ops, bench-step, bench-rewritings)
-# make gpu    OUT=folder: all that needs a GPU (Python: PYTHON), benchmarks/gpu.sh; before that, to
-#             travel to a GPU machine without a network: make gpu-wheels, and
+# make gpu    OUT=folder: all that needs a GPU (Python: PYTHON), benchmarks/gpu.sh; its calls leave
+#             results in OUT/check, OUT/time and OUT/train; before that, to travel to a GPU machine
+#             without a network: make gpu-wheels, and
 #             make gpu-carry FIXTURES=folder OFFICIAL=checkout of the released code
 # make venv   the environment of all these, .venv; make format, make clean
 PYTHON ?= python3
@@ -88,7 +89,10 @@ test-machines: venv
 
 # No `venv`: on a GPU machine torch and its tools are there already.
 gpu:
-	OUT=$(OUT) PYTHON=$(PYTHON) benchmarks/gpu.sh check time train
+	@test -n "$(OUT)" || { echo "OUT: expected a folder for what comes back"; exit 1; }
+	status=0; for call in check time train; do \
+	  OUT=$(OUT)/$$call PYTHON=$(PYTHON) benchmarks/gpu.sh $$call || status=$$?; \
+	done; exit $$status
 
 # What a machine with CUDA's PyTorch and its usual companions lacks, for its Python; they need
 # nothing but PyYAML and typing_extensions, which are there.
@@ -97,13 +101,14 @@ WHEELS := jsonargparse docstring_parser typeshed_client google-crc32c
 PLATFORMS := manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 manylinux1
 gpu-wheels:
 	rm -rf $(CARRIED)/wheels
-	$(PYTHON) -m pip --disable-pip-version-check download --quiet --no-deps --only-binary=:all: --python-version 3.12 \
-	  --implementation cp $(PLATFORMS:%=--platform %_x86_64) -c constraints.txt \
-	  -d $(CARRIED)/wheels $(WHEELS)
+	$(PYTHON) -m pip --disable-pip-version-check download --quiet --no-deps \
+	  --only-binary=:all: --python-version 3.12 --implementation cp \
+	  $(PLATFORMS:%=--platform %_x86_64) -c constraints.txt -d $(CARRIED)/wheels $(WHEELS)
 
 # Weights and pictures of the released code stay here: its modules are enough.
 gpu-carry:
-	@test -d "$(FIXTURES)/golden" || { echo "FIXTURES: expected a folder with data/ and golden/"; exit 1; }
+	@test -d "$(FIXTURES)/golden" || \
+	  { echo "FIXTURES: expected a folder with data/ and golden/"; exit 1; }
 	@test -f "$(OFFICIAL)/lib/model.py" || { echo "OFFICIAL: expected a checkout with lib/"; exit 1; }
 	rm -rf $(CARRIED)/fixtures $(CARRIED)/official
 	mkdir -p $(CARRIED)/fixtures $(CARRIED)/official

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks import released
-from benchmarks.processes import Step, Worker, in_turns, machine
+from benchmarks.processes import Step, Worker, in_turns, left_out_if_dead, machine
 from benchmarks.steps import ON_GPU, Case, training_step, variant_step
 from emorl.compat.official import load_checkpoint
 from emorl.training.config_file import find_config
@@ -87,12 +87,13 @@ def variants_of(case: Case, part: str, device: str) -> list[str]:
     return [*ours, "released", *(["first-order"] if twice else [])]
 
 
-def differing(losses: dict[str, float]) -> list[str]:
+def differing(losses: dict[str, float], device: str) -> list[str]:
     """The variants whose loss differs from the first one's by more than its rounding."""
     first = next(iter(losses.values()))
     found = []
     for variant, loss in losses.items():
-        rounding = ROUNDING.get("tf32" if variant in _TF32_BY_DEFAULT else variant[:4], 1e-4)
+        in_tf32 = device == "cuda" and variant in _TF32_BY_DEFAULT
+        rounding = ROUNDING.get("tf32" if in_tf32 else variant[:4], 1e-4)
         if not abs(loss - first) <= rounding * abs(first):
             found.append(variant)
     return found
@@ -102,11 +103,8 @@ def first_losses(workers: dict[str, Worker], steps: int) -> dict[str, float]:
     """The first loss of every worker; one that dies within so many steps is left out."""
     losses = {}
     for variant, worker in [*workers.items()]:
-        try:
+        with left_out_if_dead(workers, variant):
             losses[variant], *_ = [worker.step()[1] for _ in range(steps)]
-        except EOFError:
-            print(f"{variant}: its process died", file=sys.stderr, flush=True)
-            del workers[variant]
     return losses
 
 
@@ -129,7 +127,8 @@ def compare(
         results = in_turns(workers, rounds)
     for result in results.values():
         result["images_per_second"] = case.batch / result["seconds"]["median"]
-    described = {"case": str(case), "part": part, "losses": losses, "differing": differing(losses)}
+    wrong = differing(losses, device)
+    described = {"case": str(case), "part": part, "losses": losses, "differing": wrong}
     return {**described, "variants": results}
 
 

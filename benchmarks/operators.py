@@ -30,6 +30,8 @@ class Operator:
         cases: timed on the CPU.
         batch_32: timed on a GPU.
         reads: how often the inputs must be read in a forward and a backward pass together.
+        outputs: how often the output, or a tensor of its size, moves in both passes together:
+            written, its gradient read, and read where it tells the activation's slope.
     """
 
     cases: list[Any]
@@ -37,15 +39,16 @@ class Operator:
     fused: Callable[[Any, Inputs, Any], Tensor]
     plain: Callable[[Any, Inputs], Tensor]
     reads: int = 2
+    outputs: int = 2
 
     def bytes_moved(self, inputs: Inputs, output: Tensor, gradients: Sequence[Tensor]) -> int:
         """The fewest bytes that have to move through memory.
 
-        Forward: each input is read, the output written. With `gradients`, these are written and
-        the output's gradient is read; the inputs are read `reads` times in all.
+        Forward: each input is read, the output written. With `gradients`, these are written; the
+        inputs are read `reads` times in all, and tensors like the output moved `outputs` times.
         """
         read = sum(x.nbytes for x in inputs.values()) * (self.reads if gradients else 1)
-        of_output = output.nbytes * (2 if gradients else 1)
+        of_output = output.nbytes * (self.outputs if gradients else 1)
         return read + of_output + sum(x.nbytes for x in gradients)
 
 
@@ -82,6 +85,7 @@ OPERATORS = {
             **inputs, activation=case.activation, backend=backend
         ),
         lambda case, inputs: plain_spatial_broadcast(**inputs, activation=case.activation),
+        outputs=3,
     ),
 }
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import platform
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
@@ -52,20 +53,38 @@ class Worker:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with contextlib.suppress(BrokenPipeError):
+        with contextlib.suppress(ConnectionError):
             self._pipe.send("stop")
         self._process.join()
 
 
-def in_turns(workers: Mapping[str, Worker], rounds: int) -> dict[str, dict[str, Any]]:
-    """Seconds and peak bytes of workers that take turns, so that all see the same machine."""
+@contextlib.contextmanager
+def left_out_if_dead(workers: dict[str, Worker], name: str) -> Iterator[None]:
+    """Takes a worker out of `workers`, and says so, if its process dies meanwhile."""
+    try:
+        yield
+    except (EOFError, ConnectionError):
+        print(f"{name}: its process died", file=sys.stderr, flush=True)
+        del workers[name]
+
+
+def in_turns(workers: dict[str, Worker], rounds: int) -> dict[str, dict[str, Any]]:
+    """Seconds and peak bytes of workers that take turns, so that all see the same machine.
+
+    Those that die are left out, also of `workers`.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in workers}
+    peaks: dict[str, int] = {}
     for _ in range(rounds):
-        for name, worker in workers.items():
-            seconds[name].append(worker.step()[0])
+        for name, worker in [*workers.items()]:
+            with left_out_if_dead(workers, name):
+                seconds[name].append(worker.step()[0])
+    for name, worker in [*workers.items()]:
+        with left_out_if_dead(workers, name):
+            peaks[name] = worker.peak()
     return {
-        name: {"seconds": quantiles(seconds[name]), "peak_bytes_above_start": worker.peak()}
-        for name, worker in workers.items()
+        name: {"seconds": quantiles(seconds[name]), "peak_bytes_above_start": peak}
+        for name, peak in peaks.items()
     }
 
 

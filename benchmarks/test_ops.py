@@ -76,7 +76,7 @@ def variant(name: str, operator: str, case: Any) -> Function:
 
 
 def check(results: Results, operator: str, case: Any, inputs: Inputs, part: str) -> None:
-    """No further from the float64 truth than twice the plain form of the same dtype."""
+    """No further from the float64 truth than twice the plain form of the same dtype, and 1 unit."""
 
     def plain(inputs: Inputs) -> Tensor:
         return OPERATORS[operator].plain(case, inputs)
@@ -85,7 +85,9 @@ def check(results: Results, operator: str, case: Any, inputs: Inputs, part: str)
     truth = call(plain, wide, part).named()
     narrow = call(plain, inputs, part)
     own = {name: x.to(narrow.output.dtype) for name, x in narrow.named().items()}
-    assert_as_accurate_as_plain(results.named(), own, truth)
+    # where plain is right by luck, one rounding of the largest number is allowed: its storing
+    roundings = {name: x.abs().max().item() if x.numel() else 0.0 for name, x in truth.items()}
+    assert_as_accurate_as_plain(results.named(), own, truth, roundings)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -121,8 +123,16 @@ def inputs_of(case: Any, dtype: torch.dtype) -> Inputs:
 
 
 def copy_of(inputs: Inputs) -> Inputs:
-    """The same numbers elsewhere in memory."""
-    return {n: x.detach().clone().requires_grad_(x.requires_grad) for n, x in inputs.items()}
+    """The same numbers in the same form elsewhere in memory: neighbouring views stay neighbours."""
+    storages = {(old := x.untyped_storage()).data_ptr(): old.clone() for x in inputs.values()}
+
+    def copied(x: Tensor) -> Tensor:
+        storage = storages[x.untyped_storage().data_ptr()]
+        view = torch.empty(0, dtype=x.dtype, device=x.device)
+        view.set_(storage, x.storage_offset(), x.shape, x.stride())
+        return view.requires_grad_(x.requires_grad)
+
+    return {name: copied(x) for name, x in inputs.items()}
 
 
 def measure(benchmark: Any, work: Callable[[Inputs], Any], first: Inputs, moved: int) -> np.ndarray:

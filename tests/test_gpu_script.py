@@ -91,7 +91,65 @@ def test_a_part_that_is_killed_leaves_what_it_had(tmp_path):
     assert [(row["part"], row["status"]) for row in rows(out)] == [("ops", 124), ("ncu", 124)]
     with tarfile.open(out / "logs.tar.gz") as logs:
         assert {"logs/ops.log", "logs/ncu.log"} <= {*logs.getnames()}
-        assert logs.extractfile("logs/ops.log").read() == b"begun\n"
+        assert logs.extractfile("logs/ops.log").readline() == b"begun\n"
+
+
+TRAINER = """[ "$3" = train ] || exit 0
+while [ $# -gt 0 ]; do [ "$1" = --out ] && run=$2; shift; done
+echo $$ >>"$STARTED"
+echo "{}" >>"$run/metrics.jsonl"
+"""
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    with tarfile.open(out / "run.tar") as run:
+        return {m.name: run.extractfile(m).read() for m in run if m.isfile()}
+
+
+def test_a_training_that_is_killed_saves_and_ends(tmp_path):
+    python = fake_python(
+        tmp_path,
+        TRAINER + "trap 'sleep 1; echo saved >\"$run/last.ckpt\"; exit' TERM\n"
+        "while :; do sleep 0.1; done",
+    )
+    out, started = tmp_path / "out", tmp_path / "started"
+    done = run(
+        *("--rehearse", "training"), python=python, OUT=str(out), LIMIT="2", STARTED=str(started)
+    )
+    assert done.returncode == 124
+    assert contents(out) == {"./metrics.jsonl": b"{}\n", "./last.ckpt": b"saved\n"}
+    assert (out / "metrics.jsonl").read_text() == "{}\n"
+    [trainer] = started.read_text().split()  # none was started after it
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(trainer), 0)
+
+
+def test_a_training_that_went_on_without_a_graph_is_told(tmp_path):
+    python = fake_python(tmp_path, TRAINER + '[ "$(wc -l <"$STARTED")" = 2 ]')
+    out = tmp_path / "out"
+    run("--rehearse", "training", python=python, OUT=str(out), STARTED=str(tmp_path / "started"))
+    assert [(row["part"], row["status"]) for row in rows(out)] == [("training", 3)]
+    assert contents(out) == {"./metrics.jsonl": b"{}\n{}\n"}
+
+
+def test_a_part_without_time_is_told(tmp_path):
+    out = tmp_path / "out"
+    done = run("--rehearse", "ops", python="/no/python", OUT=str(out), LIMIT="0")
+    assert done.returncode == 125
+    assert [(row["part"], row["status"]) for row in rows(out)] == [("ops", 125)]
+
+
+def test_make_runs_each_call_into_a_folder_of_its_own(tmp_path):
+    python = fake_python(tmp_path, "exit 1")
+    made = subprocess.run(
+        ["make", "gpu", f"OUT={tmp_path}/out", f"PYTHON={python}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert made.returncode != 0
+    assert made.stderr.count("no GPU that torch can use") == 3
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {*PARTS_OF_CALLS}
 
 
 def test_without_the_kernels_it_stops(tmp_path):

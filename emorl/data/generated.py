@@ -11,7 +11,8 @@ from torch import Tensor
 from emorl.data.base import UNBOUNDED, Batch, ObjectDataset
 
 _AHEAD = 512
-_AHEAD_ON_GPU = 8192  # a call takes as long as for a few, and waits for the GPU several times
+# a call waits for the GPU several times; predicted, not measured: it takes as long as for a few
+_AHEAD_ON_GPU = 8192
 
 
 class GeneratedDataset(ObjectDataset):
