@@ -34,8 +34,25 @@ READ_ONCE = ("CXX", "CXXFLAGS", "CUDAHOSTCXX", "CUDAFLAGS", "LDFLAGS")
 COMPILER_ERROR = re.compile(r"\berror( #\d+)?:|\bfatal *:|undefined reference|cannot find -l")
 
 
+# What the environment may choose, the default first.
+CHOICES = {
+    "EMORL_CUDA": ("auto", "0", "1"),
+    "EMORL_CPU": ("auto", "AVX2", "AVX512"),
+    "EMORL_SANITIZE": ("0", "1"),
+}
+
+
 class CannotBuildError(Exception):
     """The extension cannot be built here, for the reason given."""
+
+
+def chosen(name: str) -> str:
+    """What the environment chooses; the default where it says nothing."""
+    *others, last = choices = CHOICES[name]
+    choice = os.environ.get(name) or choices[0]
+    if choice not in choices:
+        raise SystemExit(f"{name}: expected {', '.join(others)} or {last}, got {choice!r}")
+    return choice
 
 
 def find_torch() -> Path:
@@ -82,9 +99,7 @@ def find_nvcc() -> str | None:
 
 def decide_cuda(torch_cuda: str | None) -> tuple[str | None, str]:
     """CUDA's compiler, or None to build without CUDA; and why."""
-    choice = os.environ.get("EMORL_CUDA", "auto")
-    if choice not in ("auto", "0", "1"):
-        raise SystemExit(f"EMORL_CUDA: expected auto, 0 or 1, got {choice!r}")
+    choice = chosen("EMORL_CUDA")
     if choice == "0":
         return None, "EMORL_CUDA=0"
     if torch_cuda is None:
@@ -100,11 +115,11 @@ def decide_cuda(torch_cuda: str | None) -> tuple[str | None, str]:
 
 def decide_cpu() -> str:
     """Instruction set of the CPU kernels, in ATen's words."""
-    if platform.machine() not in ("x86_64", "AMD64"):
+    choice, machine = chosen("EMORL_CPU"), platform.machine()
+    if machine not in ("x86_64", "AMD64"):
+        if choice != "auto":
+            raise CannotBuildError(f"{choice} is x86-64's, this is {machine}")
         return "DEFAULT"
-    choice = os.environ.get("EMORL_CPU", "auto")
-    if choice not in ("auto", "AVX2", "AVX512"):
-        raise SystemExit(f"EMORL_CPU: expected auto, AVX2 or AVX512, got {choice!r}")
     if choice != "auto":
         return choice
     described = CPUINFO.read_text() if CPUINFO.exists() else ""
@@ -116,10 +131,9 @@ def decide_cpu() -> str:
 
 def wish() -> str | None:
     """What was asked for by name, so that nothing less will do; None where "auto" decides."""
-    modest = {"EMORL_CUDA": "auto 0", "EMORL_CPU": "auto", "EMORL_SANITIZE": "0"}
-    for name, choices in modest.items():
-        if (choice := os.environ.get(name)) and choice not in choices.split():
-            return f"{name}={choice}"
+    for name in CHOICES:
+        if chosen(name) not in ("auto", "0"):
+            return f"{name}={chosen(name)}"
     return None
 
 
@@ -168,6 +182,8 @@ def build(flags: dict[str, object], nvcc: str | None) -> None:
 class CMakeBuild(build_ext):
     def run(self) -> None:
         """Forgets the last build first: it must not pass for this one, however this one ends."""
+        for name in CHOICES:
+            chosen(name)  # a slip of the pen costs no build
         sources = [ROOT / "emorl"] if self.inplace else []
         self.packages = [Path(self.build_lib).resolve() / "emorl", *sources]
         for package in self.packages:
@@ -183,7 +199,8 @@ class CMakeBuild(build_ext):
         except CannotBuildError as obstacle:
             record = {"native": False, "reason": str(obstacle)}
         for package in self.packages:
-            (package / RECORD).write_text(json.dumps(record, indent=2) + "\n")
+            (package / f"{RECORD}.new").write_text(json.dumps(record, indent=2) + "\n")
+            (package / f"{RECORD}.new").replace(package / RECORD)
         if not record["native"]:
             if asked := wish():
                 raise SystemExit(f"emorl: {asked}, but {record['reason']}")
@@ -201,7 +218,7 @@ class CMakeBuild(build_ext):
             "CMAKE_MAKE_PROGRAM": find_tool("ninja"),
             "EMORL_CAPABILITY": cpu,
             "EMORL_MODULE_FILE": library.name,
-            "EMORL_SANITIZE": "ON" if os.environ.get("EMORL_SANITIZE") == "1" else "OFF",
+            "EMORL_SANITIZE": "ON" if chosen("EMORL_SANITIZE") == "1" else "OFF",
             "EMORL_TORCH": torch,
             "EMORL_TORCH_CUDA": version["cuda"] or "",
             "EMORL_TORCH_VERSION": version["__version__"],
@@ -211,7 +228,7 @@ class CMakeBuild(build_ext):
         try:
             build(flags, nvcc)
         except CannotBuildError as obstacle:
-            if nvcc is None or os.environ.get("EMORL_CUDA") == "1":
+            if nvcc is None or chosen("EMORL_CUDA") == "1":
                 raise
             reason = str(obstacle)
             print(f"emorl: CUDA off: {reason}", flush=True)

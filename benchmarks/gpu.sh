@@ -205,7 +205,9 @@ for step in "$@"; do
 done
 [ "${mode:-}" = --dry-run ] && exit 0
 
-OUT=$(realpath -m "${OUT:?expected OUT=folder for what comes back}")
+: "${OUT:?expected OUT=folder for what comes back}"
+[[ $LIMIT =~ ^[0-9]+$ ]] || { echo "LIMIT: expected seconds, got $LIMIT" >&2; exit 2; }
+OUT=$(realpath -m "$OUT")
 WORK=$(mktemp -d)
 SITE=$WORK/site
 mkdir -p "$OUT" "$WORK/logs"

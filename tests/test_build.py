@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import build_testing
 import pytest
 import torch
+from setuptools import Distribution
 
 from emorl import info
 from emorl.ops import _library
@@ -250,3 +251,33 @@ def test_what_was_asked_for_is_built_or_the_build_fails(
     assert ERROR in build.output
     assert build.record == {"native": False, "reason": reason}
     assert build.libraries == []
+
+
+def test_an_impossible_choice_costs_no_build(
+    build: dict, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("EMORL_SANITIZE", "yes")
+    monkeypatch.setitem(build["CMakeBuild"].run.__globals__, "ROOT", tmp_path)
+    (tmp_path / "emorl").mkdir()
+    library = tmp_path / "emorl" / "_C.old.so"
+    library.touch()
+    command = build["CMakeBuild"](Distribution({"ext_modules": []}))
+    command.inplace = True
+    command.build_lib = str(tmp_path / "build")
+    with pytest.raises(SystemExit, match="EMORL_SANITIZE: expected 0 or 1, got 'yes'"):
+        command.run()
+    assert library.exists()
+
+
+def test_an_empty_choice_is_none(build: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EMORL_CPU", "")
+    assert build["chosen"]("EMORL_CPU") == "auto"
+
+
+def test_a_damaged_record_is_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "ops").mkdir()
+    (tmp_path / "_build.json").write_text('{"native": tr')
+    monkeypatch.setattr(_library, "__file__", str(tmp_path / "ops" / "_library.py"))
+    obstacle = _library._load_obstacle()
+    assert obstacle is not None
+    assert "_build.json is damaged; rebuild with" in obstacle

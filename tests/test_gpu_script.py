@@ -195,3 +195,18 @@ def test_what_travels_is_measured(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(carried, "MOST", 1000 + 6 + 2000)
     with pytest.raises(SystemExit, match="too much to carry"):
         carried.main()
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"OUT": ""}, "expected OUT=folder for what comes back"),
+        ({"OUT": "out", "LIMIT": "soon"}, "LIMIT: expected seconds, got soon"),
+    ],
+)
+def test_what_it_cannot_work_with_stops_it(environment, message, tmp_path):
+    python = fake_python(tmp_path, f"touch {tmp_path}/ran")
+    done = run("wheels", python=python, **environment)
+    assert done.returncode not in (0, 124)
+    assert message in done.stderr
+    assert not (tmp_path / "ran").exists()

@@ -127,7 +127,13 @@ def _launch_triton(name: str, part: str, *arguments: Any) -> Any:
 def build_record() -> dict[str, Any]:
     """What the installation noted about the native extension, empty where nothing was noted."""
     path = Path(__file__).resolve().parents[1] / "_build.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+    except FileNotFoundError:
+        return {}
+    except json.JSONDecodeError:
+        return {"native": False, "reason": f"{path} is damaged; {_REBUILD}"}
+    return record
 
 
 def resolve(
