@@ -29,7 +29,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def is_installed(package: str) -> bool:
-    """Whether `package` can be found; not where an import of it is blocked (None in sys.modules)."""
+    """Whether `package` can be found; not where its import is blocked (None in sys.modules)."""
     if package in sys.modules:
         return sys.modules[package] is not None
     return importlib.util.find_spec(package) is not None
