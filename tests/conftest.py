@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -26,6 +28,13 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[SIMULATED] = []
 
 
+def is_installed(package: str) -> bool:
+    """Whether `package` can be found; not where its import is blocked (None in sys.modules)."""
+    if package in sys.modules:
+        return sys.modules[package] is not None
+    return importlib.util.find_spec(package) is not None
+
+
 class TestFile(pytest.Module):
     """A file of tests, which is skipped where it imports an optional package that is missing.
 
@@ -39,7 +48,7 @@ class TestFile(pytest.Module):
             return super().collect()
         except self.CollectError as error:
             missing = str(getattr(error.__cause__, "name", None)).partition(".")[0]
-            if missing not in OPTIONAL:
+            if missing not in OPTIONAL or is_installed(missing):
                 raise
             reason = f"{self.path.name}: {missing} is not installed"
             pytest.skip(reason, allow_module_level=True)

@@ -17,6 +17,13 @@ from emorl.ops import backends
 DEVICE = os.environ.get("EMORL_TEST_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
 
 
+def skip_where_native_is_refused(op: str) -> None:
+    """Skip where ATEN_CPU_CAPABILITY leaves the process fewer vectors than the extension needs."""
+    reason = backends()[op]["native"]
+    if reason is not None and "ATEN_CPU_CAPABILITY" in os.environ:
+        pytest.skip(reason)
+
+
 def backend_params(op: str, *, compiled: bool = False) -> list[Any]:
     """All backends of an operator; those that cannot run here are skipped with the reason.
 

@@ -30,3 +30,16 @@ def test_missing_packages_skip_files_and_stop_nothing():
         assert f"\n{file}: " in f"\n{done.stdout}"
     for file, package in (("test_data_tfrecord", "google_crc32c"), ("test_data_hdf5", "h5py")):
         assert f"{file}.py: {package} is not installed" in done.stdout
+
+
+def test_a_wrong_import_of_an_installed_package_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "conftest.py").write_text((ROOT / "tests" / "conftest.py").read_text())
+    (tmp_path / "test_wrong.py").write_text("from hypothesis import no_such_name\n")
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2, done.stdout[-2000:]
+    assert "cannot import name 'no_such_name'" in done.stdout

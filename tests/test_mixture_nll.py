@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from benchmarks.cases import MIXTURE_NLL, MixtureNllCase
+from emorl.nn.likelihood import MixtureKind, likelihood_and_gradient
 from emorl.ops import mixture_nll, mixture_nll_and_gradient
 
 BACKENDS = backend_params("mixture_nll")
@@ -329,3 +330,18 @@ def test_random_arguments(data: st.DataObject, backend: str) -> None:
         torch.testing.assert_close(
             value.double(), truth[name], rtol=allowed, atol=allowed, msg=name
         )
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", ["mixture", "mixture_joint", "logistic"])
+def test_value_and_gradient_in_inference_mode(kind: MixtureKind, backend: str) -> None:
+    def computed() -> tuple[Tensor, Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        image = torch.rand(2, 3, 4, 5, generator=generator).to(DEVICE)
+        decoded = torch.randn(2, 3, 4, 4, 5, generator=generator).to(DEVICE)
+        return likelihood_and_gradient(image, decoded, kind, 0.3, backend, 0.5)
+
+    expected = computed()
+    with torch.inference_mode():
+        found = computed()
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)

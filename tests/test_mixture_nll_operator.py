@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmarks.cases import MixtureNllCase
 from emorl.ops import _library, backends, mixture_nll
-from emorl.ops.mixture_nll import reference
+from emorl.ops.mixture_nll import new_gradient, reference
 
 OBSTACLE = backends(DEVICE)["mixture_nll"]["native"]
 needs_native = pytest.mark.skipif(OBSTACLE is not None, reason=str(OBSTACLE))
@@ -39,7 +39,7 @@ def arguments(case: MixtureNllCase, gradients: bool, joined: bool = False) -> tu
 
 
 @pytest.mark.parametrize("backend", COMPILED)
-@pytest.mark.parametrize("scale", [None, 0.5])
+@pytest.mark.parametrize("scale", [None, 0.5, 1.0])  # 1: what the CPU keeps
 @pytest.mark.parametrize("gradients", [False, True], ids=["value", "gradients"])
 @pytest.mark.parametrize(
     ("case", "joined"),
@@ -60,12 +60,16 @@ def test_opcheck(
 @pytest.mark.parametrize("backend", COMPILED)
 @pytest.mark.parametrize("joined", [False, True], ids=["apart", "joined"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["f32", "bf16"])
-def test_opcheck_backward(dtype: torch.dtype, joined: bool, backend: str) -> None:
+@pytest.mark.parametrize("keeps", [False, True], ids=["inputs", "kept"])
+def test_opcheck_backward(keeps: bool, dtype: torch.dtype, joined: bool, backend: str) -> None:
+    if keeps and backend == "triton":
+        pytest.skip("Triton's backward takes no kept gradient")
     image, rgb, masks, *options = arguments(SMALL, False, joined)
     slots = (rgb.to(dtype), None if masks is None else masks.to(dtype))
     name = "mixture_nll" if backend == "native" else f"mixture_nll_{backend}"
     op = getattr(torch.ops.emorl, f"{name}_backward").default
-    torch.library.opcheck(op, (image.new_ones(len(image)), None, image, *slots, *options[:-2]))
+    kept = new_gradient(slots[0], image.shape[1]).fill_(0.5) if keeps else None
+    torch.library.opcheck(op, (image.new_ones(len(image)), kept, image, *slots, *options[:-2]))
 
 
 @pytest.mark.parametrize("backend", ["auto", *BACKENDS])

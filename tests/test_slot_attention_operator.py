@@ -6,7 +6,12 @@ import shutil
 
 import pytest
 import torch
-from op_testing import DEVICE, backend_params, unwritten_outputs_are_nan  # noqa: F401
+from op_testing import (  # noqa: F401
+    DEVICE,
+    backend_params,
+    skip_where_native_is_refused,
+    unwritten_outputs_are_nan,
+)
 from torch import Tensor
 
 from benchmarks.cases import SlotAttentionCase
@@ -132,6 +137,7 @@ def test_error_messages_of_the_native_operator(
 def test_native_is_built_where_a_compiler_exists() -> None:
     if shutil.which("c++") is None:
         pytest.skip("no C++ compiler on this machine")
+    skip_where_native_is_refused("slot_attention")
     assert NATIVE_ON_CPU is None
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from emorl.nn.precision import full_precision
 from emorl.ops import Backend, mixture_nll, mixture_nll_and_gradient
+from emorl.ops._library import usable
 
 MixtureKind = Literal["mixture", "mixture_joint", "logistic"]
 
@@ -92,9 +93,9 @@ def likelihood_and_gradient(
             density=kind == "mixture_joint",
             backend=backend,
         )
-    with torch.enable_grad():
-        leaf = decoded.detach().requires_grad_()
-        nll = mixture_likelihood(image, leaf, kind, scale, backend)
+    with torch.inference_mode(False), torch.enable_grad():
+        leaf = usable(decoded).requires_grad_()
+        nll = mixture_likelihood(usable(image), leaf, kind, scale, backend)
         with full_precision(nll):
             (gradient,) = torch.autograd.grad(nll.sum() * factor, leaf)
     return nll.detach(), gradient

@@ -171,6 +171,11 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
+def usable(tensor: Tensor) -> Tensor:
+    """`tensor` detached, which autograd may record; copied if it is of the inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
 def on_gpu(tensor: Tensor) -> bool:
     """Whether the native kernels for a tensor are a GPU's; in tests/simt they always are."""
     return tensor.is_cuda

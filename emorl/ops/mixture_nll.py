@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.library import register_autograd
 
 from emorl.ops import _library
-from emorl.ops._library import Backend, cast, define_op, resolve
+from emorl.ops._library import Backend, cast, define_op, resolve, usable
 
 Likelihood = Literal["gaussian", "mixture", "mixture_joint"]
 RGBActivation = Literal["sigmoid", "none"]
@@ -136,11 +136,7 @@ def mixture_nll_and_gradient(
     if chosen != "reference":
         nll, gradient = _operator(chosen)(*arguments.as_stored(), scale)
         return nll, cast(gradient, decoded.dtype)
-    with torch.enable_grad():
-        leaf = decoded.requires_grad_()
-        nll = _reference_of(arguments._replace(rgb=leaf))
-        (gradient,) = torch.autograd.grad(nll.sum() * scale, leaf)
-    return nll.detach(), gradient
+    return _reference_and_gradient(arguments, scale)
 
 
 def reference(
@@ -251,6 +247,17 @@ def _reference_of(arguments: _Arguments) -> Tensor:
         rgb_activation="sigmoid" if sigmoid else "none",
         density=density,
     )
+
+
+def _reference_and_gradient(arguments: _Arguments, scale: float) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False), torch.enable_grad():
+        image, rgb, _, slot_sigma, *_ = arguments
+        leaf = usable(rgb).requires_grad_()
+        slot_sigma = None if slot_sigma is None else usable(slot_sigma)
+        usual = arguments._replace(image=usable(image), rgb=leaf, slot_sigma=slot_sigma)
+        nll = _reference_of(usual)
+        (gradient,) = torch.autograd.grad(nll.sum() * scale, leaf)
+    return nll.detach(), gradient
 
 
 def constant_of(image: Tensor, sigma: float | Tensor, density: bool) -> float:

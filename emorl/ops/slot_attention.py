@@ -133,7 +133,7 @@ def _single_head(
     wide = torch.promote_types(dtype, torch.float32)
     k_wide = cast(k, wide)
     bias = None if logit_bias is None else cast(logit_bias, wide)
-    chosen = resolve("slot_attention", backend, q, _limits(q, v, wide))
+    chosen = resolve("slot_attention", backend, q, _limits(q, v, wide, backend))
     if chosen == "reference":
         updates, attention = reference(cast(q, wide), k_wide, cast(v, wide), bias, slot_mask, eps)
         return cast(updates, dtype), cast(attention.detach(), dtype)
@@ -146,7 +146,7 @@ def _single_head(
     return cast(updates, dtype), cast(attention, dtype)
 
 
-def _limits(q: Tensor, v: Tensor, dtype: torch.dtype) -> dict[str, str | None]:
+def _limits(q: Tensor, v: Tensor, dtype: torch.dtype, backend: str) -> dict[str, str | None]:
     """Why the GPU's kernels, which keep all slots on the chip, cannot run these sizes."""
     slots, width = q.shape[1], max(q.shape[2], v.shape[2])
     on_chip = 64 * 1024 // dtype.itemsize  # values: 64 slots of width 256 in float32
@@ -155,7 +155,9 @@ def _limits(q: Tensor, v: Tensor, dtype: torch.dtype) -> dict[str, str | None]:
         native = f"at most 64 slots and width 256 on a GPU, got {slots} slots, width {width}"
     elif limits.padded(slots) * limits.padded(width) > on_chip:
         native = f"{slots} slots of width {width} in {dtype} are more than {on_chip} values"
-    triton = limits.slot_attention(slots, width, dtype, q.device)
+    triton = None
+    if backend == "triton" or (backend == "auto" and _library.on_gpu(q)):  # the search takes 8 us
+        triton = limits.slot_attention(slots, width, dtype, q.device)
     return {"triton": triton, "native": native if _library.on_gpu(q) else None}
 
 
