@@ -7,12 +7,14 @@
 #include <ATen/ops/convolution_backward.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 #include <torch/library.h>
 
 #include <array>
 #include <optional>
 #include <string_view>
 #include <tuple>
+#include <utility>
 
 #include "device.h"
 #include "kernels.h"
@@ -37,6 +39,29 @@ void check(const Tensor& x, const Tensor& weight) {
       x.scalar_type() == weight.scalar_type() && x.device() == weight.device(),
       "convolution: weight: expected ", x.scalar_type(), " on ", x.device(), ", got ",
       weight.scalar_type(), " on ", weight.device());
+}
+
+// What the backward pass gets beside x and weight.
+void check_output(
+    const Tensor& grad, const Tensor& output, const Tensor& x, const Tensor& weight,
+    int64_t padding, int64_t stride) {
+  TORCH_CHECK_VALUE(stride > 0, "convolution: expected a stride of at least 1, got ", stride);
+  const auto side = [&](int64_t i) {
+    return (x.size(i) + 2 * padding - weight.size(i)) / stride + 1;
+  };
+  const std::array<int64_t, 4> expected{x.size(0), weight.size(0), side(2), side(3)};
+  TORCH_CHECK_VALUE(
+      output.sizes() == at::IntArrayRef(expected), "convolution: output: expected ",
+      at::IntArrayRef(expected), ", got ", output.sizes());
+  TORCH_CHECK_VALUE(
+      grad.sizes() == output.sizes(), "convolution: expected the gradient of ", output.sizes(),
+      ", got ", grad.sizes());
+  for (const auto& [name, tensor] : {std::pair("gradient", grad), std::pair("output", output)}) {
+    TORCH_CHECK_VALUE(
+        tensor.scalar_type() == x.scalar_type() && tensor.device() == x.device(),
+        "convolution: ", name, ": expected ", x.scalar_type(), " on ", x.device(), ", got ",
+        tensor.scalar_type(), " on ", tensor.device());
+  }
 }
 
 // What the CPU's kernels can do.
@@ -137,11 +162,17 @@ ActivatedImages activated_images(
       format == at::MemoryFormat::ChannelsLast, activation};
 }
 
+// While it lives, ATen's convolutions take tensors as they are: the dtypes are checked by then.
+struct NoAutocast {
+  c10::impl::ExcludeDispatchKeyGuard guard{c10::autocast_dispatch_keyset};
+};
+
 // `Stream` is auto, so that nothing in here needs to exist in a build without CUDA.
 template <typename Stream>
 Tensor convolution_on_gpu(
     const Tensor& x, const Tensor& weight, const OptionalTensor& bias_in, int64_t padding,
     int64_t stride, Activation activation, Stream cuda_stream) {
+  const NoAutocast no_autocast;
   const at::MemoryFormat format = format_of(x);
   const Tensor y = at::convolution(
                        x.contiguous(format), weight.contiguous(format), {}, {stride, stride},
@@ -196,6 +227,7 @@ Gradients backward_on_gpu(
     const Tensor& grad, const Tensor& x, const Tensor& weight, const Tensor& output,
     int64_t padding, int64_t stride, Activation activation, const Wanted& wanted,
     Stream cuda_stream) {
+  const NoAutocast no_autocast;
   const at::MemoryFormat format = format_of(x);
   const auto [before, grad_bias] = before_activation(
       grad.contiguous(format), output.contiguous(format), format, activation, wanted[2],
@@ -236,9 +268,7 @@ Gradients convolution_backward(
     int64_t padding, int64_t stride, std::string_view activation_name, Wanted wanted) {
   check(x, weight);
   const Activation activation = parse_activation(kOp, activation_name);
-  TORCH_CHECK_VALUE(
-      grad.sizes() == output.sizes(), "convolution: expected the gradient of ", output.sizes(),
-      ", got ", grad.sizes());
+  check_output(grad, output, x, weight, padding, stride);
   Gradients found;
   on_device_of(
       x,

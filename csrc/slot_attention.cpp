@@ -49,6 +49,13 @@ struct Arguments {
         tensor.device());
   }
 
+  void check_result(const char* name, const Tensor& tensor, at::IntArrayRef sizes) const {
+    check_like_q(name, tensor, q.scalar_type());
+    TORCH_CHECK_VALUE(
+        tensor.sizes() == sizes, "slot_attention: ", name, ": expected ", sizes, ", got ",
+        tensor.sizes());
+  }
+
   Tensor per_slot(const char* name, const OptionalTensor& tensor, at::ScalarType dtype) const {
     if (!tensor) {
       return {};
@@ -111,9 +118,9 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> slot_attention_backward(
     const OptionalTensor& logit_bias, const OptionalTensor& slot_mask, const Tensor& updates,
     const Tensor& mass, double eps, std::array<bool, 4> wanted) {
   const Arguments args(q, k, v, logit_bias, slot_mask);
-  TORCH_CHECK_VALUE(
-      grad_updates.sizes() == updates.sizes(), "slot_attention: expected the gradient of ",
-      updates.sizes(), ", got ", grad_updates.sizes());
+  args.check_result("updates", updates, {q.size(0), q.size(1), args.v.size(2)});
+  args.check_result("mass", mass, {q.size(0), q.size(1)});
+  args.check_result("the gradient of updates", grad_updates, updates.sizes());
   const auto output = [&](bool is_wanted, at::IntArrayRef sizes) {
     return at::empty(is_wanted ? sizes : at::IntArrayRef{0}, q.options());
   };

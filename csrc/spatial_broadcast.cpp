@@ -8,6 +8,7 @@
 #include <array>
 #include <string_view>
 #include <tuple>
+#include <utility>
 
 #include "device.h"
 #include "kernels.h"
@@ -118,6 +119,13 @@ std::tuple<Tensor, Tensor> spatial_broadcast_backward(
           slot.size(1) == output_in.size(1),
       "spatial_broadcast: expected slot [M,C] or [M,C,3,3] and output [M,C,H,W], got ",
       slot.sizes(), " and ", output_in.sizes());
+  for (const auto& [name, tensor] :
+       {std::pair("gradient", grad_output_in), std::pair("slot", slot)}) {
+    TORCH_CHECK_VALUE(
+        tensor.scalar_type() == output_in.scalar_type() && tensor.device() == output_in.device(),
+        "spatial_broadcast: ", name, ": expected ", output_in.scalar_type(), " on ",
+        output_in.device(), ", got ", tensor.scalar_type(), " on ", tensor.device());
+  }
   const bool border_classes = by_border_class(slot);
   const SpatialBroadcastShape s{
       output_in.size(0), output_in.size(1), output_in.size(2), output_in.size(3),

@@ -25,6 +25,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
+from emorl.ops import _library
 from emorl.ops.mixture_nll import _limits
 from emorl.ops.triton import limits
 
@@ -67,7 +68,7 @@ class AbsentGPU:
 def pretend(capability: int) -> None:
     """Let Triton compile, and the operators' limits judge, for this architecture."""
     driver.set_active(AbsentGPU(capability))
-    limits.shared_memory = lambda device: SHARED_MEMORY[capability]
+    _library.shared_memory = lambda device: SHARED_MEMORY[capability]
 
 
 def compile_case(case: Case) -> list[dict[str, Any]]:
@@ -113,7 +114,7 @@ def slot_attention(dtype: torch.dtype, slots: int, key_width: int, value_width: 
         launcher.backward(updates, q, k, v, bias, mask, updates, mass, 1e-8, wanted)
 
     def shared() -> int:
-        return limits.slot_attention_layout(*sizes, limits.shared_memory(q.device)).shared
+        return limits.slot_attention_layout(*sizes, _library.shared_memory(q.device)).shared
 
     sizes = slots, max(key_width, value_width or 0), dtype
     kind, size = "shared" if v is None else "apart", (slots, key_width, value_width or key_width)

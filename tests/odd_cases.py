@@ -3,19 +3,60 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from op_testing import DEVICE
 from torch import Tensor
 
 from benchmarks.cases import MixtureNllCase, SlotAttentionCase, SpatialBroadcastCase
-from emorl.ops import mixture_nll, slot_attention, spatial_broadcast
+from emorl.ops import _library, convolution, mixture_nll, slot_attention, spatial_broadcast
+from emorl.ops.convolution import _limit_on_cpu
+from emorl.ops.spatial_broadcast import Activation
 
-Case = SlotAttentionCase | MixtureNllCase | SpatialBroadcastCase
+
+@dataclass(frozen=True)
+class ConvolutionCase:
+    """Sizes of x [B,C,H,W] and weight [D,C,k,k]; with a bias or without."""
+
+    batch: int
+    channels: int
+    out_channels: int
+    height: int
+    width: int
+    kernel: int
+    padding: int
+    activation: Activation
+    biased: bool
+    channels_last: bool
+
+    def __str__(self) -> str:
+        sizes = f"B{self.batch}C{self.channels}D{self.out_channels}H{self.height}W{self.width}"
+        form = f"k{self.kernel}p{self.padding}-{self.activation}{'-bias' if self.biased else ''}"
+        return f"{sizes}-{form}-{'last' if self.channels_last else 'first'}"
+
+    def inputs(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> dict[str, Tensor]:
+        """Leaves that require gradients: x, weight and bias, if there is one."""
+        generator = torch.Generator().manual_seed(0)
+
+        def normal(*shape: int) -> Tensor:
+            return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+        x = normal(self.batch, self.channels, self.height, self.width)
+        weight = normal(self.out_channels, self.channels, self.kernel, self.kernel)
+        leaves = {
+            "x": x.contiguous(memory_format=torch.channels_last) if self.channels_last else x,
+            "weight": weight / (self.channels**0.5 * self.kernel),
+            **({"bias": normal(self.out_channels)} if self.biased else {}),
+        }
+        return {name: x.to(device, dtype).requires_grad_() for name, x in leaves.items()}
+
+
+Case = ConvolutionCase | SlotAttentionCase | MixtureNllCase | SpatialBroadcastCase
 WIDE, ALL = ("float32", "float64"), ("float32", "float64", "bfloat16", "float16")
 
-# One slot and one more than 8, 16 and 32; a GPU's tile of 64 pixels and one more or less; widths
-# that 4 divides, up to the largest, and others.
+# One slot and one more than 8, 16 and 32; a GPU's tile of 64 pixels and one more or less, and
+# no pixel; widths that 4 divides, up to the largest, and others.
 SLOT_ATTENTION = [
     SlotAttentionCase(2, 1, 1, 1, 1),
     SlotAttentionCase(1, 1, 1, 4, 4),
@@ -29,6 +70,7 @@ SLOT_ATTENTION = [
     SlotAttentionCase(1, 40, 40, 127, 2),
     SlotAttentionCase(2, 3, 4, 124, 1),
     SlotAttentionCase(3, 5, 700, 16),
+    SlotAttentionCase(2, 3, 0, 4, 8),
 ]
 MIXTURE_NLL = [
     MixtureNllCase(batch, slots, height, width, channels, kind, layout)
@@ -57,6 +99,26 @@ SPATIAL_BROADCAST = [
     for activation, last in (("elu", True), ("relu", False), ("none", True))
 ]
 
+# Any sizes on a GPU, packs of channels or pixels and what is not a multiple of them; the CPU's
+# kernels take channels in multiples of 16. ReLU has no bias: what is rounded before one is added
+# may end on the other side of 0, with another slope.
+CONVOLUTION = [
+    ConvolutionCase(*sizes, activation, biased, last)
+    for sizes in (
+        (3, 3, 5, 6, 7, 3, 1),
+        (2, 2, 40, 9, 8, 1, 0),
+        (9, 1, 1, 5, 5, 4, 2),
+        (1, 2, 264, 5, 4, 3, 1),
+        (2, 16, 48, 13, 7, 5, 2),
+    )
+    for activation, biased, last in (
+        ("elu", True, True),
+        ("relu", False, False),
+        ("none", True, True),
+        ("elu", True, False),
+    )
+]
+
 
 @dataclass(frozen=True)
 class OddCase:
@@ -68,7 +130,17 @@ class OddCase:
 
     def __str__(self) -> str:
         name = str(self.dtype).removeprefix("torch.")
-        return f"{OPERATORS[type(self.sizes)]}-{self.sizes}-{name}-offset{self.offset}"
+        return f"{self.operator}-{self.sizes}-{name}-offset{self.offset}"
+
+    @property
+    def operator(self) -> str:
+        return OPERATORS[type(self.sizes)]
+
+    def beyond(self, inputs: dict[str, Tensor]) -> str | None:
+        """Why the native kernels do not take this case, if they do not."""
+        if not isinstance(self.sizes, ConvolutionCase) or _library.on_gpu(inputs["x"]):
+            return None
+        return _limit_on_cpu(inputs["x"], inputs["weight"], self.sizes.padding, stride=1)
 
     def inputs(self) -> dict[str, Tensor]:
         given = self.sizes.inputs(self.dtype, DEVICE)
@@ -89,21 +161,26 @@ class OddCase:
 
 
 OPERATORS = {
+    ConvolutionCase: "convolution",
     SlotAttentionCase: "slot_attention",
     MixtureNllCase: "mixture_nll",
     SpatialBroadcastCase: "spatial_broadcast",
 }
 
 
+LARGEST = SlotAttentionCase(1, 64, 5, 256, 256)  # in float32 alone
+SIZES: list[Case] = [*CONVOLUTION, *SLOT_ATTENTION, *MIXTURE_NLL, *SPATIAL_BROADCAST]
+
+
 def odd_cases() -> list[OddCase]:
     """Every size in two dtypes, once at an aligned address and once at another."""
     cases = []
-    for index, sizes in enumerate([*SLOT_ATTENTION, *MIXTURE_NLL, *SPATIAL_BROADCAST]):
+    for index, sizes in enumerate(SIZES):
         dtypes = WIDE if isinstance(sizes, SlotAttentionCase) else ALL
         for turn, offset in enumerate((0, 1 + index % 3)):
             dtype = dtypes[(index + turn) % len(dtypes)]
             cases.append(OddCase(sizes, getattr(torch, dtype), offset))
-    return cases
+    return [*cases, *(OddCase(LARGEST, torch.float32, offset) for offset in (0, 1))]
 
 
 def _at_offset(values: Tensor, offset: int) -> Tensor:
@@ -114,6 +191,9 @@ def _at_offset(values: Tensor, offset: int) -> Tensor:
 
 
 def _call(sizes: Case, inputs: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
+    if isinstance(sizes, ConvolutionCase):
+        options: dict[str, Any] = {"padding": sizes.padding, "activation": sizes.activation}
+        return {"output": convolution(**inputs, **options, backend=backend)}
     if isinstance(sizes, SpatialBroadcastCase):
         slot, position = inputs["slot"], inputs["position"]
         output = spatial_broadcast(slot, position, activation=sizes.activation, backend=backend)

@@ -307,3 +307,46 @@ def test_what_cannot_run_says_why(
     half = {name: x.detach().half() for name, x in inputs(SHAPES[0], torch.float32).items()}
     with pytest.raises(ValueError, match="float32 or float64 outside autocast is needed"):
         convolution(**half, backend="native")
+
+
+@needs_native
+@pytest.mark.parametrize(
+    ("name", "given", "message"),
+    [
+        ("output", (1, 16, 6, 7), r"output: expected \[1, 16, 6, 6\], got \[1, 16, 6, 7\]"),
+        ("grad", (1, 16, 6), r"expected the gradient of \[1, 16, 6, 6\], got \[1, 16, 6\]"),
+        ("output", torch.float64, "output: expected Float on .*, got Double on"),
+        ("grad", torch.float64, "gradient: expected Float on .*, got Double on"),
+    ],
+)
+def test_native_backward_refuses_what_is_not_of_its_output(
+    name: str, given: tuple[int, ...] | torch.dtype, message: str
+) -> None:
+    values = inputs((1, 16, 16, 6, 6, 3, 1), torch.float32)
+    x, weight = values["x"].detach(), values["weight"].detach()
+    tensors = {"grad": torch.zeros_like(x), "output": torch.zeros_like(x)}
+    tensors[name] = (
+        tensors[name].to(given) if isinstance(given, torch.dtype) else x.new_zeros(given)
+    )
+    op = torch.ops.emorl.convolution_backward.default
+    with pytest.raises(ValueError, match=f"convolution: {message}"):
+        op(tensors["grad"], x, weight, tensors["output"], 1, 1, "elu", [True, True, True])
+
+
+@needs_native
+def test_native_backward_refuses_no_stride() -> None:
+    x, weight = torch.zeros(1, 16, 6, 6, device=DEVICE), torch.zeros(16, 16, 3, 3, device=DEVICE)
+    op = torch.ops.emorl.convolution_backward.default
+    with pytest.raises(ValueError, match="expected a stride of at least 1, got 0"):
+        op(x, x, weight, x, 1, 0, "elu", [True, True, True])
+
+
+@of_a_gpu
+@pytest.mark.parametrize("backend", KERNELS)
+def test_the_operator_takes_its_arguments_dtype_under_autocast(backend: str) -> None:
+    values = inputs((1, 16, 16, 6, 6, 3, 1), torch.float32)
+    x, weight, bias = (value.detach() for value in values.values())
+    with torch.autocast(DEVICE, dtype=torch.bfloat16):
+        output = torch.ops.emorl.convolution.default(x, weight, bias, 1, 1, "elu")
+    expected = convolution(x, weight, bias, padding=1, activation="elu", backend=backend)
+    torch.testing.assert_close(output, expected)

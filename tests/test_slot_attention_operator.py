@@ -134,6 +134,26 @@ def test_error_messages_of_the_native_operator(
         torch.ops.emorl.slot_attention.default(*arguments, 1e-8, False)
 
 
+@pytest.mark.skipif(NATIVE_ON_CPU is not None, reason=str(NATIVE_ON_CPU))
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"updates": zeros(2, 3, 5)}, r"updates: expected \[2, 3, 6\], got \[2, 3, 5\]"),
+        ({"mass": zeros(2, 4)}, r"mass: expected \[2, 3\], got \[2, 4\]"),
+        ({"grad": zeros(2, 3)}, r"gradient of updates: expected \[2, 3, 6\], got \[2, 3\]"),
+        ({"updates": zeros(2, 3, 6).double()}, "updates: expected Float on cpu, got Double on cpu"),
+        ({"mass": zeros(2, 3).double()}, "mass: expected Float on cpu, got Double on cpu"),
+        ({"grad": zeros(2, 3, 6).double()}, "of updates: expected Float on cpu, got Double on cpu"),
+    ],
+)
+def test_error_messages_of_the_native_backward(arguments: dict[str, Tensor], message: str) -> None:
+    given = {"grad": zeros(2, 3, 6), "updates": zeros(2, 3, 6), "mass": zeros(2, 3), **arguments}
+    with pytest.raises(ValueError, match=f"slot_attention: .*{message}"):
+        torch.ops.emorl.slot_attention_backward.default(
+            given["grad"], Q, K, V, None, None, given["updates"], given["mass"], 1e-8, [True] * 4
+        )
+
+
 def test_native_is_built_where_a_compiler_exists() -> None:
     if shutil.which("c++") is None:
         pytest.skip("no C++ compiler on this machine")

@@ -231,3 +231,13 @@ def test_native_backward_refuses_slots_of_another_shape(shape: tuple[int, ...]) 
     output = zeros(2, 3, 4, 5)
     with pytest.raises(ValueError, match=r"expected slot \[M,C\] or \[M,C,3,3\] and output"):
         op(output, output, zeros(*shape), "elu", [True, True])
+
+
+@pytest.mark.skipif(backends()["spatial_broadcast"]["native"] is not None, reason="not built")
+@pytest.mark.parametrize("name", ["gradient", "slot"])
+def test_native_backward_refuses_other_dtypes(name: str) -> None:
+    given = {"gradient": zeros(2, 3, 4, 5), "output": zeros(2, 3, 4, 5), "slot": zeros(2, 3)}
+    given[name] = given[name].double()
+    op = torch.ops.emorl.spatial_broadcast_backward.default
+    with pytest.raises(ValueError, match=f"{name}: expected Float on cpu, got Double on cpu"):
+        op(given["gradient"], given["output"], given["slot"], "elu", [True, True])

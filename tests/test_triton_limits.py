@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from emorl.ops import _library, slot_attention
+from emorl.ops.slot_attention import _limits
 from emorl.ops.triton import limits
 
 GPU = torch.device("cuda:0")
@@ -56,6 +57,32 @@ def test_the_reason_says_what_was_needed_and_what_is_there(shared_memory: Simple
     assert limits.slot_attention(65, 1, torch.float32, GPU) == (
         "at most 64 slots and width 256 in Triton, got 65 slots, width 1"
     )
+
+
+@pytest.mark.parametrize(
+    ("width", "dtype", "bytes_there", "reason"),
+    [
+        (256, torch.float32, H100, None),
+        (256, torch.float32, A100, None),
+        (256, torch.float32, RTX_4090, "need 144000 bytes of shared memory, this GPU has 101376"),
+        (128, torch.float32, RTX_4090, None),
+        (128, torch.float64, A100, None),
+        (128, torch.float64, RTX_4090, "need 148736 bytes of shared memory, this GPU has 101376"),
+    ],
+)
+def test_the_device_decides_for_the_native_kernels(
+    width: int,
+    dtype: torch.dtype,
+    bytes_there: int,
+    reason: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """64 slots: two arrays of them, their sums, and tiles of 4 pixels, of rows 4 values wider."""
+    monkeypatch.setattr(_library, "on_gpu", lambda tensor: True)
+    monkeypatch.setattr(_library, "shared_memory", lambda device: bytes_there)
+    q, v = torch.empty(1, 64, width), torch.empty(1, 3, width)
+    expected = reason and f"64 slots of width {width} in {dtype} {reason}"
+    assert _limits(q, v, dtype)["native"] == expected
 
 
 def test_torch_compile_traces_it(shared_memory: SimpleNamespace) -> None:

@@ -48,7 +48,7 @@ struct Plan {
   __host__ __device__ int block_channels() const {
     return channels_last ? channel_lanes * width : 1;
   }
-  dim3 grid() const { return dim3(shares, channel_blocks); }
+  dim3 grid() const { return emorl::grid(shares, kOp, channel_blocks); }
   int64_t sums() const { return static_cast<int64_t>(shares) * channels; }
 };
 
@@ -164,7 +164,7 @@ constexpr int kSumChannels = 32, kSumRows = 8;
 // grad_bias [channels] = sum over shares of sums [shares, channels]
 template <typename T>
 __global__ void __launch_bounds__(kSumChannels* kSumRows)
-    add_shares_kernel(const Wide<T>* sums, int shares, int channels, T* grad_bias) {
+    add_bias_sums_kernel(const Wide<T>* sums, int shares, int channels, T* grad_bias) {
   __shared__ Wide<T> rows[kSumRows][kSumChannels];
   const int lane = threadIdx.x % kSumChannels, first = threadIdx.x / kSumChannels;
   const int channel = blockIdx.x * kSumChannels + lane;
@@ -223,7 +223,7 @@ void activation_backward_cuda(
   if (grad_bias != nullptr) {
     const auto blocks = (p.channels + kSumChannels - 1) / kSumChannels;
     launch(
-        {kOp, grid(blocks, kOp), kSumChannels * kSumRows, 0, stream}, add_shares_kernel<T>, sums,
+        {kOp, grid(blocks, kOp), kSumChannels * kSumRows, 0, stream}, add_bias_sums_kernel<T>, sums,
         p.shares, p.channels, grad_bias);
   }
 }

@@ -37,14 +37,16 @@ __device__ T* shared_memory() {
 #endif
 }
 
-// A grid of so many blocks along x; throws where there are more than a GPU numbers there.
-inline dim3 grid(int64_t blocks, const char* what) {
-  if (blocks > INT32_MAX) {
+// A grid of so many blocks along x and y; throws where there are more than a GPU numbers there.
+inline dim3 grid(int64_t blocks, const char* what, int64_t along_y = 1) {
+  constexpr int64_t kMostX = INT32_MAX, kMostY = 65535;
+  if (blocks > kMostX || along_y > kMostY) {
     throw std::runtime_error(
-        std::string(what) + ": expected at most " + std::to_string(INT32_MAX) + " blocks, got " +
-        std::to_string(blocks));
+        std::string(what) + ": expected at most " + std::to_string(kMostX) + " x " +
+        std::to_string(kMostY) + " blocks, got " + std::to_string(blocks) + " x " +
+        std::to_string(along_y));
   }
-  return dim3(static_cast<unsigned>(blocks));
+  return dim3(static_cast<unsigned>(blocks), static_cast<unsigned>(along_y));
 }
 
 struct Launch {
@@ -77,7 +79,10 @@ int64_t resident_blocks(
   check_cuda(
       cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes), what);
   if (blocks == 0) {
-    throw std::runtime_error(std::string(what) + ": a block exceeds the GPU's multiprocessors");
+    throw std::runtime_error(
+        std::string(what) + ": expected a block that fits a multiprocessor, got " +
+        std::to_string(threads) + " threads with " + std::to_string(shared_bytes) +
+        " bytes of shared memory");
   }
   return int64_t(blocks) * multiprocessors();
 }

@@ -9,6 +9,8 @@
 namespace emorl {
 namespace {
 
+constexpr const char* kOp = "slot_attention";
+
 // A pass over the pixels: its kernel and how that is launched.
 template <typename... Parameters>
 struct Pass {
@@ -41,7 +43,9 @@ int64_t choose_tile(Plan& plan, bool backward) {
       }
     }
   }
-  throw std::runtime_error("slot_attention: slots and widths exceed the GPU's shared memory");
+  throw std::runtime_error(
+      std::string(kOp) + ": expected slots and widths that fit " + std::to_string(of_one) +
+      " bytes of shared memory a block, got some that need " + std::to_string(bytes(4, 1)));
 }
 
 // Into how many shares the tiles of an image are divided, where `blocks` blocks run at a time: so
@@ -72,9 +76,9 @@ Pass<Parameters...> make_pass(
   const int width = backward ? plan.key_width : plan.value_width;
   const int tasks = groups_of_4(width) * (kSlots / kSlotGroup);
   const int64_t parts = std::max(1, (tasks + kThreads - 1) / kThreads);
-  const int64_t blocks = resident_blocks("slot_attention", kernel, kThreads, bytes);
+  const int64_t blocks = resident_blocks(kOp, kernel, kThreads, bytes);
   plan.shares = choose_shares(plan.tiles(), s.batch * parts, blocks);
-  return {kernel, plan, dim3(s.batch * plan.shares, parts), bytes};
+  return {kernel, plan, grid(s.batch * plan.shares, kOp, parts), bytes};
 }
 
 // Calls run<kSlots>() with the slots rounded up to a size that kernels exist for.
@@ -92,7 +96,8 @@ auto with_slots(int64_t slots, Run run) {
   if (slots <= 64) {
     return run.template operator()<64>();
   }
-  throw std::runtime_error("slot_attention: expected at most 64 slots on a GPU");
+  throw std::runtime_error(
+      std::string(kOp) + ": expected at most 64 slots on a GPU, got " + std::to_string(slots));
 }
 
 template <typename T>
@@ -112,7 +117,7 @@ auto backward_pass(const SlotAttentionShape& s, const SlotAttentionInputs<T>& in
 template <typename... Parameters, typename... Arguments>
 void launch_pass(const Pass<Parameters...>& pass, void* stream, Arguments... arguments) {
   launch(
-      {"slot_attention", pass.grid, kThreads, pass.shared_bytes, stream}, pass.kernel, pass.plan,
+      {kOp, pass.grid, kThreads, pass.shared_bytes, stream}, pass.kernel, pass.plan,
       arguments...);
 }
 
@@ -121,7 +126,7 @@ void add_shares(
     const SlotAttentionShape& s, const Plan& plan, const bool* slot_mask, int width, bool normalise,
     const T* sums, const T* masses, T* out, T* mass_out, void* stream) {
   launch(
-      {"slot_attention", dim3(s.batch * s.slots), kAddingThreads, 0, stream}, add_shares_kernel<T>,
+      {kOp, grid(s.batch * s.slots, kOp), kAddingThreads, 0, stream}, add_slot_sums_kernel<T>,
       sums, masses, slot_mask, plan.slots, width, plan.shares, normalise, out, mass_out);
 }
 

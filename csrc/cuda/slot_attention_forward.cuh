@@ -51,6 +51,7 @@ __global__ void __launch_bounds__(kThreads, kBlocksAimedAt<T, kSlots, false>)
     update.add(memory.weights, tile.v, tile.pixels);
     mass.add(memory.weights, tile.pixels);
   });
+  __pipeline_wait_prior(0);  // q's copies, where there was no tile to wait for
   update.finish(memory.start, slots, sums + blockIdx.x * int64_t(slots) * e);
   if (blockIdx.y == 0) {
     mass.finish(memory.start, slots, masses + blockIdx.x * int64_t(slots));

@@ -98,7 +98,7 @@ constexpr int kAddingWarps = 8, kAddingThreads = kAddingWarps * kWarp;
 // Adds the shares of one slot of one image: each warp takes every kAddingWarps-th share, lanes are
 // columns. `normalise` divides by the mass; rows of slots that take no part become 0.
 template <typename T>
-__global__ void __launch_bounds__(kAddingThreads) add_shares_kernel(
+__global__ void __launch_bounds__(kAddingThreads) add_slot_sums_kernel(
     const T* sums, const T* masses, const bool* slot_mask, int slots, int width, int shares,
     bool normalise, T* out, T* mass_out) {
   __shared__ T partial[kAddingWarps][kWarp], mass_partial[kAddingThreads];

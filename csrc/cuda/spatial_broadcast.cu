@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(kSumChannels* kSumRows) add_tiles_kernel(
 
 // grad_position [image] = sum over shares of position_sums [shares, image]
 template <typename T>
-__global__ void __launch_bounds__(kThreads) add_shares_kernel(
+__global__ void __launch_bounds__(kThreads) add_position_sums_kernel(
     int64_t image, int shares, const Wide<T>* position_sums, T* grad_position) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i < image) {
@@ -186,15 +186,16 @@ void spatial_broadcast_backward_cuda(
         grad.grad_output, grad.output, tile_sums, position_sums);
   }
   if (grad.grad_slot != nullptr) {
-    const dim3 grid(p.slots * p.classes, (p.channels + kSumChannels - 1) / kSumChannels);
+    const int64_t rows = static_cast<int64_t>(p.slots) * p.classes;
+    const int64_t channel_blocks = (p.channels + kSumChannels - 1) / kSumChannels;
     launch(
-        {kBackward, grid, kSumChannels * kSumRows, 0, stream}, add_tiles_kernel<T>, p, tile_sums,
+        {kBackward, grid(rows, kBackward, channel_blocks), kSumChannels * kSumRows, 0, stream}, add_tiles_kernel<T>, p, tile_sums,
         grad.grad_slot);
   }
   if (grad.grad_position != nullptr) {
-    const auto blocks = static_cast<unsigned>((p.image() + kThreads - 1) / kThreads);
+    const int64_t blocks = (p.image() + kThreads - 1) / kThreads;
     launch(
-        {kBackward, dim3(blocks), kThreads, 0, stream}, add_shares_kernel<T>, p.image(), p.shares,
+        {kBackward, grid(blocks, kBackward), kThreads, 0, stream}, add_position_sums_kernel<T>, p.image(), p.shares,
         position_sums, grad.grad_position);
   }
 }

@@ -65,7 +65,7 @@ struct Plan {
   int blocks() const { return tiles() * channel_blocks; }
   int64_t image() const { return static_cast<int64_t>(channels) * height * width; }
   int64_t tile_sums() const { return static_cast<int64_t>(tiles()) * slots * channels; }
-  dim3 grid() const { return dim3(blocks(), shares); }
+  dim3 grid() const { return emorl::grid(blocks(), "spatial_broadcast", shares); }
 };
 
 // What one thread works on

@@ -40,8 +40,8 @@ __host__ __device__ inline bool aligned4(const T* rows, int64_t width) {
   return width % 4 == 0 && reinterpret_cast<uintptr_t>(rows) % 16 == 0;
 }
 
-// To global memory that no kernel reads soon: four values where rows are `aligned`, else the first
-// `count` of them. nvcc makes four stores of a plain assignment from an array's element.
+// Four values to global memory that no kernel reads soon. nvcc makes four stores of a plain
+// assignment from an array's element.
 __device__ inline void stream4(float* to, const Vec4<float>& v) {
   __stcs(reinterpret_cast<float4*>(to), float4{v.x[0], v.x[1], v.x[2], v.x[3]});
 }
@@ -49,6 +49,8 @@ __device__ inline void stream4(double* to, const Vec4<double>& v) {
   __stcs(reinterpret_cast<double2*>(to), double2{v.x[0], v.x[1]});
   __stcs(reinterpret_cast<double2*>(to) + 1, double2{v.x[2], v.x[3]});
 }
+
+// The same where rows are `aligned`; else the first `count` of the values.
 template <typename T>
 __device__ inline void write4(T* to, const Vec4<T>& value, bool aligned, int count) {
   if (aligned) {

@@ -30,6 +30,7 @@ library = torch.library.Library("emorl", "DEF")
 _BACKENDS = get_args(Backend)
 _CAPABILITIES = ("DEFAULT", "AVX2", "AVX512")  # ATen's names of x86-64's vectors, in order
 _DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
+_A100_SHARED_MEMORY = 163 * 1024  # bytes a block
 _REBUILD = "rebuild with `pip install --no-build-isolation --no-deps .` in emorl's source"
 # Why an operator has no kernel, by backend and device type; None where it has one. Plain data, so
 # that torch.compile can trace `resolve`.
@@ -179,6 +180,15 @@ def usable(tensor: Tensor) -> Tensor:
 def on_gpu(tensor: Tensor) -> bool:
     """Whether the native kernels for a tensor are a GPU's; in tests/simt they always are."""
     return tensor.is_cuda
+
+
+@torch.compiler.assume_constant_result
+def shared_memory(device: torch.device) -> int:
+    """Bytes that a block of threads can have; where there is no GPU, an A100's."""
+    if device.type != "cuda":
+        return _A100_SHARED_MEMORY
+    properties = torch.cuda.get_device_properties(device)
+    return properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
 
 
 def backends(device: torch.device | str = "cpu") -> dict[str, dict[str, str | None]]:

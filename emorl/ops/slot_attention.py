@@ -155,10 +155,28 @@ def _limits(q: Tensor, v: Tensor, dtype: torch.dtype, backend: str) -> dict[str,
         native = f"at most 64 slots and width 256 on a GPU, got {slots} slots, width {width}"
     elif limits.padded(slots) * limits.padded(width) > on_chip:
         native = f"{slots} slots of width {width} in {dtype} are more than {on_chip} values"
+    elif _library.on_gpu(q):
+        needed = _shared_memory_needed(slots, q.shape[2], v.shape[2]) * dtype.itemsize
+        available = _library.shared_memory(q.device)
+        if needed > available:
+            native = (
+                f"{slots} slots of width {width} in {dtype} need {needed} bytes of shared memory, "
+                f"this GPU has {available}"
+            )
     triton = None
     if backend == "triton" or (backend == "auto" and _library.on_gpu(q)):  # the search takes 8 us
         triton = limits.slot_attention(slots, width, dtype, q.device)
     return {"triton": triton, "native": native if _library.on_gpu(q) else None}
+
+
+def _shared_memory_needed(slots: int, key_width: int, value_width: int) -> int:
+    """Values that a block of the backward pass keeps with the smallest tile, of 4 pixels.
+
+    As `Memory` (csrc/cuda/slot_attention_tile.cuh) counts them for keys and values of their own.
+    """
+    rows = 8 if slots <= 8 else limits.padded(slots)
+    pitches = sum((width + 7) // 8 * 8 + 4 for width in (key_width, value_width))
+    return (rows + 4) * pitches + rows * (2 + 2 * 4)
 
 
 def reference(

@@ -82,6 +82,12 @@ __global__ void unwritten(double* out) {
   fixed[1][threadIdx.x] = chosen[threadIdx.x] = 1;
 }
 
+__global__ void unwritten_static(double* out) {
+  __shared__ double fixed[kThreads];
+  out[threadIdx.x] = fixed[threadIdx.x];
+  fixed[threadIdx.x] = 1;  // or g++ knows that nothing is ever in there
+}
+
 __global__ void blocks_in_turn(double* out) {
   const int turn = static_cast<int>(out[kThreads]++);
   out[turn] = 10 * blockIdx.y + blockIdx.x;
@@ -103,6 +109,16 @@ __global__ void copies(double* out) {
   }
   __pipeline_wait_prior(kUnfinished);
   out[threadIdx.x] = to[0][threadIdx.x] + to[1][threadIdx.x];
+  __pipeline_wait_prior(0);
+}
+
+template <bool kCommitted>
+__global__ void ends_before_its_copies(double* out) {
+  __shared__ __align__(16) double to[kThreads];
+  __pipeline_memcpy_async(&to[threadIdx.x], &out[threadIdx.x], sizeof(double));
+  if (kCommitted) {
+    __pipeline_commit();
+  }
 }
 
 __global__ void misaligned_copy(double* out) {
@@ -131,10 +147,13 @@ const std::map<std::string, Case>& cases() {
       {"shuffle in a warp of 31 threads", {shuffles, 1, 31}},
       {"shuffles", {shuffles}},
       {"unwritten", {unwritten, 3}},
+      {"unwritten static", {unwritten_static}},
       {"blocks in turn", {blocks_in_turn, dim3(2, 3), 1}},
       {"copies", {copies<0>}},
       {"copies of which one is awaited", {copies<1>}},
       {"copies without a wait", {copies<2>}},
+      {"end before a copy", {ends_before_its_copies<true>}},
+      {"end before a copy that is not committed", {ends_before_its_copies<false>}},
       {"misaligned copy", {misaligned_copy}},
       {"1024 threads", {nothing, 1, 1024}},
       {"1025 threads", {nothing, 1, 1025}},

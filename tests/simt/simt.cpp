@@ -1,5 +1,6 @@
 // Runs the blocks of a launch one after another, and a block's threads as fibres: each runs until it
-// waits or ends, then the next one. Nothing here is thread-local: those are the kernels' variables.
+// waits or ends, then the next one. Nothing here but `touched` is thread-local: those are the kernels'
+// variables.
 #include <cuda_pipeline.h>
 #include <cuda_runtime.h>
 #include <link.h>
@@ -92,9 +93,16 @@ std::string describe(uint3 at) {
 void run_thread() {
   now.current->fibre.arrived();
   (*now.body)();
+  if (!now.current->copies.empty() || !now.current->copy_batches.empty()) {
+    now.error = "a thread ends before its copies are awaited (block " + describe(blockIdx) +
+        ", thread " + describe(now.current->index) + ")";
+  }
   now.current->state = State::kDone;
   now.current->fibre.leave_for_good(now.scheduler);
 }
+
+// An OS thread gets memory for this library's variables when it first touches one of them.
+thread_local volatile char touched;
 
 // Fills the thread-local variables of this library with NaN: the kernels' static shared memory.
 int fill_static_shared(dl_phdr_info* library, size_t, void*) {
@@ -196,6 +204,7 @@ void run_block(const dim3& block, size_t shared_bytes) {
   if (shared_bytes > 0) {
     std::memset(now.shared.get(), kNaNByte, shared_bytes);
   }
+  touched = 0;
   dl_iterate_phdr(fill_static_shared, nullptr);
   for (size_t i = 0; i < now.count; ++i) {
     Thread& thread = *now.threads[i];

@@ -13,8 +13,8 @@ import json
 import sys
 from pathlib import Path
 
-from odd_cases import OPERATORS, OddCase, odd_cases
-from simt_plugin import ORDERS, library
+from odd_cases import OddCase, odd_cases
+from simt_plugin import ORDERS, library, pytest_configure
 
 SEED = 1
 Digests = dict[str, dict[str, dict[str, str]]]  # by multiprocessors, order, case
@@ -54,7 +54,8 @@ def differences(cases: list[OddCase], processors: list[int], expected: Digests) 
 
 
 def main(operators: str, processors: str, *expected: str) -> None:
-    cases = [x for x in odd_cases() if OPERATORS[type(x.sizes)] in operators.split(",")]
+    pytest_configure()  # all sizes of a GPU
+    cases = [x for x in odd_cases() if x.operator in operators.split(",")]
     counts = list(map(int, processors.split(",")))
     if expected:
         print(json.dumps(differences(cases, counts, json.loads(Path(expected[0]).read_text()))))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import simt_build
@@ -73,6 +74,8 @@ def test_random_order_repeats_with_its_seed(run: Run) -> None:
         ("shuffle of half a warp", "a full mask, with a thread that thread 16,0,0 never reaches"),
         ("shuffle with a partial mask", "a shuffle with a partial mask"),
         ("shuffle in a warp of 31 threads", "a full mask in a warp of fewer threads"),
+        ("end before a copy", "a thread ends before its copies are awaited"),
+        ("end before a copy that is not committed", "a thread ends before its copies are awaited"),
         ("misaligned copy", r"__pipeline_memcpy_async\(\) between addresses"),
     ],
 )
@@ -97,6 +100,11 @@ def test_shuffles(run: Run, order: str) -> None:
 @pytest.mark.parametrize("order", ORDERS)
 def test_shared_memory_is_nan_before_each_block(run: Run, order: str) -> None:
     assert all(map(math.isnan, run("unwritten", order)))
+
+
+def test_static_shared_memory_is_nan_in_the_first_block_of_an_os_thread(run: Run) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        assert all(map(math.isnan, pool.submit(run, "unwritten static").result()))
 
 
 @pytest.mark.parametrize(

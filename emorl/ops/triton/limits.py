@@ -9,9 +9,10 @@ from typing import NamedTuple
 
 import torch
 
+from emorl.ops import _library
+
 MAX_SLOTS, MAX_WIDTH = 64, 256
 
-_A100 = 163 * 1024  # bytes of shared memory
 _PIXELS = (64, 32, 16)  # of a tile, best first
 _PRODUCTS = 64 * 16 * 256  # of one tl.dot; those in float32 are unrolled and take long to compile
 
@@ -25,15 +26,6 @@ class Layout(NamedTuple):
     shared: int  # bytes of shared memory, at most
 
 
-@torch.compiler.assume_constant_result
-def shared_memory(device: torch.device) -> int:
-    """Bytes that one program can have; an A100's where there is no GPU, for the interpreter."""
-    if device.type != "cuda":
-        return _A100
-    properties = torch.cuda.get_device_properties(device)
-    return properties.shared_memory_per_block_optin  # type: ignore[attr-defined]
-
-
 def slot_attention(slots: int, width: int, dtype: torch.dtype, device: torch.device) -> str | None:
     """Why slot attention's kernels cannot run these sizes on a device, None if they can.
 
@@ -43,7 +35,7 @@ def slot_attention(slots: int, width: int, dtype: torch.dtype, device: torch.dev
         dtype: What the kernels compute in, float32 or float64.
         device: Where the tensors are.
     """
-    available = shared_memory(device)
+    available = _library.shared_memory(device)
     if slot_attention_layout(slots, width, dtype, available) is not None:
         return None
     if slots > MAX_SLOTS or width > MAX_WIDTH:
