@@ -3,6 +3,7 @@
 #include <ATen/OpMathType.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <ATen/ops/mul.h>
 
 #include <cmath>
@@ -174,22 +175,32 @@ std::tuple<Tensor, Tensor> mixture_nll(
   return {nll, grad};
 }
 
-// The gradient of grad_nll . nll: that of the sum, kept by the forward pass, times grad_nll, or from
-// the inputs once more, which are fewer bytes and more arithmetic.
+// The gradient of the sum, kept by the forward pass, times grad_nll.
+Tensor scaled(const Tensor& kept, const Tensor& grad_nll) {
+  TORCH_CHECK_VALUE(
+      kept.dim() == 5 && grad_nll.dim() == 1 && grad_nll.size(0) == kept.size(0) &&
+          grad_nll.scalar_type() == kept.scalar_type() && grad_nll.device() == kept.device(),
+      "mixture_nll: expected gradients [B] and [B,K,C+1,H,W] of one type, got ", grad_nll.sizes(),
+      " of ", grad_nll.scalar_type(), " and ", kept.sizes(), " of ", kept.scalar_type());
+  Tensor grad = at::empty_like(kept);
+  return at::mul_out(grad, kept, grad_nll.view({-1, 1, 1, 1, 1}));
+}
+
+// The gradient of grad_nll . nll: from what the forward pass kept, or else from the inputs once more,
+// which are fewer bytes and more arithmetic.
 Tensor mixture_nll_backward(
-    const Tensor& grad_nll, const OptionalTensor& kept, const Tensor& image, const Tensor& rgb,
-    const OptionalTensor& mask_logits, const OptionalTensor& slot_sigma, double sigma,
-    std::string kind, bool sigmoid) {
-  const Arguments args(image, rgb, mask_logits, slot_sigma);
+    const Tensor& grad_nll, const OptionalTensor& kept, const OptionalTensor& image,
+    const OptionalTensor& rgb, const OptionalTensor& mask_logits, const OptionalTensor& slot_sigma,
+    double sigma, std::string kind, bool sigmoid) {
+  if (kept) {
+    return scaled(*kept, grad_nll);
+  }
+  TORCH_CHECK_VALUE(image && rgb, "mixture_nll: expected a kept gradient, or image and rgb");
+  const Arguments args(*image, *rgb, mask_logits, slot_sigma);
   const Likelihood likelihood_kind = likelihood(kind);
   args.check_sizes("grad_nll", grad_nll, {args.shape.batch});
   args.check_type("grad_nll", grad_nll, args.image.scalar_type());
-  Tensor grad = new_gradient(args, rgb);
-  if (kept) {
-    args.check_sizes("kept", *kept, grad.sizes());
-    args.check_type("kept", *kept, rgb.scalar_type());
-    return at::mul_out(grad, *kept, grad_nll.view({-1, 1, 1, 1, 1}));
-  }
+  Tensor grad = new_gradient(args, *rgb);
   if (args.shape.channels * args.shape.pixels == 0) {
     grad.zero_();
   } else {

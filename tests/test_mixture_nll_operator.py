@@ -68,8 +68,31 @@ def test_opcheck_backward(keeps: bool, dtype: torch.dtype, joined: bool, backend
     slots = (rgb.to(dtype), None if masks is None else masks.to(dtype))
     name = "mixture_nll" if backend == "native" else f"mixture_nll_{backend}"
     op = getattr(torch.ops.emorl, f"{name}_backward").default
-    kept = new_gradient(slots[0], image.shape[1]).fill_(0.5) if keeps else None
-    torch.library.opcheck(op, (image.new_ones(len(image)), kept, image, *slots, *options[:-2]))
+    grad_nll, inputs = image.new_ones(len(image)), (image, *slots, options[0])
+    if keeps:  # it is all that the backward pass gets
+        kept = new_gradient(slots[0], image.shape[1]).fill_(0.5)
+        grad_nll, inputs = grad_nll.to(dtype), (kept, *[None] * 4)  # type: ignore[assignment]
+    else:
+        inputs = (None, *inputs)  # type: ignore[assignment]
+    torch.library.opcheck(op, (grad_nll, *inputs, *options[1:-2]))
+
+
+@needs_native
+@pytest.mark.parametrize("joined", [False, True], ids=["apart", "joined"])
+def test_the_cpu_keeps_the_gradient_alone(joined: bool) -> None:
+    image, rgb, masks, *_ = arguments(SMALL, True, joined)
+    if _library.on_gpu(rgb):
+        pytest.skip("on a GPU the inputs are kept")
+    saved: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        saved.append(tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        mixture_nll(image, rgb, masks, sigma=0.3, backend="native")
+    gradient = rgb.numel() + (0 if masks is None else masks.numel())
+    assert sum(tensor.numel() for tensor in saved) == gradient
 
 
 @pytest.mark.parametrize("backend", ["auto", *BACKENDS])

@@ -345,22 +345,26 @@ def _fake(
 def _fake_backward(
     grad_nll: Tensor,
     kept: Tensor | None,
-    image: Tensor,
-    rgb: Tensor,
+    image: Tensor | None,
+    rgb: Tensor | None,
     mask_logits: Tensor | None,
     slot_sigma: Tensor | None,
     sigma: float,
     kind: str,
     sigmoid: bool,
 ) -> Tensor:
+    if kept is not None:
+        return torch.empty_like(kept)
+    assert image is not None
+    assert rgb is not None
     return new_gradient(rgb, image.shape[1])
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    *tensors, sigma, kind, sigmoid, _, scale = inputs
-    kept = output[1] if scale == 1 else None
-    ctx.save_for_backward(kept, *tensors)
-    ctx.options = (sigma, kind, sigmoid)
+    image, _, mask_logits, _, *options, _, scale = inputs
+    kept = scale == 1  # alone: nothing else is alive until the backward pass
+    ctx.save_for_backward(*((output[1], *[None] * 4) if kept else (None, *inputs[:4])))
+    ctx.channels, ctx.joined, ctx.options = image.shape[1], mask_logits is None, options
     ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)  # zeros for output[1] would be as large as it is
 
@@ -374,12 +378,10 @@ def _register_gradient(op: str, library: torch.library.Library) -> None:
             return (None,) * 9
         if ctx.needs_input_grad[0]:
             raise RuntimeError("mixture_nll: only the reference differentiates the image")
-        _, image, _, mask_logits, _ = ctx.saved_tensors
         grad = backward_op(grad_nll, *ctx.saved_tensors, *ctx.options)
-        if mask_logits is None:
+        if ctx.joined:
             return None, grad, *[None] * 7
-        channels = image.shape[1]
-        return None, grad[:, :, :channels], grad[:, :, channels:], *[None] * 6
+        return None, grad[:, :, : ctx.channels], grad[:, :, ctx.channels :], *[None] * 6
 
     register_autograd(f"emorl::{op}", gradient, setup_context=_setup_context, lib=library)
 
@@ -388,7 +390,7 @@ define_op(
     "mixture_nll",
     schema="(Tensor image, Tensor rgb, Tensor? mask_logits, Tensor? slot_sigma, float sigma, "
     "str kind, bool sigmoid, bool density, float? scale) -> (Tensor nll, Tensor grad)",
-    schema_backward="(Tensor grad_nll, Tensor? kept, Tensor image, Tensor rgb, "
+    schema_backward="(Tensor grad_nll, Tensor? kept, Tensor? image, Tensor? rgb, "
     "Tensor? mask_logits, Tensor? slot_sigma, float sigma, str kind, bool sigmoid) -> Tensor",
     fake=_fake,
     fake_backward=_fake_backward,
