@@ -225,6 +225,17 @@ def test_another_optimizer_cannot_go_on(tmp_path):
         trainer(tmp_path, settings(optimizer="muon"), resume=True)
 
 
+@pytest.mark.parametrize("before", ["tf32", None])
+def test_another_precision_is_announced(before, tmp_path, capsys, monkeypatch):
+    """As where a run that took TF32 by itself goes on without a GPU."""
+    monkeypatch.setattr("emorl.training.trainer.precision_of", lambda config: before)
+    trainer(tmp_path, settings(steps=4)).run()
+    monkeypatch.undo()
+    trainer(tmp_path, settings(), resume=True).run()
+    line = "trainer.precision: trained with tf32 so far, goes on with no"
+    assert (line in capsys.readouterr().err) == (before is not None)
+
+
 def test_every_optimizer_follows_the_schedule(tmp_path):
     run = trainer(tmp_path, settings(optimizer="muon"))
     run.run()

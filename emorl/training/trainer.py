@@ -112,6 +112,7 @@ class Trainer:
         self.noise.shares = self.accelerator.num_processes * config.accumulation
         self.graph = self._graphed_step() if config.cuda_graph else None
         self.step = 0
+        self._trained_with: str | None = None  # precision, before this run went on
         self.last_checkpoint = checkpoint.latest(self.run_dir) if resume else None
         if self.last_checkpoint:
             self._load(self.last_checkpoint)
@@ -283,6 +284,7 @@ class Trainer:
         """The checkpoint of the current step, written by the main process."""
         state = {
             "step": self.step,
+            "precision": precision_of(self.config),
             "optimizer": self.config.optimizer,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "geco": self.geco.state_dict() if self.geco else None,
@@ -313,6 +315,7 @@ class Trainer:
         if self.geco and state["geco"]:
             self.geco.load_state_dict(state["geco"])
         self.step = state["step"]
+        self._trained_with = state.get("precision")  # older checkpoints do not tell
 
     def _check(self) -> None:
         if self.config.cuda_graph:
@@ -333,6 +336,11 @@ class Trainer:
             lines.append("trainer.precision: tf32 is for GPUs; this device computes in float32")
         if (self.config.precision, precision_of(self.config)) == ("auto", "tf32"):
             lines.append("trainer.precision: auto is tf32 on this GPU; no keeps all of float32")
+        if self._trained_with not in (None, precision_of(self.config)):
+            lines.append(
+                f"trainer.precision: trained with {self._trained_with} so far, "
+                f"goes on with {precision_of(self.config)}"
+            )
         sigma = getattr(self.model.config, "sigma", None)
         warning = self.geco.unreachable(sigma) if self.geco and sigma else None
         return [*lines, f"warning: {warning}"] if warning else lines
