@@ -55,7 +55,7 @@ def as_masked(case: SlotAttentionCase, masked: bool) -> Tensor | None:
 
 def skip_beyond_limits(case: SlotAttentionCase, dtype: torch.dtype, backend: str) -> None:
     inputs = case.inputs(dtype, DEVICE)
-    limit = _limits(inputs["q"], inputs.get("v", inputs["k"]), dtype)[backend]
+    limit = _limits(inputs["q"], inputs.get("v", inputs["k"]), dtype, backend)[backend]
     if limit:
         with pytest.raises(ValueError, match=f"{backend!r} cannot run: {re.escape(limit)}"):
             outputs_and_gradients(inputs, backend)

@@ -82,7 +82,7 @@ def test_the_device_decides_for_the_native_kernels(
     monkeypatch.setattr(_library, "shared_memory", lambda device: bytes_there)
     q, v = torch.empty(1, 64, width), torch.empty(1, 3, width)
     expected = reason and f"64 slots of width {width} in {dtype} {reason}"
-    assert _limits(q, v, dtype)["native"] == expected
+    assert _limits(q, v, dtype, "native")["native"] == expected
 
 
 def test_torch_compile_traces_it(shared_memory: SimpleNamespace) -> None:
