@@ -208,8 +208,10 @@ def backends(device: torch.device | str = "cpu") -> dict[str, dict[str, str | No
 def _obstacle(name: str, backend: str, device: torch.device) -> str | None:
     if backend == "reference":
         return None
+    if backend not in _obstacles[name]:
+        return f"it has no {backend} kernels"
     missing = f"no {backend} kernels for {device.type!r} devices exist"
-    return _obstacles[name].get(backend, {}).get(device.type, missing)
+    return _obstacles[name][backend].get(device.type, missing)
 
 
 def _is_interpreted(backend: str, tensor: Tensor) -> bool:
