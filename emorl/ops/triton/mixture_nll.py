@@ -59,9 +59,9 @@ def forward(
 
 def backward(
     grad_nll: Tensor,
-    kept: None,
-    image: Tensor,
-    rgb: Tensor,
+    kept: Tensor | None,
+    image: Tensor | None,
+    rgb: Tensor | None,
     mask_logits: Tensor | None,
     slot_sigma: Tensor | None,
     sigma: float,
@@ -69,6 +69,10 @@ def backward(
     sigmoid: bool,
 ) -> Tensor:
     """Launch the kernel for the gradient; arguments and result as in the operator's schema."""
+    if kept is not None:
+        return torch.mul(kept, grad_nll.view(-1, 1, 1, 1, 1), out=torch.empty_like(kept))
+    assert image is not None
+    assert rgb is not None
     grad = new_gradient(rgb, image.shape[1])
     if image.numel() == 0:
         return grad.zero_()
