@@ -46,11 +46,13 @@ $(VENV)/.installed: $(VENV)/.dependencies $(NATIVE)
 	@$(BIN)/python -m emorl.info
 	@touch $@
 
+# Files are shared out to a process a core; its waiting threads must leave the cores to the others.
 test: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest --cov=emorl
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --cov=emorl \
+	  -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-simt: venv
 	$(BIN)/python -m pytest tests/simt

@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
-COMPILED = pytest.StashKey[list[str]]()
-SIMULATED = pytest.StashKey[list[str]]()
+# What tests record for the summary, by the name it is recorded under.
+SUMMARIES = {
+    "compiled": "GPU kernels compiled without a GPU",
+    "simulated": "CUDA kernels run on the CPU",
+}
 # What the extras "train", "triton" and "dev" bring, by the names they are imported by.
 OPTIONAL = {
     *("accelerate", "google_crc32c", "h5py", "jinja2", "jsonargparse", "matplotlib", "PIL", "yaml"),
@@ -21,11 +24,6 @@ OPTIONAL = {
 
 if not torch.cuda.is_available():  # before any kernel is defined; on a GPU the real ones run
     os.environ.setdefault("TRITON_INTERPRET", "1")
-
-
-def pytest_configure(config: pytest.Config) -> None:
-    config.stash[COMPILED] = []
-    config.stash[SIMULATED] = []
 
 
 def is_installed(package: str) -> bool:
@@ -66,29 +64,18 @@ def pytest_report_header() -> list[str]:
     return describe().splitlines()
 
 
-def pytest_terminal_summary(
-    terminalreporter: pytest.TerminalReporter, config: pytest.Config
-) -> None:
-    titles = {
-        COMPILED: "GPU kernels compiled without a GPU",
-        SIMULATED: "CUDA kernels run on the CPU",
-    }
-    for key, title in titles.items():
-        if lines := config.stash[key]:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reports = [report for group in terminalreporter.stats.values() for report in group]
+    recorded = [
+        item
+        for report in reports
+        if getattr(report, "when", None) == "call"
+        for item in report.user_properties
+    ]
+    for name, title in SUMMARIES.items():
+        if lines := [str(line) for recorded_as, line in recorded if recorded_as == name]:
             terminalreporter.section(title)
             terminalreporter.write("\n".join(lines) + "\n")
-
-
-@pytest.fixture(scope="session")
-def compiled_kernels(pytestconfig: pytest.Config) -> list[str]:
-    """Lines for the summary, one a kernel."""
-    return pytestconfig.stash[COMPILED]
-
-
-@pytest.fixture(scope="session")
-def simt_lines(pytestconfig: pytest.Config) -> list[str]:
-    """Lines for the summary, one an operator."""
-    return pytestconfig.stash[SIMULATED]
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-import time
+from collections.abc import Callable
 
 import pytest
 import simt_build
@@ -15,19 +15,19 @@ pytestmark = pytest.mark.skipif(OBSTACLE is not None, reason=str(OBSTACLE))
 
 
 @pytest.fixture(scope="session")
-def simulator(simt_lines: list[str]) -> Simulator:
-    start = time.monotonic()
+def simulator() -> Simulator:
     built = Simulator(ROOT / "build" / "simt")
     built.build()
-    simt_lines.append(f"compiled in {time.monotonic() - start:.0f} s")
     return built
 
 
 @pytest.mark.parametrize("tests", [*OPERATORS, "odd_cases"])
-def test_native_operators(tests: str, simulator: Simulator, simt_lines: list[str]) -> None:
+def test_native_operators(
+    tests: str, simulator: Simulator, record_property: Callable[[str, object], None]
+) -> None:
     result = simulator.run_tests(f"test_{tests}")
     lines = result.stdout.splitlines()
-    simt_lines.append(f"{tests}: {lines[-1].strip('= ')}" if lines else tests)
+    record_property("simulated", f"{tests}: {lines[-1].strip('= ')}" if lines else tests)
     assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-2000:]
     launches = re.search(r"simt: (\d+) launches", result.stdout)
     assert launches is not None
