@@ -22,11 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import plain_efficient_morl as plain
 from benchmarks.processes import Step, Worker, in_turns, machine
 from benchmarks.steps import Case, training_step
-from emorl.models import EfficientMORL, efficient_morl
-from emorl.nn import hierarchy
+from emorl.models.efficient_morl import EfficientMORL, hierarchy, plain
+from emorl.models.efficient_morl import model as efficient_morl
 from emorl.nn.absorption import LinearFeatures
 from emorl.nn.decoder import SpatialBroadcastDecoder
 from emorl.nn.score import Decode, Likelihood, Score

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 import torch
@@ -120,25 +119,8 @@ def _per_image(batch: Batch, objective: Objective) -> dict[str, Tensor]:
             values[f"{prefix}miou"] = mean_iou(true, predicted, foreground_only=foreground)
     image = batch.image.to(decomposition.reconstruction.dtype) / 255
     values["mse"] = mean_squared_error(image, decomposition.reconstruction)
-    return {**values, **_last_step(objective, len(batch.image)), **objective.terms}
-
-
-def _last_step(objective: Objective, size: int) -> dict[str, Tensor]:
-    """The last step's NLL (or squared error) and KL per image; without such terms, batch means."""
-    terms = objective.terms
-    nll = ["squared_error", *_numbered(terms, "nll")][-1]
-    kl = _numbered(terms, "kl_layer")  # all of them, but of steps the last
-    kl = (_numbered(terms, "kl_refinement") or _numbered(terms, "kl"))[-1:] or kl
-    return {
-        "nll": terms[nll] if nll in terms else objective.nll.expand(size),
-        "kl": torch.stack([terms[name] for name in kl]).sum(0) if kl else objective.kl.expand(size),
-    }
-
-
-def _numbered(terms: dict[str, Tensor], prefix: str) -> list[str]:
-    """The terms called `prefix_0`, `prefix_1`, ... in order."""
-    names = [name for name in terms if re.fullmatch(rf"{prefix}_\d+", name)]
-    return sorted(names, key=lambda name: int(name.rpartition("_")[2]))
+    last = {"nll": objective.nll_per_image, "kl": objective.kl_per_image}
+    return {**values, **last, **objective.terms}
 
 
 def _summary(values: Tensor) -> dict[str, float | int]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
 from benchmarks.cases import MIXTURE_NLL, MixtureNllCase
-from emorl.nn.likelihood import MixtureKind, likelihood_and_gradient
+from emorl.models.iodine.likelihood import MixtureKind, likelihood_and_gradient
 from emorl.ops import mixture_nll, mixture_nll_and_gradient
 
 BACKENDS = backend_params("mixture_nll")

@@ -14,11 +14,11 @@ from training_fakes import FakeConfig, FakeImages, FakeModel
 
 from emorl.data import open_dataset
 from emorl.models import MODELS
+from emorl.models.geco import GECO
 from emorl.training import checkpoint
 from emorl.training.config import DataConfig, GECOConfig, RunConfig, TrainerConfig
 from emorl.training.config_file import find_config, load_config
 from emorl.training.images import held_out_images
-from emorl.training.objective import GECO
 from emorl.training.run import check_folder
 from emorl.training.run_log import drop_rows_after
 from emorl.training.trainer import NonFiniteError, Trainer

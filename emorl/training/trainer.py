@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 
 from emorl.data import Batch, BatchSampler, ObjectDataset, collate
 from emorl.models import ObjectCentricModel
+from emorl.models.geco import GECO
 from emorl.nn import BatchShare
 from emorl.training import checkpoint
 from emorl.training.config import TrainerConfig
@@ -35,7 +36,6 @@ from emorl.training.devices import (
 from emorl.training.graph import GraphedStep
 from emorl.training.graph import check as check_graph
 from emorl.training.interrupt import StopRequest, ignore_signals
-from emorl.training.objective import GECO
 from emorl.training.observer import Observer
 from emorl.training.optimizers import make_optimizers
 from emorl.training.randomness import seed_for

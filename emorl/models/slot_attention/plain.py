@@ -1,4 +1,4 @@
-"""The objectives of Slot Attention and Slot MLP in the plainest form, as oracles.
+"""Slot Attention's objective in one page of plain PyTorch: the oracle of its tests.
 
 Dense keys and values, a GRU written out, every slot's broadcast image, and the squared error as it
 is printed; one backward pass goes through everything.
@@ -6,41 +6,44 @@ is printed; one backward pass goes through everything.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from benchmarks.plain_efficient_morl import decode, features_of
-from emorl.models import SlotAttentionModel, SlotMLP
+from emorl.nn import plain
 
 
-def _squared_error(model: SlotAttentionModel | SlotMLP, images: Tensor, slots: Tensor) -> Tensor:
+def squared_error(model: Any, images: Tensor, slots: Tensor) -> Tensor:
     """The loss of slots [B, K, D]."""
-    decoded = decode(model, slots.flatten(0, 1), images.shape[-2:]).unflatten(0, slots.shape[:2])
+    decoded = plain.decode(model.decoder, slots.flatten(0, 1), images.shape[-2:]).unflatten(
+        0, slots.shape[:2]
+    )
     rgb, masks = decoded[:, :, :3], decoded[:, :, 3:].softmax(dim=1)
     if model.config.variant == "original":
         return F.mse_loss((masks * rgb).sum(1), 2 * images - 1)
     return F.mse_loss((masks * rgb.sigmoid()).sum(1), images, reduction="sum") / len(images)
 
 
-def _initial_slots(model: SlotAttentionModel, batch: int) -> Tensor:
+def _initial_slots(model: Any, batch: int) -> Tensor:
     c, net = model.config, model.initial_slots
     if c.initial_slots == "learned":
         return net.slots.repeat(batch, 1, 1)
-    noise = torch.randn(batch, c.num_slots, c.slot_dim, dtype=torch.float64)
+    noise = torch.randn(batch, c.num_slots, c.slot_dim, dtype=model.decoder.output.weight.dtype)
     if c.variant == "original":
         return net.mean + net.raw.exp() * noise
     return net.mean + torch.sqrt(torch.log(1 + net.raw.exp()) + 1e-5) * noise
 
 
-def _gru(cell: torch.nn.GRUCell, x: Tensor, h: Tensor) -> Tensor:
+def _gru(cell: nn.GRUCell, x: Tensor, h: Tensor) -> Tensor:
     reset_x, gate_x, new_x = (x @ cell.weight_ih.T + cell.bias_ih).chunk(3, dim=-1)
     reset_h, gate_h, new_h = (h @ cell.weight_hh.T + cell.bias_hh).chunk(3, dim=-1)
     gate = (gate_x + gate_h).sigmoid()
     return (1 - gate) * torch.tanh(new_x + (reset_x + reset_h).sigmoid() * new_h) + gate * h
 
 
-def _iterate(model: SlotAttentionModel, k: Tensor, v: Tensor, slots: Tensor) -> Tensor:
+def _iterate(model: Any, k: Tensor, v: Tensor, slots: Tensor) -> Tensor:
     net = model.attention
     q = net.query(net.norm_slots(slots)) * slots.shape[-1] ** -0.5
     attention = torch.einsum("bkd,bnd->bkn", q, k).softmax(dim=1) + 1e-8
@@ -49,10 +52,10 @@ def _iterate(model: SlotAttentionModel, k: Tensor, v: Tensor, slots: Tensor) -> 
     return slots + net.mlp(net.norm_mlp(slots))
 
 
-def slot_attention(model: SlotAttentionModel, images: Tensor) -> Tensor:
+def objective(model: Any, images: Tensor) -> Tensor:
     """The loss, with noise from the global generator."""
     c, net = model.config, model.attention
-    features = features_of(model, images)
+    features = plain.encode(model.encoder, images)
     if c.variant == "original":
         features = net.norm_inputs(features)
     k, v = net.key(features), net.value(features)
@@ -64,11 +67,4 @@ def slot_attention(model: SlotAttentionModel, images: Tensor) -> Tensor:
         else:
             start = slots.detach() if c.implicit_gradient else slots
             slots = _iterate(model, k, v, start)
-    return _squared_error(model, images, slots)
-
-
-def slot_mlp(model: SlotMLP, images: Tensor) -> Tensor:
-    """The loss; there is no noise."""
-    embedded = features_of(model, images).flatten(1)
-    slots = model.output(model.hidden(embedded).relu())
-    return _squared_error(model, images, slots.view(len(images), -1, model.config.slot_dim))
+    return squared_error(model, images, slots)

@@ -72,15 +72,11 @@ class UNet(nn.Module):
         """The logits of images.
 
         Args:
-            images: [B, C, H, W].
+            images: [B, C, H, W], of the size that the network was made for.
 
         Returns:
             [B, 1, H, W].
-
-        Raises:
-            ValueError: if the images are of another size than the network.
         """
-        check_size("UNet", images, self.image_size)
         skips = [self.down[0](images)]
         for block in self.down[1:]:
             skips.append(block(skips[-1][..., ::2, ::2]))
@@ -109,17 +105,3 @@ class _Block(nn.Module):
 def halved(size: tuple[int, int], times: int) -> tuple[int, int]:
     """A size after halving its sides so many times, each time rounded up."""
     return (-(-size[0] // 2**times), -(-size[1] // 2**times))
-
-
-def check_size(name: str, images: Tensor, expected: tuple[int, int]) -> None:
-    """Refuse images [..., H, W] of another size than a network's fully connected layers take.
-
-    Raises:
-        ValueError: naming the network, the size it takes and the one given.
-    """
-    height, width = images.shape[-2:]
-    if (height, width) != expected:
-        raise ValueError(
-            f"{name}: expected images of {expected[0]}x{expected[1]} pixels, which its fully "
-            f"connected layers fix, got {height}x{width}"
-        )

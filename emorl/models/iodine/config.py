@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_type_hints
+from typing import Literal
 
-from emorl.models.base import check_config
+from emorl.models.config import ModelConfig
+from emorl.models.iodine.inputs import Coordinates
+from emorl.models.iodine.likelihood import MixtureKind
+from emorl.models.iodine.refinement import ImageRefinementSpec, Pooling
 from emorl.nn.decoder import BroadcastSpec
-from emorl.nn.image_refinement import ImageRefinementSpec, Pooling
-from emorl.nn.likelihood import MixtureKind
-from emorl.nn.pixel_inputs import Coordinates
+from emorl.nn.initialisation import RELEASED_GAIN
 from emorl.ops import Backend
 
 
-@dataclass
-class IODINEConfig:
+@dataclass(kw_only=True)
+class IODINEConfig(ModelConfig):
     """Architecture and objective of IODINE; the defaults are the EfficientMORL authors' variant.
 
     [IE] marks their code (IODINE.pytorch), which their paper timed, and [DM] DeepMind's release.
@@ -22,8 +23,6 @@ class IODINEConfig:
     Attributes:
         image_size: (height, width) in pixels; other sizes can be given at call time where `pooling`
             is "mean".
-        num_slots: K; another number can be given at call time.
-        slot_dim: D, width of a slot.
         refinement_steps: I; I + 1 images are decoded. Another number can be given at call time.
         decoder_layers: number of the decoder's hidden convolutions.
         decoder_kernel: their side.
@@ -37,7 +36,7 @@ class IODINEConfig:
         sigma: standard deviation of a pixel, or scale of the logistic distribution, in units of
             [0, 1].
         inputs: what the refinement network sees, "authors" ([IE]) or "deepmind" ([DM]); see
-            `emorl.nn.AuthorsInputs` and `DeepMindInputs`.
+            `emorl.models.iodine.inputs`.
         coordinates: of the "deepmind" inputs, "linear" or "cosine".
         encoder_layers: number of the refinement network's convolutions.
         encoder_kernel: their side.
@@ -55,8 +54,7 @@ class IODINEConfig:
             "linspace" 0, 1/I, .., 1 ([DM]; 1 where I = 0).
         init_gain: of the initial weights (Xavier normal), 0.02 in [IE]; null for [DM]'s.
         init_raw: of the first posterior, with the prior "unit"; 1 in [IE].
-        backend: of the fused operators, "auto", "native", "triton" or "reference".
-        convolution_backend: of the decoder's convolutions, likewise ("triton" apart).
+        convolution_backend: of the decoder's convolutions, "auto", "native" or "reference".
         keep_activations: keep those of all steps for the backward pass instead of running both
             networks again: less time, several times the memory, the same numbers.
         score_chunk: slots that are decoded, scored and looked at together, rounded down to those of
@@ -64,9 +62,11 @@ class IODINEConfig:
             same, but the activations of one chunk alone are in memory.
     """
 
+    POSITIVE = ("sigma", "init_gain")
+    MAY_BE_ZERO = ("refinement_steps", "decoder_padding")
+
     image_size: tuple[int, int] = (96, 96)
     num_slots: int = 7
-    slot_dim: int = 64
     refinement_steps: int = 4
     decoder_layers: int = 4
     decoder_kernel: int = 5
@@ -90,18 +90,14 @@ class IODINEConfig:
     lstm_width: int | None = 128
     prior: Literal["unit", "softplus"] = "unit"
     step_weights: Literal["fractions", "linspace"] = "fractions"
-    init_gain: float | None = 0.02
+    init_gain: float | None = RELEASED_GAIN
     init_raw: float = 1.0
-    backend: Backend = "auto"
     convolution_backend: Backend = "auto"
     keep_activations: bool = False
     score_chunk: int | None = None
 
     def __post_init__(self) -> None:
-        not_negative = ("refinement_steps", "decoder_padding")
-        types = get_type_hints(type(self)).items()
-        sizes = [n for n, kind in types if kind in (int, int | None) and n not in not_negative]
-        check_config(self, positive=("sigma", "init_gain", *sizes), not_negative=not_negative)
+        super().__post_init__()
         for name in ("decoder_kernel", "decoder_final_kernel", "encoder_kernel"):
             if getattr(self, name) % 2 == 0:
                 raise ValueError(f"{name} must be odd, got {getattr(self, name)}")

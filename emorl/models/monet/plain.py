@@ -1,4 +1,4 @@
-"""The objective of MONet in the plainest form, as an oracle.
+"""MONet's objective in plain PyTorch: the oracle of its tests.
 
 One slot after the other: every broadcast latent image is made and its coordinates concatenated,
 instance norms are means and variances written out, masks are products of probabilities, and the
@@ -8,16 +8,16 @@ mixture and both divergences follow their formulas.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Normal, kl_divergence
 
-from emorl.models import MONet
 
-
-def _block(block: torch.nn.Module, x: Tensor) -> Tensor:
+def _block(block: Any, x: Tensor) -> Tensor:
     x = F.conv2d(x, block.convolution.weight, padding=1)
     mean = x.mean(dim=(2, 3), keepdim=True)
     variance = (x - mean).square().mean(dim=(2, 3), keepdim=True)
@@ -30,7 +30,7 @@ def _doubled(x: Tensor, like: Tensor) -> Tensor:
     return x.repeat_interleave(2, 2).repeat_interleave(2, 3)[:, :, :height, :width]
 
 
-def _attention(model: MONet, x: Tensor) -> Tensor:
+def _attention(model: Any, x: Tensor) -> Tensor:
     net, skips = model.attention, []
     for block in net.down:
         skips.append(_block(block, x))
@@ -46,7 +46,7 @@ def _attention(model: MONet, x: Tensor) -> Tensor:
     return F.conv2d(x, net.output.weight, net.output.bias)
 
 
-def masks(model: MONet, images: Tensor, num_slots: int) -> list[Tensor]:
+def masks(model: Any, images: Tensor, num_slots: int) -> list[Tensor]:
     """The attention's masks, [B, 1, H, W] each, as probabilities."""
     scope, found = torch.ones_like(images[:, :1]), []
     for _ in range(num_slots - 1):
@@ -56,7 +56,7 @@ def masks(model: MONet, images: Tensor, num_slots: int) -> list[Tensor]:
     return [*found, scope]
 
 
-def _encode(model: MONet, image: Tensor, mask: Tensor) -> Normal:
+def _encode(model: Any, image: Tensor, mask: Tensor) -> Normal:
     x = torch.cat([image, mask.log()], dim=1)
     for layer in model.component.convolutions:
         x = torch.relu(F.conv2d(x, layer.weight, layer.bias, stride=2, padding=1))
@@ -65,7 +65,7 @@ def _encode(model: MONet, image: Tensor, mask: Tensor) -> Normal:
     return Normal(mean, torch.sqrt(torch.log(1 + torch.exp(raw)) + 1e-5))
 
 
-def _decode(model: MONet, slot: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _decode(model: Any, slot: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
     height, width = size[0] + 8, size[1] + 8
     columns = torch.linspace(-1, 1, width).to(slot).expand(len(slot), 1, height, width)
     rows = torch.linspace(-1, 1, height).to(slot)[:, None].expand(len(slot), 1, height, width)
@@ -79,14 +79,14 @@ def _decode(model: MONet, slot: Tensor, size: tuple[int, int]) -> tuple[Tensor, 
 
 
 def objective(
-    model: MONet, images: Tensor, num_slots: int, kl_weight: float = 1.0
+    model: Any, images: Tensor, num_slots: int, kl_weight: float = 1.0
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Loss and terms [B] of `model.objective`, with its noise from the global generator."""
     c, batch = model.config, len(images)
     noise = torch.randn(batch * num_slots, c.slot_dim, dtype=images.dtype)
     noise = noise.view(batch, num_slots, c.slot_dim)
     found = masks(model, images, num_slots)
-    likelihood, kl, logits = 0.0, 0.0, []
+    likelihood, kl, logits = torch.zeros(()), torch.zeros(()), []
     for k, mask in enumerate(found):
         posterior = _encode(model, images, mask)
         kl = kl + kl_divergence(posterior, Normal(torch.zeros_like(posterior.mean), 1.0)).sum(1)

@@ -1,4 +1,4 @@
-"""The objective of EfficientMORL in the plainest form: the tests' oracle, the benchmarks' start.
+"""EfficientMORL's objective in one page of plain PyTorch: the oracle of its tests.
 
 No score-once, no split of the first convolution, no fused attention, no batched GRU halves:
 every slot's broadcast latent image is made, the Dual GRU is one padded block-diagonal GRU, KL
@@ -8,14 +8,15 @@ terms come from torch.distributions, and one backward pass goes through everythi
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
-from emorl.models import EfficientMORL, ObjectCentricModel
-from emorl.training import GECO
+from emorl.models.geco import GECO
+from emorl.nn import plain
 
 
 def _normal(parameters: Tensor) -> Independent:
@@ -24,34 +25,11 @@ def _normal(parameters: Tensor) -> Independent:
     return Independent(Normal(mean, scale), 1)
 
 
-def _ramps(height: int, width: int) -> Tensor:
-    down, up = torch.linspace(0, 1, height), torch.linspace(1, 0, height)
-    right, left = torch.linspace(0, 1, width), torch.linspace(1, 0, width)
-    from_bottom, from_left = torch.meshgrid(up, right, indexing="ij")
-    from_top, from_right = torch.meshgrid(down, left, indexing="ij")
-    return torch.stack([from_bottom, from_top, from_left, from_right])
-
-
-def _positions(project: torch.nn.Linear, height: int, width: int) -> Tensor:
-    ramps = _ramps(height, width).to(project.weight)
-    return project(ramps.permute(1, 2, 0)).permute(2, 0, 1)
-
-
-def features_of(model: ObjectCentricModel, images: Tensor) -> Tensor:
-    """The encoder's, [B, N, C]; of any model that has this encoder."""
-    x = 2 * images - 1
-    for convolution in model.encoder.convolutions:
-        x = convolution(x).relu()
-    x = x + _positions(model.encoder.position.project, *x.shape[-2:])
-    x = model.encoder.norm(x.flatten(2).transpose(1, 2))
-    return model.encoder.output(model.encoder.hidden(x).relu())
-
-
-def _block_diagonal(gru: torch.nn.Module, name: str) -> Tensor:
+def _block_diagonal(gru: Any, name: str) -> Tensor:
     return torch.block_diag(getattr(gru, f"weight_{name}_1"), getattr(gru, f"weight_{name}_2"))
 
 
-def _recurrence(model: EfficientMORL, update: Tensor, state: Tensor) -> Tensor:
+def _recurrence(model: Any, update: Tensor, state: Tensor) -> Tensor:
     gru = model.posterior.gru
     if model.config.gru == "single":
         return gru.cell(gru.project(update), state)
@@ -66,7 +44,7 @@ def _recurrence(model: EfficientMORL, update: Tensor, state: Tensor) -> Tensor:
     return (1 - gate) * candidate + gate * state
 
 
-def _layer(model: EfficientMORL, slots: Tensor, state: Tensor, features: Tensor) -> Tensor:
+def _layer(model: Any, slots: Tensor, state: Tensor, features: Tensor) -> Tensor:
     net, dim = model.posterior, model.config.slot_dim
     query = net.query(net.norm_slots(slots)) * dim**-0.5
     query = query.view(len(features), -1, dim)
@@ -78,24 +56,8 @@ def _layer(model: EfficientMORL, slots: Tensor, state: Tensor, features: Tensor)
     return torch.cat([mean, raw + net.mlp_raw(net.norm_raw(raw))], dim=1)
 
 
-def decode(model: ObjectCentricModel, slots: Tensor, size: tuple[int, int]) -> Tensor:
-    """Of slots [M, D], colours and mask logits [M, 4, H, W]; of any model that has this decoder."""
-    decoder = model.decoder
-    if model.config.decoder == "big":
-        grid, activation = (size[0] // 16, size[1] // 16), F.relu
-    else:
-        margin = {"iodine": 10, "small": 6}[model.config.decoder]
-        grid = (size[0] + margin, size[1] + margin)
-        activation = {"elu": F.elu, "relu": F.relu}[decoder.spec.activation]
-    x = slots[:, :, None, None].expand(-1, -1, *grid)
-    x = x + _positions(decoder.position.project, *grid)
-    for convolution in decoder.convolutions:
-        x = activation(convolution(x))
-    return decoder.output(x)
-
-
-def _nll(model: EfficientMORL, images: Tensor, slots: Tensor) -> Tensor:
-    decoded = decode(model, slots, images.shape[-2:]).unflatten(0, (len(images), -1))
+def _nll(model: Any, images: Tensor, slots: Tensor) -> Tensor:
+    decoded = plain.decode(model.decoder, slots, images.shape[-2:]).unflatten(0, (len(images), -1))
     rgb, log_masks = decoded[:, :, :3].sigmoid(), decoded[:, :, 3:].log_softmax(dim=1)
     sigma = model.config.sigma
     half_log_two_pi = 0.5 * math.log(2 * math.pi)
@@ -108,13 +70,13 @@ def _nll(model: EfficientMORL, images: Tensor, slots: Tensor) -> Tensor:
     return -log_likelihood.sum(dim=(1, 2, 3))
 
 
-def _prior(model: EfficientMORL, slots: Tensor) -> Independent:
+def _prior(model: Any, slots: Tensor) -> Independent:
     hidden = F.elu(model.prior.hidden(slots))
     return _normal(torch.cat([model.prior.mean(hidden), model.prior.raw(hidden)], dim=1))
 
 
 def objective(
-    model: EfficientMORL,
+    model: Any,
     images: Tensor,
     geco: GECO | None = None,
     kl_weight: float = 1.0,
@@ -124,7 +86,7 @@ def objective(
     batch, dims = len(images), images[0].numel()
     state = model.posterior.initial.expand(batch * c.num_slots, -1)
     slots = _normal(state).rsample()
-    features = features_of(model, images)
+    features = plain.encode(model.encoder, images)
     states = []
     for _ in range(c.stochastic_layers):
         state = _layer(model, slots, state, features)
@@ -144,10 +106,11 @@ def objective(
     if c.prior != "reversed++":
         prior = standard
 
-    total, hidden = images.new_zeros(()), torch.zeros_like(slots)
+    total = loss = images.new_zeros(())
+    hidden = torch.zeros_like(slots)
     for i in range(c.refinement_steps + 1):
         if i > 0:
-            (gradient,) = torch.autograd.grad(loss, state, create_graph=True)  # noqa: F821
+            (gradient,) = torch.autograd.grad(loss, state, create_graph=True)
             parts = [F.layer_norm(g, (c.slot_dim,)).detach() for g in gradient.chunk(2, 1)]
             net = model.refinement
             x = net.encoded(F.elu(net.hidden(torch.cat([state, *parts], 1))))

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emorl.models.monet.unet import halved
 from emorl.nn.decoder import BroadcastSpec, SpatialBroadcastDecoder
 from emorl.nn.gaussian import Gaussian
-from emorl.nn.unet import check_size, halved
 from emorl.ops import Backend
 
 
@@ -62,16 +62,12 @@ class ComponentVAE(nn.Module):
         """The posteriors of slots.
 
         Args:
-            images: [M, 3, H, W].
+            images: [M, 3, H, W], of the size that the network was made for.
             log_masks: logarithm of each slot's mask, [M, 1, H, W].
 
         Returns:
             [M, D].
-
-        Raises:
-            ValueError: if the images are of another size than the network.
         """
-        check_size("ComponentVAE", images, self.image_size)
         hidden = torch.cat((images, log_masks), dim=1)
         hidden = hidden.contiguous(memory_format=torch.channels_last)
         for convolution in self.convolutions:

@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emorl.models.efficient_morl.dual_gru import DualGRU, SingleGRU
 from emorl.nn.absorption import AbsorbedAttention, LinearFeatures
 from emorl.nn.gaussian import Gaussian, kl_divergence
-from emorl.nn.gru import DualGRU, SingleGRU
-from emorl.nn.initialisation import init_xavier
+from emorl.nn.initialisation import RELEASED_GAIN, init_xavier
 from emorl.nn.precision import full_precision
 from emorl.ops import Backend
 
@@ -53,9 +53,9 @@ class HierarchicalPosterior(nn.Module):
         dim: D, width of a slot.
         layers: L; 0 leaves the learned initial posterior (refinement alone).
         gru: "dual" or "single" (the ablation).
-        backend: of the slot attention op.
         gain: of the projections' initial weights.
         raw_bias: initial bias of every layer's raw variance.
+        backend: of the slot attention op.
     """
 
     def __init__(
@@ -64,9 +64,10 @@ class HierarchicalPosterior(nn.Module):
         dim: int,
         layers: int,
         gru: GRUKind,
-        backend: Backend = "auto",
-        gain: float = 0.02,
+        *,
+        gain: float = RELEASED_GAIN,
         raw_bias: float = 0.0,
+        backend: Backend = "auto",
     ) -> None:
         super().__init__()
         self.layers, self.dim, self.backend = layers, dim, backend

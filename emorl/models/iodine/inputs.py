@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emorl.models.iodine.likelihood import MixtureKind, log_components
 from emorl.nn.gaussian import Gaussian
-from emorl.nn.likelihood import MixtureKind, log_components
 from emorl.nn.positions import CoordinateGrid
 
 Coordinates = Literal["linear", "cosine"]

@@ -1,4 +1,4 @@
-"""The objective of IODINE in the plainest form, as an oracle.
+"""IODINE's objective in plain PyTorch: the oracle of its tests.
 
 No score-once, no second decoding, no fused likelihood, no split of the first convolution: every
 slot's broadcast latent image is made, Gaussians and KL terms come from torch.distributions, what
@@ -9,17 +9,18 @@ everything, and one backward pass goes through all iterations.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Independent, Normal, kl_divergence
 
-from emorl.models import IODINE
-from emorl.training import GECO
+from emorl.models.geco import GECO
 
 
-def _posterior(model: IODINE, parameters: Tensor) -> Independent:
+def _posterior(model: Any, parameters: Tensor) -> Independent:
     mean, raw = parameters.chunk(2, dim=1)
     variance = torch.log(1 + torch.exp(raw)) + (1e-5 if model.config.prior == "unit" else 0)
     return Independent(Normal(mean, torch.sqrt(variance)), 1)
@@ -31,7 +32,7 @@ def _grid(height: int, width: int) -> tuple[Tensor, Tensor]:
     return columns.expand(height, width), rows[:, None].expand(height, width)
 
 
-def _decode(model: IODINE, slots: Tensor, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+def _decode(model: Any, slots: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
     """Means [B, K, 3, H, W] and mask logits [B, K, 1, H, W]."""
     decoder, c = model.decoder, model.config
     if c.decoder_constant is not None:
@@ -46,7 +47,7 @@ def _decode(model: IODINE, slots: Tensor, size: tuple[int, int]) -> tuple[Tensor
     return (means.sigmoid() if c.rgb_activation == "sigmoid" else means), x[:, :, 3:]
 
 
-def _log_densities(model: IODINE, images: Tensor, means: Tensor) -> Tensor:
+def _log_densities(model: Any, images: Tensor, means: Tensor) -> Tensor:
     """Of each channel under each slot; [B, K, 3, H, W], or [B, K, 1, H, W] where joint."""
     kind, scale = model.config.likelihood, model.config.sigma
     if kind == "logistic":
@@ -76,7 +77,7 @@ def _norm(x: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -
 
 
 def _authors_images(
-    model: IODINE,
+    model: Any,
     images: Tensor,
     means: Tensor,
     log_masks: Tensor,
@@ -100,7 +101,7 @@ def _authors_images(
 
 
 def _deepmind_images(
-    model: IODINE, images: Tensor, means: Tensor, logits: Tensor, of_means: Tensor, of_masks: Tensor
+    model: Any, images: Tensor, means: Tensor, logits: Tensor, of_means: Tensor, of_masks: Tensor
 ) -> Tensor:
     slots, (height, width) = means.shape[1], images.shape[2:]
     net = model.inputs
@@ -134,7 +135,7 @@ def _deepmind_images(
     )
 
 
-def _encode(model: IODINE, x: Tensor) -> Tensor:
+def _encode(model: Any, x: Tensor) -> Tensor:
     net, stride = model.refinement, model.config.encoder_stride
     for convolution in net.convolutions:
         padding = []
@@ -148,14 +149,14 @@ def _encode(model: IODINE, x: Tensor) -> Tensor:
     return net.code[-1](x)
 
 
-def _lstm(cell: torch.nn.LSTMCell, x: Tensor, hidden: Tensor, memory: Tensor) -> list[Tensor]:
+def _lstm(cell: nn.LSTMCell, x: Tensor, hidden: Tensor, memory: Tensor) -> list[Tensor]:
     gates = x @ cell.weight_ih.T + cell.bias_ih + hidden @ cell.weight_hh.T + cell.bias_hh
     enter, forget, candidate, leave = gates.chunk(4, dim=1)
     memory = forget.sigmoid() * memory + enter.sigmoid() * candidate.tanh()
     return [leave.sigmoid() * memory.tanh(), memory]
 
 
-def _update(model: IODINE, code: Tensor, vectors: list[Tensor], state: list[Tensor]) -> Tensor:
+def _update(model: Any, code: Tensor, vectors: list[Tensor], state: list[Tensor]) -> Tensor:
     net = model.refinement
     if net.merge is None:
         hidden = torch.cat([code, *vectors], dim=1)
@@ -170,7 +171,7 @@ def _update(model: IODINE, code: Tensor, vectors: list[Tensor], state: list[Tens
 
 
 def objective(
-    model: IODINE, images: Tensor, geco: GECO | None = None, kl_weight: float = 1.0
+    model: Any, images: Tensor, geco: GECO | None = None, kl_weight: float = 1.0
 ) -> Tensor:
     """The loss of `model.objective`, with noise from the global generator in the same order."""
     c, batch = model.config, len(images)
@@ -178,7 +179,8 @@ def objective(
     prior = Independent(Normal(torch.zeros(c.slot_dim).double(), 1.0), 1)
     if c.prior == "softplus":
         prior = Independent(Normal(torch.zeros(c.slot_dim).double(), math.log(2) ** 0.5), 1)
-    total, state = images.new_zeros(()), []
+    total = images.new_zeros(())
+    state: list[Tensor] = []
     for step in range(c.refinement_steps + 1):
         posterior = _posterior(model, parameters)
         slots = posterior.rsample()

@@ -10,8 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from emorl.nn.gaussian import Gaussian
-from emorl.nn.noise import standard_normal
+from emorl.nn.gaussian import Gaussian, standard_normal
 
 Spread = Literal["exp", "softplus"]
 
