@@ -110,9 +110,9 @@ def test_autocast_changes_no_gradient_and_no_position():
     slots = torch.randn(6, 8, requires_grad=True)
     weights = [*network.decoder.parameters()]
     with torch.autocast("cpu", torch.bfloat16):
-        nll, _ = network._likelihood(network._decoded(slots, target), target, None)
+        nll, _ = network._likelihood(network._decode(slots, target), target, None)
         score = score_once(
-            lambda z, images: network._decoded(z, target[images]),
+            lambda z, images: network._decode(z, target[images]),
             lambda decoded, images, scale: network._likelihood(decoded, target[images], scale),
             slots,
             weights,
