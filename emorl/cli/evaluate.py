@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emorl.commands.arguments import Parser, whole_number
+from emorl.cli.arguments import Parser, whole_number
 
 if TYPE_CHECKING:
     from emorl.data import ObjectDataset

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from emorl.commands.arguments import Parser
+from emorl.cli.arguments import Parser
 
 
 def run(arguments: list[str]) -> int:

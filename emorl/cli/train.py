@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from emorl.cli import INTERRUPTED
-from emorl.commands.arguments import Parser
+from emorl.cli.arguments import Parser
 
 _USAGE = "emorl train --config NAME|FILE [--out DIR] [--resume auto] [--KEY VALUE ...]"
 
@@ -32,7 +32,7 @@ def run(arguments: list[str]) -> int:
     from emorl.training.run import train
 
     result = train(config, out, resume=options.resume is not None)
-    if os.environ.get("RANK", "0") != "0":  # one voice of several processes
+    if os.environ.get("RANK", "0") != "0":  # the first process speaks for all
         return INTERRUPTED if result.interrupted else 0
     if result.interrupted:
         print(f"stopped after step {result.step} of {config.trainer.steps} and saved", end="; ")
