@@ -8,7 +8,7 @@ import pytest
 import torch
 from training_fakes import FakeConfig, FakeModel
 
-from emorl.training import checkpoint
+from emorl.runs import checkpoint
 
 
 def save(run_dir: Path, step: int, keep: int = 3) -> Path:

@@ -18,7 +18,7 @@ def run(arguments: list[str]) -> int:
     """Evaluate, print the table, store the JSON."""
     options = _parser().parse(arguments)
 
-    from emorl.training.checkpoint import resolve, run_of
+    from emorl.runs.checkpoint import resolve, run_of
 
     folder, run_dir = resolve(options.target), run_of(options.target)
 

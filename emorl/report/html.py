@@ -13,10 +13,10 @@ import torch
 
 import emorl
 from emorl.report.curves import curves_figure
-from emorl.report.files import write_atomically
 from emorl.report.pictures import png
-from emorl.report.run_folder import RunFolder, read_run_folder
 from emorl.report.tables import evaluation_table, run_facts
+from emorl.runs.contents import RunFolder, read_run_folder
+from emorl.runs.files import write_atomically
 
 CAPTIONS = {
     "decomposition": (

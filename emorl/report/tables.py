@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from emorl.report.meanings import is_term, meaning
-from emorl.report.run_folder import RunFolder
+from emorl.runs.contents import RunFolder
 
 EVALUATION_FACTS = {
     "checkpoint": "checkpoint",

@@ -24,7 +24,8 @@ from torch.utils.data import DataLoader
 from emorl.data import Batch, BatchSampler, ObjectDataset, collate
 from emorl.models import ObjectCentricModel
 from emorl.nn import BatchShare
-from emorl.training import checkpoint
+from emorl.runs import checkpoint
+from emorl.runs.log import Row
 from emorl.training.config import TrainerConfig
 from emorl.training.devices import (
     ObjectiveOf,
@@ -39,7 +40,6 @@ from emorl.training.objective import GECO
 from emorl.training.observer import Observer
 from emorl.training.optimizers import make_optimizers
 from emorl.training.randomness import seed_for
-from emorl.training.run_log import Row
 from emorl.training.schedule import learning_rate, objective_arguments
 
 _STOP = "stop"

@@ -1,0 +1,1 @@
+"""The folder of a run: its paths, checkpoints and log, and what a report reads there."""
