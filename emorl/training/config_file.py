@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from emorl.runs.files import write_atomically
 from emorl.suggestions import near
 from emorl.training.config import RunConfig
 from emorl.training.config_keys import FREE_FORM, check_keys, one_line, parts_of
@@ -84,7 +85,7 @@ def load_config(
 def save_config(config: RunConfig, path: Path) -> None:
     """Write everything about a run; `load_config` reads it back."""
     values = {"model": config.model, **_plain(dataclasses.asdict(config))}
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    write_atomically(path, yaml.safe_dump(values, sort_keys=False).encode())
 
 
 def build_parser(model: str) -> ArgumentParser:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 
 from emorl.models import MODELS
 from emorl.report import write_report
+from emorl.runs import RunFolder
 from emorl.training.config import RunConfig
 from emorl.training.config_file import load_config, save_config
 from emorl.training.devices import make_accelerator
@@ -23,8 +23,7 @@ def train(config: RunConfig, run_dir: str | Path, *, resume: bool = False) -> Tr
 
     Args:
         config: the run.
-        run_dir: `config.yaml`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `pictures/` and,
-            at the end, `report.html` go there.
+        run_dir: the run's folder; what goes there, `RunFolder` lists.
         resume: go on from the newest checkpoint there, or begin if there is none.
 
     Raises:
@@ -49,10 +48,7 @@ def train(config: RunConfig, run_dir: str | Path, *, resume: bool = False) -> Tr
     )
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        beside = run_dir / ".config.yaml"
-        save_config(config, beside)
-        os.replace(beside, run_dir / "config.yaml")
+        save_config(config, RunFolder(run_dir).config)
     result = trainer.run(notes)
     if accelerator.is_main_process and not result.interrupted:
         write_report(run_dir)
@@ -71,7 +67,7 @@ def check_folder(run_dir: Path, config: RunConfig, resume: bool) -> list[str]:
     used = run_dir.is_dir() and any(not p.name.startswith(".") for p in run_dir.iterdir())
     if not used:
         return []
-    before = run_dir / "config.yaml"
+    before = RunFolder(run_dir).config
     if not before.is_file():
         raise ValueError(f"--out: {run_dir} is not empty and not a run's folder")
     if not resume:
