@@ -11,11 +11,11 @@ import torch
 from emorl.data import ObjectDataset
 from emorl.evaluation import evaluate
 from emorl.models import ObjectCentricModel
+from emorl.nn.noise import seed_for
 from emorl.report import write_pictures
 from emorl.runs import RunFolder
 from emorl.runs.log import Row, RunLog
 from emorl.training.config import TrainerConfig
-from emorl.training.randomness import seed_for
 from emorl.training.schedule import objective_arguments
 
 _PICTURED = 8

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from emorl.data import Batch, BatchSampler, ObjectDataset, collate
 from emorl.models import ObjectCentricModel
 from emorl.nn import BatchShare
+from emorl.nn.noise import seed_for
 from emorl.runs import RunFolder, checkpoint
 from emorl.runs.files import clean
 from emorl.runs.log import Row
@@ -40,7 +41,6 @@ from emorl.training.interrupt import StopRequest, ignore_signals
 from emorl.training.objective import GECO
 from emorl.training.observer import Observer
 from emorl.training.optimizers import make_optimizers
-from emorl.training.randomness import seed_for
 from emorl.training.schedule import learning_rate, objective_arguments
 
 _STOP = "stop"
