@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -13,6 +12,7 @@ from emorl.report import write_report
 from emorl.runs import RunFolder
 from emorl.training.config import RunConfig
 from emorl.training.config_file import load_config, save_config
+from emorl.training.config_keys import flat
 from emorl.training.devices import make_accelerator
 from emorl.training.images import held_out_images, training_images
 from emorl.training.trainer import Trainer, TrainingResult
@@ -74,17 +74,9 @@ def check_folder(run_dir: Path, config: RunConfig, resume: bool) -> list[str]:
         raise ValueError(
             f"--out: {run_dir} holds a run; go on with --resume auto or choose another --out"
         )
-    old, new = (_flat(dataclasses.asdict(c)) for c in (load_config(before), config))
+    old, new = (flat(dataclasses.asdict(c)) for c in (load_config(before), config))
     return [
         f"changed since the run began: {key} from {old.get(key)} to {new.get(key)}"
         for key in sorted({*old, *new})
         if old.get(key) != new.get(key)
     ]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        inner = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
-    return flat
