@@ -5,6 +5,7 @@ Legend: M slots of a batch (batch x slots), D slot width.
 
 from __future__ import annotations
 
+import hashlib
 from typing import NamedTuple, Self
 
 import torch
@@ -51,6 +52,19 @@ def _drawn(like: Tensor, generator: torch.Generator) -> Tensor:
     shape = (shares * len(like), *like.shape[1:])
     noise = torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
     return noise.chunk(shares)[index]
+
+
+def seed_for(*parts: int | str) -> int:
+    """A seed for `torch.Generator.manual_seed`, a pure function of `parts`.
+
+    Training seeds its noise with `seed_for("noise", seed, step)` at every step, so that a
+    checkpoint needs no generator's state and a resumed run draws what an undisturbed one draws.
+
+    Returns:
+        A number in [0, 2**63).
+    """
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
 
 
 class Gaussian(NamedTuple):

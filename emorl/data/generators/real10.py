@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from emorl.data.base import Batch, ObjectDataset
-from emorl.data.tetromino_shapes import FRAME, render
+from emorl.data.generators.tetromino_shapes import FRAME, render
 
 # Per scene and object: shape id, top row, left column, colour bits (1 red, 2 green, 4 blue).
 # The labels of iodine/test_data/tetrominoes_mini.tfrecords in google-deepmind/deepmind-research

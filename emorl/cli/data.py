@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from emorl.commands.arguments import Parser, whole_number
+from emorl.cli.arguments import Parser, whole_number
 from emorl.suggestions import near
 
 _WHAT = {

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from emorl.data.base import Batch
-from emorl.data.files import FileDataset, label_map
-from emorl.data.tfrecord_container import RecordReader
-from emorl.data.tfrecord_example import parse_example
-from emorl.data.tfrecord_layouts import recognise
+from emorl.data.readers.base import FileDataset, label_map
+from emorl.data.readers.tfrecord_container import RecordReader
+from emorl.data.readers.tfrecord_example import parse_example
+from emorl.data.readers.tfrecord_layouts import recognise
 
 MEMORY_LIMIT = 256 << 20
 """Files that inflate to at most this many bytes are kept in memory and read in any order."""

@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 
 from emorl.cli import INTERRUPTED
-from emorl.commands.arguments import Parser
+from emorl.cli.arguments import Parser
+from emorl.runs import RunFolder
 
 _USAGE = "emorl train --config NAME|FILE [--out DIR] [--resume auto] [--KEY VALUE ...]"
 
@@ -32,13 +33,13 @@ def run(arguments: list[str]) -> int:
     from emorl.training.run import train
 
     result = train(config, out, resume=options.resume is not None)
-    if os.environ.get("RANK", "0") != "0":  # one voice of several processes
+    if os.environ.get("RANK", "0") != "0":  # the first process speaks for all
         return INTERRUPTED if result.interrupted else 0
     if result.interrupted:
         print(f"stopped after step {result.step} of {config.trainer.steps} and saved", end="; ")
         print(f"go on with: emorl train --out {out} --resume auto")
         return INTERRUPTED
-    print(f"{result.step} steps done; see {out / 'report.html'}")
+    print(f"{result.step} steps done; see {RunFolder(out).report}")
     return 0
 
 
@@ -47,10 +48,12 @@ def _config_path(options: argparse.Namespace) -> Path:
     from emorl.training.config_file import config_names, find_config
 
     if options.config is None and options.out and options.resume:
-        out = Path(options.out)
-        if not (out / "config.yaml").is_file():
-            raise ValueError(f"--out: {out} holds no run to resume; to begin one give --config")
-        return out / "config.yaml"
+        run = RunFolder(options.out)
+        if not run.config.is_file():
+            raise ValueError(
+                f"--out: {run.path} holds no run to resume; to begin one give --config"
+            )
+        return run.config
     if options.config is None:
         names = ", ".join(config_names(options.model))
         raise ValueError(f"--config: a file or one of {names} is needed")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from emorl.data.base import UNBOUNDED, Batch, ObjectDataset
+from emorl.runs.files import replacing
 
 if TYPE_CHECKING:
     import h5py
@@ -52,13 +52,8 @@ def convert(
         raise ValueError(f"convert: expected a number of images from 1, got {images}")
     if (available := source.count(images)) < images:
         raise ValueError(f"convert: expected {images} images, got {available} in {source.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
+    with replacing(path) as unfinished:
         _write(source, unfinished, images, split)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
     return path
 
 

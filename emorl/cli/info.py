@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from emorl.commands.arguments import Parser
+from emorl.cli.arguments import Parser
 
 
 def run(arguments: list[str]) -> int:

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emorl.data.base import Batch
-from emorl.data.files import FileDataset, label_map
+from emorl.data.readers.base import FileDataset, label_map
 
 CLEVR_COLUMNS = (
     "x",

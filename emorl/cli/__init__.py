@@ -1,6 +1,7 @@
 """The command `emorl`: finds the subcommand, and turns its errors into one line.
 
-Subcommands are imported when they are called, so that `emorl --help` needs none of their packages.
+Each subcommand is a module of this package with `run(arguments) -> exit code`. It is imported when
+it is called, so that `emorl --help` needs none of its packages.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(command: str, arguments: list[str]) -> int:
     try:
-        code: int = importlib.import_module(f"emorl.commands.{command}").run(arguments)
+        code: int = importlib.import_module(f"emorl.cli.{command}").run(arguments)
         return code
     except KeyboardInterrupt:
         return _complain(command, "interrupted", INTERRUPTED)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -11,6 +10,9 @@ import numpy as np
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+
+from emorl.runs.files import write_atomically
+from emorl.runs.folder import RunFolder
 
 Row = dict[str, float | int]
 
@@ -27,19 +29,17 @@ class RunLog:
     """Writes the story of a run into its folder and to stderr.
 
     Args:
-        run_dir: the run's folder.
+        run: the run's folder.
         start: step that the run begins or goes on with; what earlier attempts logged about later
             steps is dropped.
         steps: of the whole run.
     """
 
-    def __init__(self, run_dir: Path, start: int, steps: int) -> None:
-        self.pictures = run_dir / "pictures"
-        metrics = run_dir / "metrics.jsonl"
-        drop_rows_after(metrics, start)
-        self._metrics = metrics.open("a")
+    def __init__(self, run: RunFolder, start: int, steps: int) -> None:
+        drop_rows_after(run.metrics, start)
+        self._metrics = run.metrics.open("a")
         # TensorBoard drops the steps from `purge_step` on.
-        self._board = SummaryWriter(run_dir / "tensorboard", purge_step=start + 1)
+        self._board = SummaryWriter(run.tensorboard, purge_step=start + 1)
         self._bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=None)
 
     def step(self, values: Row) -> None:
@@ -80,7 +80,7 @@ class RunLog:
 
 
 def drop_rows_after(metrics: Path, step: int) -> None:
-    """Keep the whole rows of a `metrics.jsonl` up to a step; a torn last line goes too."""
+    """Keep the whole rows of `RunFolder.metrics` up to a step; a torn last line goes too."""
     if not metrics.exists():
         return
     kept = []
@@ -91,9 +91,7 @@ def drop_rows_after(metrics: Path, step: int) -> None:
             break
         if row["step"] <= step:
             kept.append(line + "\n")
-    beside = metrics.with_name(".metrics.jsonl")
-    beside.write_text("".join(kept))
-    os.replace(beside, metrics)
+    write_atomically(metrics, "".join(kept).encode())
 
 
 def _in_short(values: Row) -> str:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from emorl.data import random
 from emorl.data.base import Batch
-from emorl.data.generated import GeneratedDataset
-from emorl.data.tetromino_shapes import FRAME, SHAPES, ShapeTables, paint
+from emorl.data.generators.base import GeneratedDataset
+from emorl.data.generators.tetromino_shapes import FRAME, SHAPES, ShapeTables, paint
 
 OBJECTS = 3
 _ATTEMPTS = 8  # scenes proposed at once; about one in seven is accepted

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from emorl.data.base import ObjectDataset
-from emorl.data.real10 import TetrominoesReal10
-from emorl.data.tetrominoes import Tetrominoes
+from emorl.data.generators.real10 import TetrominoesReal10
+from emorl.data.generators.tetrominoes import Tetrominoes
 from emorl.data.transforms import TransformedDataset
 
 if TYPE_CHECKING:
-    from emorl.data.files import FileDataset
+    from emorl.data.readers.base import FileDataset
 
 GENERATORS = ("tetrominoes", "tetrominoes-real10")
 """Names that `open_dataset` takes instead of a path."""
@@ -74,11 +74,11 @@ def open_file(path: str | Path, *, split: str = "train") -> FileDataset:
             f"{path}: {what}; expected one of {', '.join(GENERATORS)} or a file ({FORMATS})"
         )
     if is_hdf5(path):
-        from emorl.data.hdf5 import HDF5Dataset
+        from emorl.data.readers.hdf5 import HDF5Dataset
 
         return HDF5Dataset(path, split)
-    from emorl.data.tfrecord import TFRecordDataset
-    from emorl.data.tfrecord_container import is_compressed
+    from emorl.data.readers.tfrecord import TFRecordDataset
+    from emorl.data.readers.tfrecord_container import is_compressed
 
     with path.open("rb") as file:
         start = file.read(12)

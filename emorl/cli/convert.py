@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from emorl.commands.arguments import Parser, whole_number
+from emorl.cli.arguments import Parser, whole_number
 
 
 def run(arguments: list[str]) -> int:

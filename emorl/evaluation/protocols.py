@@ -10,7 +10,7 @@ from torch import Tensor, distributed
 from emorl.data import Batch, ObjectDataset
 from emorl.metrics import adjusted_rand_index, mean_iou, mean_squared_error
 from emorl.models import ObjectCentricModel, Objective
-from emorl.training.randomness import seed_for
+from emorl.nn.gaussian import seed_for
 
 
 def evaluate(

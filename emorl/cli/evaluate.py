@@ -8,7 +8,9 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emorl.commands.arguments import Parser, whole_number
+from emorl.cli.arguments import Parser, whole_number
+from emorl.runs.files import write_atomically
+from emorl.runs.folder import RunFolder, run_of
 
 if TYPE_CHECKING:
     from emorl.data import ObjectDataset
@@ -18,9 +20,9 @@ def run(arguments: list[str]) -> int:
     """Evaluate, print the table, store the JSON."""
     options = _parser().parse(arguments)
 
-    from emorl.training.checkpoint import resolve, run_of
+    from emorl.runs.checkpoint import resolve
 
-    folder, run_dir = resolve(options.target), run_of(options.target)
+    folder, run = resolve(options.target), run_of(options.target)
 
     from emorl.evaluation import evaluate
     from emorl.models import load_model
@@ -28,7 +30,7 @@ def run(arguments: list[str]) -> int:
     from emorl.training.devices import make_accelerator
 
     model = load_model(folder)
-    dataset = _open(options, run_dir)
+    dataset = _open(options, run)
     accelerator = make_accelerator(TrainerConfig(device=options.device, precision="no"))
     result = {
         "checkpoint": str(folder),
@@ -50,9 +52,8 @@ def run(arguments: list[str]) -> int:
     if not accelerator.is_main_process:
         return 0
     print(table(result))
-    for path in _destinations(options, run_dir, dataset.name):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(_without_nan(result), indent=2) + "\n")
+    for path in _destinations(options, run, dataset.name):
+        write_atomically(path, (json.dumps(_without_nan(result), indent=2) + "\n").encode())
         print(f"written: {path}")
     return 0
 
@@ -91,21 +92,21 @@ def _parser() -> Parser:
     return parser
 
 
-def _open(options: argparse.Namespace, run_dir: Path | None) -> ObjectDataset:
+def _open(options: argparse.Namespace, run: RunFolder | None) -> ObjectDataset:
     from emorl.data import open_dataset
     from emorl.training.config import DataConfig
 
     data = DataConfig()
-    if run_dir is not None:
+    if run is not None:
         from emorl.training.config_file import load_config
 
-        data = load_config(run_dir / "config.yaml").data
+        data = load_config(run.config).data
     data.crop, data.size = options.crop or data.crop, options.size or data.size
     if options.data is not None:
         return open_dataset(
             options.data, split=options.split, seed=data.seed, crop=data.crop, size=data.size
         )
-    if run_dir is None:
+    if run is None:
         raise ValueError(f"--data: needed, since {options.target} belongs to no run")
     from emorl.training.images import held_out_images
 
@@ -118,13 +119,13 @@ def _open(options: argparse.Namespace, run_dir: Path | None) -> ObjectDataset:
     return held_out
 
 
-def _destinations(options: argparse.Namespace, run_dir: Path | None, name: str) -> list[Path]:
+def _destinations(options: argparse.Namespace, run: RunFolder | None, name: str) -> list[Path]:
     """Where the JSON goes: the run's own folder, if the run was named, and the file asked for."""
     paths = []
-    if run_dir is not None and run_dir == options.target.resolve():
+    if run is not None and run.path == options.target.resolve():
         suffix = "" if options.split == "test" else f"-{options.split}"
         stem = Path(options.data or name).name.partition(".")[0]
-        paths.append(options.target / "evaluation" / f"{stem}{suffix}.json")
+        paths.append(RunFolder(options.target).evaluation(stem + suffix))
     return [*paths, *([options.json] if options.json else [])]
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from emorl.data.base import UNBOUNDED, Batch, ObjectDataset
-from emorl.data.catalogue import GENERATORS, is_hdf5, open_dataset
-from emorl.data.files import FileDataset
-from emorl.data.tetromino_shapes import FRAME, render
+from emorl.data.generators.tetromino_shapes import FRAME, render
+from emorl.data.open import GENERATORS, is_hdf5, open_dataset
+from emorl.data.readers.base import FileDataset
 
 _BATCH = 32
 
@@ -34,7 +34,7 @@ def check(spec: str | Path, images: int = 1000) -> str:
         raise ValueError(f"check: expected at least 1 image, got {images}")
     found = ["train"]
     if spec not in GENERATORS and Path(spec).is_file() and is_hdf5(Path(spec)):
-        from emorl.data.hdf5 import splits
+        from emorl.data.readers.hdf5 import splits
 
         found = splits(spec) or found
     reports = [_report(open_dataset(spec, split=split), images) for split in found]
@@ -124,7 +124,7 @@ def _pixels(mask: Tensor) -> Tensor:
 
 
 def _size(dataset: ObjectDataset) -> str:
-    from emorl.data.tfrecord import TFRecordDataset
+    from emorl.data.readers.tfrecord import TFRecordDataset
 
     if isinstance(dataset, TFRecordDataset) and not dataset.in_memory:
         return "large file (images not counted)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from emorl.commands.arguments import Parser
+from emorl.cli.arguments import Parser
 
 
 def run(arguments: list[str]) -> int:
@@ -12,8 +12,6 @@ def run(arguments: list[str]) -> int:
     parser = Parser("report", "Write a run's report.html anew.")
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
     folder = parser.parse(arguments).run
-    if not (folder / "config.yaml").is_file():
-        raise ValueError(f"{folder}: expected a run's folder (config.yaml, metrics.jsonl, ...)")
 
     from emorl.report import write_report
 

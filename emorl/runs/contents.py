@@ -9,11 +9,13 @@ from typing import Any
 
 import yaml
 
+from emorl.runs.folder import RunFolder, by_step
+
 PICTURES = ("decomposition", "stages", "attention", "masks")
 
 
 @dataclass
-class RunFolder:
+class RunContents:
     """The parts of a run for its report.
 
     Attributes:
@@ -35,28 +37,30 @@ class RunFolder:
     missing: list[str] = field(default_factory=list)
 
 
-def read_run_folder(folder: Path) -> RunFolder:
+def read_contents(run_dir: str | Path) -> RunContents:
     """Read what is there.
 
     Raises:
-        ValueError: if the folder holds neither config.yaml nor metrics.jsonl.
+        ValueError: if the folder holds neither a configuration nor metrics.
     """
-    if not any((folder / name).is_file() for name in ("config.yaml", "metrics.jsonl")):
+    folder = RunFolder(run_dir)
+    if not (folder.config.is_file() or folder.metrics.is_file()):
         raise ValueError(
-            f"{folder}: expected a run's folder, with config.yaml or metrics.jsonl, got "
-            + ("a folder without them" if folder.is_dir() else "no folder")
+            f"{folder.path}: expected a run's folder, with {folder.config.name} or "
+            f"{folder.metrics.name}, got "
+            + ("a folder without them" if folder.path.is_dir() else "no folder")
         )
-    run = RunFolder(folder.resolve().name)
-    _read_config(folder / "config.yaml", run)
-    _read_rows(folder / "metrics.jsonl", run)
-    _read_evaluations(folder / "evaluation", run)
-    _find_pictures(folder / "pictures", run)
+    run = RunContents(folder.path.resolve().name)
+    _read_config(folder.config, run)
+    _read_rows(folder.metrics, run)
+    _read_evaluations(folder.evaluations, run)
+    _find_pictures(folder.pictures, run)
     return run
 
 
-def _read_config(path: Path, run: RunFolder) -> None:
+def _read_config(path: Path, run: RunContents) -> None:
     if not path.is_file():
-        run.missing.append("config.yaml is not there: what was trained is not known.")
+        run.missing.append(f"{path.name} is not there: what was trained is not known.")
         return
     run.config_text = path.read_text(errors="replace")
     try:
@@ -66,10 +70,10 @@ def _read_config(path: Path, run: RunFolder) -> None:
     if isinstance(config, dict):
         run.config = config
     else:
-        run.missing.append("config.yaml cannot be read as YAML.")
+        run.missing.append(f"{path.name} cannot be read as YAML.")
 
 
-def _read_rows(path: Path, run: RunFolder) -> None:
+def _read_rows(path: Path, run: RunContents) -> None:
     rows, torn = {}, 0
     for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
         try:
@@ -79,19 +83,19 @@ def _read_rows(path: Path, run: RunFolder) -> None:
             torn += 1
     run.rows = [rows[step] for step in sorted(rows)]
     if torn:
-        run.missing.append(f"metrics.jsonl: {torn} of its lines cannot be read.")
+        run.missing.append(f"{path.name}: {torn} of its lines cannot be read.")
     if not rows:
-        run.missing.append("metrics.jsonl has no rows yet: there are no curves.")
+        run.missing.append(f"{path.name} has no rows yet: there are no curves.")
 
 
-def _read_evaluations(folder: Path, run: RunFolder) -> None:
+def _read_evaluations(folder: Path, run: RunContents) -> None:
     for path in sorted(folder.glob("*.json")):
         try:
             evaluation = json.loads(path.read_text())
             if not all(isinstance(m, dict) for m in evaluation["metrics"].values()):
                 raise ValueError
         except (ValueError, TypeError, KeyError, AttributeError):
-            run.missing.append(f"evaluation/{path.name} is not an evaluation that can be read.")
+            run.missing.append(f"{folder.name}/{path.name} is not an evaluation that can be read.")
         else:
             run.evaluations[path.stem] = evaluation
     if not run.evaluations:
@@ -100,8 +104,8 @@ def _read_evaluations(folder: Path, run: RunFolder) -> None:
         )
 
 
-def _find_pictures(folder: Path, run: RunFolder) -> None:
-    for step in sorted(folder.glob("step-*"), key=lambda step: (len(step.name), step.name)):
+def _find_pictures(folder: Path, run: RunContents) -> None:
+    for step in by_step(folder):
         found = [step / f"{name}.png" for name in PICTURES]
         run.pictures = [path for path in found if path.is_file()] or run.pictures
     if not run.pictures:
