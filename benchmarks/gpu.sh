@@ -117,7 +117,7 @@ ops-compiled() {
 steps() {
   local cases=(tetrominoes:32:3 multi_dsprites:32:3 clevr6:32:3)
   on_gpu || cases=(tetrominoes:2:1)
-  "$PYTHON" -m benchmarks.against_released --official $CARRIED/official --device $DEVICE \
+  "$PYTHON" -m emorl.bench.against_released --official $CARRIED/official --device $DEVICE \
     --cases "${cases[@]}" --rounds 9 --out "$OUT/steps.json"
 }
 ncu() {
@@ -125,7 +125,7 @@ ncu() {
   on_gpu && tool=(command ncu --clock-control none --kernel-name-base mangled
     --kernel-name regex:emorl --section SpeedOfLight --section MemoryWorkloadAnalysis
     --section Occupancy --section LaunchStats --csv --log-file "$OUT/ncu.csv")
-  "${tool[@]}" "$PYTHON" -m benchmarks.operators --device $DEVICE
+  "${tool[@]}" "$PYTHON" -m emorl.bench.operators --device $DEVICE
 }
 train() { # train CUDA-GRAPH: what is left, less AFTER and 70 s to start, capture and report
   local left=$((DEADLINE - SECONDS - AFTER - 70)) config=(--config smoke --trainer.device cpu)

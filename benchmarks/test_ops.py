@@ -20,8 +20,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmarks.graph_replays import Replays, cache_bytes, calls_of
-from benchmarks.operators import OPERATORS, Inputs
+from emorl.bench.graph_replays import Replays, cache_bytes, calls_of
+from emorl.bench.operators import OPERATORS, Inputs
 from emorl.memory import keep_memory
 from emorl.ops import backends
 from tests.op_testing import assert_as_accurate_as_plain

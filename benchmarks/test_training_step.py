@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.processes import Step, Worker, quantiles
-from benchmarks.steps import ON_GPU, Case, autocast, set_precision, variant_step
+from emorl.bench.steps import ON_GPU, Case, autocast, set_precision, variant_step
+from emorl.bench.workers import Step, Worker, quantiles
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROUNDS = 20 if DEVICE == "cuda" else 3

@@ -9,7 +9,7 @@ import torch
 from op_testing import DEVICE
 from torch import Tensor
 
-from benchmarks.cases import MixtureNllCase, SlotAttentionCase, SpatialBroadcastCase
+from emorl.bench.cases import MixtureNllCase, SlotAttentionCase, SpatialBroadcastCase
 from emorl.ops import _library, convolution, mixture_nll, slot_attention, spatial_broadcast
 from emorl.ops.convolution import _limit_on_cpu
 from emorl.ops.spatial_broadcast import Activation

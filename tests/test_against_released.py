@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import released
-from benchmarks.against_released import describe
-from benchmarks.steps import Case
+from emorl.bench import released
+from emorl.bench.against_released import describe
+from emorl.bench.steps import Case
 from emorl.compat.official import config_from_net
 from emorl.models import EfficientMORLConfig
 

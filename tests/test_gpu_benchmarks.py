@@ -8,14 +8,14 @@ import pytest
 import tape
 import torch
 
-from benchmarks import graph_replays
-from benchmarks.against_released import differing, first_losses, variants_of
-from benchmarks.cases import MixtureNllCase, SlotAttentionCase, SpatialBroadcastCase
-from benchmarks.graph_replays import Replays, calls_of
-from benchmarks.operators import OPERATORS
-from benchmarks.processes import in_turns
-from benchmarks.steps import ON_GPU, Case, variant_step
 from benchmarks.test_ops import Results, call, check, copy_of, variant
+from emorl.bench import graph_replays
+from emorl.bench.against_released import differing, first_losses, variants_of
+from emorl.bench.cases import MixtureNllCase, SlotAttentionCase, SpatialBroadcastCase
+from emorl.bench.graph_replays import Replays, calls_of
+from emorl.bench.operators import OPERATORS
+from emorl.bench.steps import ON_GPU, Case, variant_step
+from emorl.bench.workers import in_turns
 from emorl.models import EfficientMORL, EfficientMORLConfig
 from emorl.ops import backends
 from emorl.training import graph

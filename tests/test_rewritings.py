@@ -7,8 +7,8 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks import rewritings
-from benchmarks.processes import Step, Worker
+from emorl.bench import rewritings
+from emorl.bench.workers import Step, Worker
 from emorl.models import EfficientMORL, EfficientMORLConfig
 from emorl.nn.decoder import SpatialBroadcastDecoder
 

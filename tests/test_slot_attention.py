@@ -16,7 +16,7 @@ from op_testing import (  # noqa: F401
 from slot_attention_testing import cotangent, roundings
 from torch import Tensor
 
-from benchmarks.cases import SLOT_ATTENTION, SlotAttentionCase
+from emorl.bench.cases import SLOT_ATTENTION, SlotAttentionCase
 from emorl.ops import slot_attention
 from emorl.ops.slot_attention import _limits
 

@@ -21,7 +21,7 @@ from op_testing import (  # noqa: F401
 from slot_attention_testing import cotangent, roundings
 from torch import Tensor
 
-from benchmarks.cases import SlotAttentionCase
+from emorl.bench.cases import SlotAttentionCase
 from emorl.ops import slot_attention
 
 COMPILED = backend_params("slot_attention", compiled=True)

@@ -3,7 +3,7 @@
 Each variant runs in a process of its own, with the same weights, images and noise; the processes
 take turns, so that all see the same machine. Losses that differ by more than rounding are named.
 
-    python -m benchmarks.against_released --official PATH --cases clevr6:2:3 tetrominoes:32:3
+    python -m emorl.bench.against_released --official PATH --cases clevr6:2:3 tetrominoes:32:3
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from benchmarks import released
-from benchmarks.processes import Step, Worker, in_turns, left_out_if_dead, machine
-from benchmarks.steps import ON_GPU, Case, training_step, variant_step
+from emorl.bench import released
+from emorl.bench.steps import ON_GPU, Case, training_step, variant_step
+from emorl.bench.workers import Step, Worker, in_turns, left_out_if_dead, machine
 from emorl.compat.official import load_checkpoint
 from emorl.training.config_file import find_config
 

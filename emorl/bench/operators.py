@@ -1,6 +1,6 @@
 """How each operator is called on its timed cases, its plain PyTorch form, and its fewest bytes.
 
-python -m benchmarks.operators --device cuda     one call of each native form, for a profiler
+python -m emorl.bench.operators --device cuda     one call of each native form, for a profiler
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks import cases
+from emorl.bench import cases
 from emorl.ops import mixture_nll, slot_attention, spatial_broadcast
 from emorl.ops.mixture_nll import reference as plain_mixture_nll
 from emorl.ops.slot_attention import reference as plain_slot_attention
@@ -64,6 +64,14 @@ def _plain_slot_attention(case: cases.SlotAttentionCase, inputs: Inputs) -> Tens
     return plain_slot_attention(inputs["q"], inputs["k"], v, inputs["logit_bias"])[0]
 
 
+def _mixture_nll(case: cases.MixtureNllCase, inputs: Inputs, backend: Any) -> Tensor:
+    return mixture_nll(*inputs.values(), **case.options(), backend=backend)
+
+
+def _plain_mixture_nll(case: cases.MixtureNllCase, inputs: Inputs) -> Tensor:
+    return plain_mixture_nll(*inputs.values(), **case.options())
+
+
 OPERATORS = {
     "slot_attention": Operator(
         cases.SLOT_ATTENTION_TIMED,
@@ -74,8 +82,8 @@ OPERATORS = {
     "mixture_nll": Operator(
         cases.MIXTURE_NLL_TIMED,
         cases.MIXTURE_NLL_BATCH_32,
-        lambda case, inputs, backend: mixture_nll(**inputs, **case.options(), backend=backend),
-        lambda case, inputs: plain_mixture_nll(**inputs, **case.options()),
+        _mixture_nll,
+        _plain_mixture_nll,
         reads=1,  # a gradient of the inputs needs nothing but them
     ),
     "spatial_broadcast": Operator(

@@ -5,7 +5,7 @@ then end with the time. It is measured on held-out generated images and on the b
 Runs take turns on the cores, two side by side unless `--cores` says more. Started again, the
 command repeats no run that it has finished.
 
-    python -m benchmarks.models --minutes 10
+    python -m emorl.bench.models --minutes 10
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from queue import SimpleQueue
 from statistics import mean, median
 from typing import Any
 
-from benchmarks.processes import machine
+from emorl.bench.workers import machine
 from emorl.training.config import RunConfig
 from emorl.training.config_file import find_config, load_config
 

@@ -4,7 +4,7 @@ The first row is a plain step that does what the released code does; each furthe
 rewriting. Every row runs in a process of its own, with the same weights, images and noise, and the
 processes take turns.
 
-    python -m benchmarks.rewritings --cases tetrominoes:8:3 clevr6:2:3
+    python -m emorl.bench.rewritings --cases tetrominoes:8:3 clevr6:2:3
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import plain_efficient_morl as plain
-from benchmarks.processes import Step, Worker, in_turns, machine
-from benchmarks.steps import Case, training_step
+from emorl.bench.steps import Case, training_step
+from emorl.bench.workers import Step, Worker, in_turns, machine
 from emorl.models import EfficientMORL, efficient_morl
 from emorl.nn import hierarchy
 from emorl.nn.absorption import LinearFeatures
@@ -56,7 +56,7 @@ def differentiate_twice(
     """Instead of `score_once`: refinement's gradient now, the weights' at the end."""
     everything = slice(0, batch)
     decoded = decode(slots, everything)
-    per_image, _ = likelihood(decoded, everything, None)
+    per_image = likelihood(decoded, everything, None)[0]
     nll = per_image.mean()
     (now,) = torch.autograd.grad(nll, slots, create_graph=True) if gradient else (None,)
     return Score(
@@ -82,10 +82,12 @@ class DenseAttention(NamedTuple):
 
     @classmethod
     def of(cls, features: LinearFeatures, key: Tensor, value: Tensor) -> DenseAttention:
+        """Project every pixel's features by two weights."""
         dense = features.dense()
         return cls(F.linear(dense, key), F.linear(dense, value))
 
     def attend(self, query: Tensor, _: bool, backend: Backend) -> tuple[Tensor, None]:
+        """The slots' means of the values, without the attention."""
         return slot_attention(query, self.key, self.value, backend=backend), None
 
 
@@ -111,12 +113,13 @@ def build(case: Case, on: Sequence[str]) -> tuple[EfficientMORL, Tensor]:
     model.config.score_chunk = half if "chunk" in on else None
     for part in (model.config, model.posterior, model.decoder):
         part.backend = "auto" if "fused" in on else "reference"
-    for part in (model.encoder, model.decoder):
-        part.convolution_backend = "auto" if "convolutions" in on else "reference"
+    for network in (model.encoder, model.decoder):
+        network.convolution_backend = "auto" if "convolutions" in on else "reference"
     return model, images
 
 
 def objective(model: EfficientMORL, images: Tensor, on: Sequence[str]) -> Tensor:
+    """The loss of a row."""
     if "layers" not in on:
         return plain.objective(model, images)
     with only(on):
@@ -124,11 +127,13 @@ def objective(model: EfficientMORL, images: Tensor, on: Sequence[str]) -> Tensor
 
 
 def make_step(case: Case, on: Sequence[str]) -> Step:
+    """A row's training step."""
     model, images = build(case, on)
     return training_step(model, lambda: objective(model, images, on))
 
 
 def loss_and_gradients(case: Case, on: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a row, and its gradients by the parameters' names."""
     model, images = build(case, on)
     torch.manual_seed(1)
     loss = objective(model, images, on)
