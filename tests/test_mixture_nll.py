@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_testing import (  # noqa: F401
     DEVICE,
-    assert_as_accurate_as_plain,
     backend_params,
     unwritten_outputs_are_nan,
 )

@@ -12,12 +12,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from op_testing import (  # noqa: F401
     DEVICE,
-    assert_as_accurate_as_plain,
     backend_params,
     unwritten_outputs_are_nan,
 )
 from torch import Tensor
 
+from emorl.bench.accuracy import assert_as_accurate_as_plain
 from emorl.bench.cases import SPATIAL_BROADCAST, SpatialBroadcastCase
 from emorl.ops import backends, spatial_broadcast
 

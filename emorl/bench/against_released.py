@@ -20,8 +20,9 @@ from typing import Any
 import torch
 
 from emorl.bench import released
+from emorl.bench.records import machine
 from emorl.bench.steps import ON_GPU, Case, training_step, variant_step
-from emorl.bench.workers import Step, Worker, in_turns, left_out_if_dead, machine
+from emorl.bench.workers import Step, Worker, in_turns, left_out_if_dead
 from emorl.compat.official import load_checkpoint
 from emorl.training.config_file import find_config
 

@@ -25,7 +25,7 @@ from queue import SimpleQueue
 from statistics import mean, median
 from typing import Any
 
-from emorl.bench.workers import machine
+from emorl.bench.records import machine
 from emorl.training.config import RunConfig
 from emorl.training.config_file import find_config, load_config
 

@@ -23,8 +23,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks import plain_efficient_morl as plain
+from emorl.bench.records import machine
 from emorl.bench.steps import Case, training_step
-from emorl.bench.workers import Step, Worker, in_turns, machine
+from emorl.bench.workers import Step, Worker, in_turns
 from emorl.models import EfficientMORL, efficient_morl
 from emorl.nn import hierarchy
 from emorl.nn.absorption import LinearFeatures

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,9 +11,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 
+from emorl.bench.records import quantiles
 from emorl.memory import keep_memory
 
 Step = Callable[[], float]  # returns the loss, for which it has waited
@@ -85,23 +84,6 @@ def in_turns(workers: dict[str, Worker], rounds: int) -> dict[str, dict[str, Any
     return {
         name: {"seconds": quantiles(seconds[name]), "peak_bytes_above_start": peak}
         for name, peak in peaks.items()
-    }
-
-
-def quantiles(seconds: list[float]) -> dict[str, float]:
-    """Median, 20 % and 80 % quantile."""
-    low, median, high = np.quantile(seconds, [0.2, 0.5, 0.8]).tolist()
-    return {"median": median, "p20": low, "p80": high}
-
-
-def machine(threads: int) -> dict[str, Any]:
-    """What a record says about the machine: never its name in a network."""
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": threads,
-        "torch": torch.__version__,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
 
