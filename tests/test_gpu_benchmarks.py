@@ -9,7 +9,7 @@ import tape
 import torch
 
 from emorl.bench import graph_replays
-from emorl.bench.against_released import differing, first_losses, variants_of
+from emorl.bench.against_released import differing, variants_of
 from emorl.bench.cases import (
     ConvolutionCase,
     JoinedMixtureNllCase,
@@ -21,7 +21,7 @@ from emorl.bench.graph_replays import Replays, calls_of
 from emorl.bench.operator_times import check, copy_of, function_of, obstacle, timed
 from emorl.bench.operators import OPERATORS, Results, call
 from emorl.bench.steps import ON_GPU, Case, variant_step
-from emorl.bench.workers import in_turns
+from emorl.bench.workers import first_losses, in_turns
 from emorl.models import EfficientMORL, EfficientMORLConfig
 from emorl.ops import backends
 from emorl.training import graph
@@ -215,6 +215,7 @@ def test_losses_may_differ_by_their_rounding(variant, device, allowed):
     assert differing({"float32": 100.0, variant: 100 * (1 + 0.9 * allowed)}, device) == []
     assert differing({"float32": 100.0, variant: 100 * (1 + 1.2 * allowed)}, device) == [variant]
     assert differing({"float32": 100.0, variant: float("nan")}, device) == [variant]
+    assert differing({}, device) == []
 
 
 def test_a_variant_that_dies_leaves_the_others():

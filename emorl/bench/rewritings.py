@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -25,7 +26,7 @@ from torch import Tensor
 from benchmarks import plain_efficient_morl as plain
 from emorl.bench.records import machine
 from emorl.bench.steps import Case, training_step
-from emorl.bench.workers import Step, Worker, in_turns
+from emorl.bench.workers import ALL_DIED, Step, Worker, first_losses, in_turns
 from emorl.models import EfficientMORL, efficient_morl
 from emorl.nn import hierarchy
 from emorl.nn.absorption import LinearFeatures
@@ -169,18 +170,20 @@ def measure(case: Case, threads: int, rounds: int) -> dict[str, Any]:
             )
             for label, on in zip(labels, rows, strict=True)
         }
-        for worker in workers.values():
-            worker.step()
+        first_losses(workers, 1)  # a step to warm up
         results = in_turns(workers, rounds)
     measured = [
         {"rewriting": label, **results[label], "difference": gap}
         for label, gap in zip(labels, gaps, strict=True)
+        if label in results
     ]
     return {"case": str(case), "rows": measured}
 
 
 def describe(result: dict[str, Any]) -> str:
     """A table in Markdown."""
+    if not result["rows"]:
+        return f"{result['case']}: {ALL_DIED}"
     first = result["rows"][0]["seconds"]["median"]
     lines = [
         f"{result['case']}:",
@@ -205,15 +208,19 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", type=Case.parse, metavar="CONFIG:BATCH:STEPS")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/rewritings-cpu.json"))
+    parser.add_argument("--out", type=Path, help="JSON file of the results")
     options = parser.parse_args()
-    options.out.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
     results = []
     for case in options.cases or [Case("tetrominoes", 8, 3), Case("clevr6", 2, 3)]:
         results.append(measure(case, options.threads, options.rounds))
         print(describe(results[-1]), flush=True)
-        record = {"machine": machine(options.threads), "results": results}
-        options.out.write_text(json.dumps(record, indent=2) + "\n")
+        if options.out:
+            record = {"machine": machine(options.threads), "results": results}
+            options.out.write_text(json.dumps(record, indent=2) + "\n")
+    if not all(result["rows"] for result in results):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from emorl.bench.records import quantiles
 from emorl.memory import keep_memory
 
 Step = Callable[[], float]  # returns the loss, for which it has waited
+ALL_DIED = "every process died"  # instead of a table
 
 
 class Worker:
@@ -65,6 +66,15 @@ def left_out_if_dead(workers: dict[str, Worker], name: str) -> Iterator[None]:
     except (EOFError, ConnectionError):
         print(f"{name}: its process died", file=sys.stderr, flush=True)
         del workers[name]
+
+
+def first_losses(workers: dict[str, Worker], steps: int) -> dict[str, float]:
+    """The first loss of every worker; one that dies within so many steps is left out."""
+    losses = {}
+    for variant, worker in [*workers.items()]:
+        with left_out_if_dead(workers, variant):
+            losses[variant], *_ = [worker.step()[1] for _ in range(steps)]
+    return losses
 
 
 def in_turns(workers: dict[str, Worker], rounds: int) -> dict[str, dict[str, Any]]:
