@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What to do with half an hour on a GPU machine without a network that is bare at the start.
 #
-#   OUT=folder benchmarks/gpu.sh [--dry-run | --rehearse] STEP...
+#   OUT=folder benchmarks/gpu.sh [--help | --dry-run | --rehearse] STEP...
 #
 # STEP is one of the three calls (check, time, train), of at most 8 minutes each, or a part of one;
 # `train` comes first to be cut, if less than 9 minutes are left. --dry-run lists the calls, with
@@ -38,6 +38,10 @@ declare -A LIMITS=(
   [ops-compiled]=120 [training]=370 [evaluate]=50
 )
 
+if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
+  sed -n '1d; /^#/!q; s/^# \{0,1\}//p' benchmarks/gpu.sh
+  exit
+fi
 if [ "${1:-}" = --dry-run ] || [ "${1:-}" = --rehearse ]; then
   mode=$1
   shift
