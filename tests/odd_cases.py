@@ -8,12 +8,10 @@ import torch
 from op_testing import DEVICE
 from torch import Tensor
 
-from emorl.bench.cases import (
-    ConvolutionCase,
-    MixtureNllCase,
-    SlotAttentionCase,
-    SpatialBroadcastCase,
-)
+from emorl.bench.cases.convolution import ConvolutionCase
+from emorl.bench.cases.mixture_nll import MixtureNllCase
+from emorl.bench.cases.slot_attention import SlotAttentionCase
+from emorl.bench.cases.spatial_broadcast import SpatialBroadcastCase
 from emorl.ops import _library, convolution, mixture_nll, slot_attention, spatial_broadcast
 from emorl.ops.convolution import _limit_on_cpu
 

@@ -10,13 +10,10 @@ import torch
 
 from emorl.bench import graph_replays
 from emorl.bench.against_released import differing, variants_of
-from emorl.bench.cases import (
-    ConvolutionCase,
-    JoinedMixtureNllCase,
-    MixtureNllCase,
-    SlotAttentionCase,
-    SpatialBroadcastCase,
-)
+from emorl.bench.cases.convolution import ConvolutionCase
+from emorl.bench.cases.mixture_nll import JoinedMixtureNllCase, MixtureNllCase
+from emorl.bench.cases.slot_attention import SlotAttentionCase
+from emorl.bench.cases.spatial_broadcast import SpatialBroadcastCase
 from emorl.bench.graph_replays import Replays, calls_of
 from emorl.bench.operator_times import check, copy_of, function_of, obstacle, timed
 from emorl.bench.operators import OPERATORS, Results, call

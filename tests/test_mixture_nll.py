@@ -18,7 +18,7 @@ from op_testing import (  # noqa: F401
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from emorl.bench.cases import MIXTURE_NLL, MixtureNllCase
+from emorl.bench.cases.mixture_nll import MIXTURE_NLL, MixtureNllCase
 from emorl.nn.likelihood import MixtureKind, likelihood_and_gradient
 from emorl.ops import mixture_nll, mixture_nll_and_gradient
 

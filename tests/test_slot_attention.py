@@ -16,7 +16,7 @@ from slot_attention_testing import cotangent, roundings
 from torch import Tensor
 
 from emorl.bench.accuracy import assert_as_accurate_as_plain
-from emorl.bench.cases import SLOT_ATTENTION, SlotAttentionCase
+from emorl.bench.cases.slot_attention import SLOT_ATTENTION, SlotAttentionCase
 from emorl.ops import slot_attention
 from emorl.ops.slot_attention import _limits
 

@@ -21,7 +21,7 @@ from slot_attention_testing import cotangent, roundings
 from torch import Tensor
 
 from emorl.bench.accuracy import assert_as_accurate_as_plain
-from emorl.bench.cases import SlotAttentionCase
+from emorl.bench.cases.slot_attention import SlotAttentionCase
 from emorl.ops import slot_attention
 
 COMPILED = backend_params("slot_attention", compiled=True)

@@ -18,7 +18,7 @@ from op_testing import (  # noqa: F401
 from torch import Tensor
 
 from emorl.bench.accuracy import assert_as_accurate_as_plain
-from emorl.bench.cases import SPATIAL_BROADCAST, SpatialBroadcastCase
+from emorl.bench.cases.spatial_broadcast import SPATIAL_BROADCAST, SpatialBroadcastCase
 from emorl.ops import backends, spatial_broadcast
 
 BACKENDS = backend_params("spatial_broadcast")

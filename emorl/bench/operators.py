@@ -9,7 +9,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from emorl.bench import cases
+from emorl.bench.cases.convolution import CONVOLUTION_BATCH_32, CONVOLUTION_TIMED, ConvolutionCase
+from emorl.bench.cases.mixture_nll import (
+    MIXTURE_NLL_AND_GRADIENT_BATCH_32,
+    MIXTURE_NLL_AND_GRADIENT_TIMED,
+    MIXTURE_NLL_BATCH_32,
+    MIXTURE_NLL_TIMED,
+    JoinedMixtureNllCase,
+    MixtureNllCase,
+)
+from emorl.bench.cases.slot_attention import (
+    SLOT_ATTENTION_BATCH_32,
+    SLOT_ATTENTION_TIMED,
+    SlotAttentionCase,
+)
+from emorl.bench.cases.spatial_broadcast import SPATIAL_BROADCAST_BATCH_32, SPATIAL_BROADCAST_TIMED
 from emorl.ops import (
     Backend,
     convolution,
@@ -93,28 +107,28 @@ def call(function: Function, inputs: Inputs, part: str) -> Results:
     return Results(output.detach(), gradients)
 
 
-def _slot_attention(case: cases.SlotAttentionCase, inputs: Inputs, backend: Backend) -> Tensor:
+def _slot_attention(case: SlotAttentionCase, inputs: Inputs, backend: Backend) -> Tensor:
     v = inputs.get("v", inputs["k"])
     return slot_attention(
         inputs["q"], inputs["k"], v, logit_bias=inputs["logit_bias"], backend=backend
     )
 
 
-def _plain_slot_attention(case: cases.SlotAttentionCase, inputs: Inputs) -> Tensor:
+def _plain_slot_attention(case: SlotAttentionCase, inputs: Inputs) -> Tensor:
     v = inputs.get("v", inputs["k"])
     return plain_slot_attention(inputs["q"], inputs["k"], v, inputs["logit_bias"])[0]
 
 
-def _mixture_nll(case: cases.MixtureNllCase, inputs: Inputs, backend: Backend) -> Tensor:
+def _mixture_nll(case: MixtureNllCase, inputs: Inputs, backend: Backend) -> Tensor:
     return mixture_nll(*inputs.values(), **case.options(), backend=backend)
 
 
-def _plain_mixture_nll(case: cases.MixtureNllCase, inputs: Inputs) -> Tensor:
+def _plain_mixture_nll(case: MixtureNllCase, inputs: Inputs) -> Tensor:
     return plain_mixture_nll(*inputs.values(), **case.options())
 
 
 def _mixture_nll_and_gradient(
-    case: cases.JoinedMixtureNllCase, inputs: Inputs, backend: Backend
+    case: JoinedMixtureNllCase, inputs: Inputs, backend: Backend
 ) -> Results:
     options = case.options()
     nll, gradient = mixture_nll_and_gradient(
@@ -123,41 +137,41 @@ def _mixture_nll_and_gradient(
     return Results(nll, (gradient,))
 
 
-def _plain_joined_mixture_nll(case: cases.JoinedMixtureNllCase, inputs: Inputs) -> Tensor:
+def _plain_joined_mixture_nll(case: JoinedMixtureNllCase, inputs: Inputs) -> Tensor:
     decoded = inputs["decoded"]
     return plain_mixture_nll(
         inputs["image"], decoded[:, :, :-1], decoded[:, :, -1:], **case.options()
     )
 
 
-def _convolution(case: cases.ConvolutionCase, inputs: Inputs, backend: Backend) -> Tensor:
+def _convolution(case: ConvolutionCase, inputs: Inputs, backend: Backend) -> Tensor:
     return convolution(*inputs.values(), **case.options(), backend=backend)
 
 
-def _plain_convolution(case: cases.ConvolutionCase, inputs: Inputs) -> Tensor:
+def _plain_convolution(case: ConvolutionCase, inputs: Inputs) -> Tensor:
     return plain_convolution(inputs["x"], inputs["weight"], inputs.get("bias"), **case.options())
 
 
 OPERATORS = {
     "slot_attention": Operator(
         "slot_attention",
-        cases.SLOT_ATTENTION_TIMED,
-        cases.SLOT_ATTENTION_BATCH_32,
+        SLOT_ATTENTION_TIMED,
+        SLOT_ATTENTION_BATCH_32,
         _slot_attention,
         _plain_slot_attention,
     ),
     "mixture_nll": Operator(
         "mixture_nll",
-        cases.MIXTURE_NLL_TIMED,
-        cases.MIXTURE_NLL_BATCH_32,
+        MIXTURE_NLL_TIMED,
+        MIXTURE_NLL_BATCH_32,
         _mixture_nll,
         _plain_mixture_nll,
         reads=1,  # a gradient of the inputs needs nothing but them
     ),
     "mixture_nll_and_gradient": Operator(
         "mixture_nll",
-        cases.MIXTURE_NLL_AND_GRADIENT_TIMED,
-        cases.MIXTURE_NLL_AND_GRADIENT_BATCH_32,
+        MIXTURE_NLL_AND_GRADIENT_TIMED,
+        MIXTURE_NLL_AND_GRADIENT_BATCH_32,
         _mixture_nll_and_gradient,
         _plain_joined_mixture_nll,
         parts=(BOTH,),
@@ -166,8 +180,8 @@ OPERATORS = {
     ),
     "spatial_broadcast": Operator(
         "spatial_broadcast",
-        cases.SPATIAL_BROADCAST_TIMED,
-        cases.SPATIAL_BROADCAST_BATCH_32,
+        SPATIAL_BROADCAST_TIMED,
+        SPATIAL_BROADCAST_BATCH_32,
         lambda case, inputs, backend: spatial_broadcast(
             **inputs, activation=case.activation, backend=backend
         ),
@@ -176,11 +190,11 @@ OPERATORS = {
     ),
     "convolution": Operator(
         "convolution",
-        cases.CONVOLUTION_TIMED,
-        cases.CONVOLUTION_BATCH_32,
+        CONVOLUTION_TIMED,
+        CONVOLUTION_BATCH_32,
         _convolution,
         _plain_convolution,
         outputs=3,
-        products=cases.ConvolutionCase.products,
+        products=ConvolutionCase.products,
     ),
 }
