@@ -4,13 +4,14 @@ The first row is a plain step that does what the released code does; each furthe
 rewriting. Every row runs in a process of its own, with the same weights, images and noise, and the
 processes take turns.
 
-    python -m benchmarks.rewritings --cases tetrominoes:8:3 clevr6:2:3
+    python -m emorl.bench.rewritings --cases tetrominoes:8:3 clevr6:2:3
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -22,8 +23,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.processes import Step, Worker, in_turns, machine
-from benchmarks.steps import Case, training_step
+from emorl.bench.records import machine
+from emorl.bench.steps import Case, training_step
+from emorl.bench.workers import ALL_DIED, Step, Worker, first_losses, in_turns
 from emorl.models.efficient_morl import EfficientMORL, hierarchy, plain
 from emorl.models.efficient_morl import model as efficient_morl
 from emorl.nn.absorption import LinearFeatures
@@ -55,7 +57,7 @@ def differentiate_twice(
     """Instead of `score_once`: refinement's gradient now, the weights' at the end."""
     everything = slice(0, batch)
     decoded = decode(slots, everything)
-    per_image, _ = likelihood(decoded, everything, None)
+    per_image = likelihood(decoded, everything, None)[0]
     nll = per_image.mean()
     (now,) = torch.autograd.grad(nll, slots, create_graph=True) if gradient else (None,)
     return Score(
@@ -81,10 +83,12 @@ class DenseAttention(NamedTuple):
 
     @classmethod
     def of(cls, features: LinearFeatures, key: Tensor, value: Tensor) -> DenseAttention:
+        """Project every pixel's features by two weights."""
         dense = features.dense()
         return cls(F.linear(dense, key), F.linear(dense, value))
 
     def attend(self, query: Tensor, _: bool, backend: Backend) -> tuple[Tensor, None]:
+        """The slots' means of the values, without the attention."""
         return slot_attention(query, self.key, self.value, backend=backend), None
 
 
@@ -110,12 +114,13 @@ def build(case: Case, on: Sequence[str]) -> tuple[EfficientMORL, Tensor]:
     model.config.score_chunk = half if "chunk" in on else None
     for part in (model.config, model.posterior, model.decoder):
         part.backend = "auto" if "fused" in on else "reference"
-    for part in (model.encoder, model.decoder):
-        part.convolution_backend = "auto" if "convolutions" in on else "reference"
+    for network in (model.encoder, model.decoder):
+        network.convolution_backend = "auto" if "convolutions" in on else "reference"
     return model, images
 
 
 def objective(model: EfficientMORL, images: Tensor, on: Sequence[str]) -> Tensor:
+    """The loss of a row."""
     if "layers" not in on:
         return plain.objective(model, images)
     with only(on):
@@ -123,11 +128,13 @@ def objective(model: EfficientMORL, images: Tensor, on: Sequence[str]) -> Tensor
 
 
 def make_step(case: Case, on: Sequence[str]) -> Step:
+    """A row's training step."""
     model, images = build(case, on)
     return training_step(model, lambda: objective(model, images, on))
 
 
 def loss_and_gradients(case: Case, on: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a row, and its gradients by the parameters' names."""
     model, images = build(case, on)
     torch.manual_seed(1)
     loss = objective(model, images, on)
@@ -162,18 +169,20 @@ def measure(case: Case, threads: int, rounds: int) -> dict[str, Any]:
             )
             for label, on in zip(labels, rows, strict=True)
         }
-        for worker in workers.values():
-            worker.step()
+        first_losses(workers, 1)  # a step to warm up
         results = in_turns(workers, rounds)
     measured = [
         {"rewriting": label, **results[label], "difference": gap}
         for label, gap in zip(labels, gaps, strict=True)
+        if label in results
     ]
     return {"case": str(case), "rows": measured}
 
 
 def describe(result: dict[str, Any]) -> str:
     """A table in Markdown."""
+    if not result["rows"]:
+        return f"{result['case']}: {ALL_DIED}"
     first = result["rows"][0]["seconds"]["median"]
     lines = [
         f"{result['case']}:",
@@ -198,15 +207,19 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", type=Case.parse, metavar="CONFIG:BATCH:STEPS")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/rewritings-cpu.json"))
+    parser.add_argument("--out", type=Path, help="JSON file of the results")
     options = parser.parse_args()
-    options.out.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
     results = []
     for case in options.cases or [Case("tetrominoes", 8, 3), Case("clevr6", 2, 3)]:
         results.append(measure(case, options.threads, options.rounds))
         print(describe(results[-1]), flush=True)
-        record = {"machine": machine(options.threads), "results": results}
-        options.out.write_text(json.dumps(record, indent=2) + "\n")
+        if options.out:
+            record = {"machine": machine(options.threads), "results": results}
+            options.out.write_text(json.dumps(record, indent=2) + "\n")
+    if not all(result["rows"] for result in results):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Each variant runs in a process of its own, with the same weights, images and noise; the processes
 take turns, so that all see the same machine. Losses that differ by more than rounding are named.
 
-    python -m benchmarks.against_released --official PATH --cases clevr6:2:3 tetrominoes:32:3
+    python -m emorl.bench.against_released --official PATH --cases clevr6:2:3 tetrominoes:32:3
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from typing import Any
 
 import torch
 
-from benchmarks import released
-from benchmarks.processes import Step, Worker, in_turns, left_out_if_dead, machine
-from benchmarks.steps import ON_GPU, Case, training_step, variant_step
+from emorl.bench import released
+from emorl.bench.records import machine
+from emorl.bench.steps import ON_GPU, Case, training_step, variant_step
+from emorl.bench.workers import ALL_DIED, Step, Worker, first_losses, in_turns
 from emorl.compat.official import load_checkpoint
 from emorl.training.config_file import find_config
 
@@ -89,7 +90,7 @@ def variants_of(case: Case, part: str, device: str) -> list[str]:
 
 def differing(losses: dict[str, float], device: str) -> list[str]:
     """The variants whose loss differs from the first one's by more than its rounding."""
-    first = next(iter(losses.values()))
+    first = next(iter(losses.values()), 0.0)
     found = []
     for variant, loss in losses.items():
         in_tf32 = device == "cuda" and variant in _TF32_BY_DEFAULT
@@ -97,15 +98,6 @@ def differing(losses: dict[str, float], device: str) -> list[str]:
         if not abs(loss - first) <= rounding * abs(first):
             found.append(variant)
     return found
-
-
-def first_losses(workers: dict[str, Worker], steps: int) -> dict[str, float]:
-    """The first loss of every worker; one that dies within so many steps is left out."""
-    losses = {}
-    for variant, worker in [*workers.items()]:
-        with left_out_if_dead(workers, variant):
-            losses[variant], *_ = [worker.step()[1] for _ in range(steps)]
-    return losses
 
 
 def compare(
@@ -135,6 +127,8 @@ def compare(
 def describe(result: dict[str, Any]) -> str:
     """Lines of a table, each variant against the first."""
     lines = [f"{result['case']}, {result['part']}"]
+    if not result["variants"]:
+        return f"{lines[0]}: {ALL_DIED}"
     ours = next(iter(result["variants"].values()))
     for name, numbers in result["variants"].items():
         seconds, peak = numbers["seconds"], numbers["peak_bytes_above_start"]
@@ -179,6 +173,8 @@ def main() -> None:
                 options.out.write_text(json.dumps(record, indent=2) + "\n")
     if wrong := [f"{r['case']}: {r['differing']}" for r in results if r["differing"]]:
         sys.exit(f"the losses differ: {wrong}")
+    if not all(result["variants"] for result in results):
+        sys.exit(1)
 
 
 if __name__ == "__main__":

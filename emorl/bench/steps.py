@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from emorl.bench.workers import Step
 from emorl.models import EfficientMORL, EfficientMORLConfig
 from emorl.training.config_file import find_config, load_config
 from emorl.training.graph import GraphedStep
@@ -67,7 +68,7 @@ class Case:
 
 def training_step(
     model: nn.Module, objective: Callable[[], Tensor], fused: bool | None = True
-) -> Callable[[], float]:
+) -> Step:
     """Forward, backward, clipping and Adam; the step returns its loss."""
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-4, fused=fused)
 
@@ -94,12 +95,17 @@ def autocast(variant: str, device: str) -> AbstractContextManager[object]:
     return torch.autocast(device, torch.bfloat16) if narrow else nullcontext()
 
 
-def variant_step(model: EfficientMORL, images: Tensor, variant: str) -> Callable[[], float]:
+def compile_networks(model: nn.Module) -> None:
+    """Let `torch.compile` compile each network of a model by itself."""
+    for network in model.children():
+        network.compile()
+
+
+def variant_step(model: EfficientMORL, images: Tensor, variant: str) -> Step:
     """A training step of a variant."""
     set_precision(variant)
     if variant.endswith("compiled"):
-        for network in model.children():
-            network.compile()
+        compile_networks(model)
     if variant.endswith("graph"):
         return _graphed_step(model, images, variant)
 
@@ -110,7 +116,7 @@ def variant_step(model: EfficientMORL, images: Tensor, variant: str) -> Callable
     return training_step(model, loss)
 
 
-def _graphed_step(model: EfficientMORL, images: Tensor, variant: str) -> Callable[[], float]:
+def _graphed_step(model: EfficientMORL, images: Tensor, variant: str) -> Step:
     noise = torch.Generator(images.device)
 
     def backward(images: Tensor, *_: Any) -> dict[str, Tensor]:

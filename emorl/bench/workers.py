@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,12 +11,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 
+from emorl.bench.records import quantiles
 from emorl.memory import keep_memory
 
 Step = Callable[[], float]  # returns the loss, for which it has waited
+ALL_DIED = "every process died"  # instead of a table
 
 
 class Worker:
@@ -68,6 +68,15 @@ def left_out_if_dead(workers: dict[str, Worker], name: str) -> Iterator[None]:
         del workers[name]
 
 
+def first_losses(workers: dict[str, Worker], steps: int) -> dict[str, float]:
+    """The first loss of every worker; one that dies within so many steps is left out."""
+    losses = {}
+    for variant, worker in [*workers.items()]:
+        with left_out_if_dead(workers, variant):
+            losses[variant], *_ = [worker.step()[1] for _ in range(steps)]
+    return losses
+
+
 def in_turns(workers: dict[str, Worker], rounds: int) -> dict[str, dict[str, Any]]:
     """Seconds and peak bytes of workers that take turns, so that all see the same machine.
 
@@ -85,23 +94,6 @@ def in_turns(workers: dict[str, Worker], rounds: int) -> dict[str, dict[str, Any
     return {
         name: {"seconds": quantiles(seconds[name]), "peak_bytes_above_start": peak}
         for name, peak in peaks.items()
-    }
-
-
-def quantiles(seconds: list[float]) -> dict[str, float]:
-    """Median, 20 % and 80 % quantile."""
-    low, median, high = np.quantile(seconds, [0.2, 0.5, 0.8]).tolist()
-    return {"median": median, "p20": low, "p80": high}
-
-
-def machine(threads: int) -> dict[str, Any]:
-    """What a record says about the machine: never its name in a network."""
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": threads,
-        "torch": torch.__version__,
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
 
 

@@ -5,7 +5,7 @@ then end with the time. It is measured on held-out generated images and on the b
 Runs take turns on the cores, two side by side unless `--cores` says more. Started again, the
 command repeats no run that it has finished.
 
-    python -m benchmarks.models --minutes 10
+    python -m emorl.bench.models --minutes 10
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from queue import SimpleQueue
 from statistics import mean, median
 from typing import Any
 
-from benchmarks.processes import machine
+from emorl.bench.records import machine
 from emorl.training.config import RunConfig
 from emorl.training.config_file import find_config, load_config
 
@@ -160,9 +160,10 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=SEEDS, default=[*SEEDS])
     parser.add_argument("--cores", type=int, nargs="+", default=[0, 1], help="one run on each")
     parser.add_argument("--runs", type=Path, default=Path("runs/models"), help="their folder")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/models-cpu.json"))
+    parser.add_argument("--out", type=Path, help="JSON file of the results")
     options = parser.parse_args()
-    options.out.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
+    if options.out:
+        options.out.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
     models, folder, minutes = options.models, options.runs, options.minutes
 
     # Before there are threads: a configuration is read in its own folder, where a process that
@@ -178,8 +179,9 @@ def main() -> None:
     steps = dict(zip(tried, on_cores(trial, tried, options.cores), strict=True))
     on_cores(partial(measure, folder=folder, steps=steps, minutes=minutes), missing, options.cores)
     results = [json.loads(result_of(run, folder).read_text()) for run in runs]
-    record = {"machine": machine(1), "minutes": minutes, "runs": results}
-    options.out.write_text(json.dumps(record, indent=2) + "\n")
+    if options.out:
+        record = {"machine": machine(1), "minutes": minutes, "runs": results}
+        options.out.write_text(json.dumps(record, indent=2) + "\n")
     print(describe(results))
 
 
