@@ -19,7 +19,7 @@ SUMMARIES = {
 # What the extras "train", "triton" and "dev" bring, by the names they are imported by.
 OPTIONAL = {
     *("accelerate", "google_crc32c", "h5py", "jinja2", "jsonargparse", "matplotlib", "PIL", "yaml"),
-    *("scipy", "tensorboard", "tqdm", "triton", "hypothesis", "sklearn"),
+    *("scipy", "tensorboard", "tqdm", "triton", "hypothesis", "markdown_it", "sklearn"),
 }
 
 if not torch.cuda.is_available():  # before any kernel is defined; on a GPU the real ones run

@@ -46,6 +46,7 @@ def test_runs_are_planned_measured_and_not_repeated(
     assert trained[3][1] == {
         "--trainer.eval_every": "0",
         "--trainer.picture_every": "0",
+        "--trainer.least_steps": "null",
         "--trainer.seed": "1",
         "--trainer.steps": str(planned),
         "--trainer.cooldown_steps": str(planned // 2),

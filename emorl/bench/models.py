@@ -61,7 +61,7 @@ def emorl(core: int, *arguments: str) -> None:
 
 def train(core: int, folder: Path, model: str, **trainer: float) -> list[dict[str, float]]:
     """The rows that a run of the laptop configuration has logged."""
-    settings = {"eval_every": 0, "picture_every": 0, **trainer}
+    settings = {"eval_every": 0, "picture_every": 0, "least_steps": "null", **trainer}
     options = [f"--trainer.{name}={value}" for name, value in settings.items()]
     choice = ["--config", "tetrominoes-laptop", "--model", model]
     shutil.rmtree(folder, ignore_errors=True)  # what an interruption left

@@ -36,7 +36,7 @@ def run(arguments: list[str]) -> int:
     if os.environ.get("RANK", "0") != "0":  # the first process speaks for all
         return INTERRUPTED if result.interrupted else 0
     if result.interrupted:
-        print(f"stopped after step {result.step} of {config.trainer.steps} and saved", end="; ")
+        print(f"stopped after step {result.step} of {result.steps} and saved", end="; ")
         print(f"go on with: emorl train --out {out} --resume auto")
         return INTERRUPTED
     print(f"{result.step} steps done; see {RunFolder(out).report}")

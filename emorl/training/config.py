@@ -78,6 +78,9 @@ class TrainerConfig:
         steps: optimiser steps of the whole run.
         max_minutes: minutes of training after which a run ends as if its steps were done; the
             schedules do not know of it. A resumed run begins to count anew. null: no limit.
+        least_steps: where `max_minutes` are too few for `steps`, a short trial before the first
+            step shortens `steps` and `cooldown_steps`, in proportion, to what will fit, but not
+            below this. The run's config.yaml has the result. null: nothing is shortened.
         batch_size: images per optimiser step, over all processes and accumulated parts.
         optimizer: "adam", as most of these models were published with, "rmsprop", as MONet was, or
             "muon", which needs far fewer steps on small networks: Muon for matrices and
@@ -116,6 +119,7 @@ class TrainerConfig:
 
     steps: int = 300_000
     max_minutes: float | None = None
+    least_steps: int | None = None
     batch_size: int = 32
     optimizer: OptimizerName = "adam"
     learning_rate: float = 4e-4
@@ -143,12 +147,16 @@ class TrainerConfig:
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulation", "log_every", "checkpoint_every"):
             _at_least(f"trainer.{name}", getattr(self, name), 1)
-        for name in ("keep_checkpoints", "eval_images", "decay_steps"):
+        for name in ("keep_checkpoints", "eval_images", "decay_steps", "least_steps"):
             _at_least(f"trainer.{name}", getattr(self, name), 1)
         for name in ("warmup_steps", "cooldown_steps", "picture_every", "eval_every"):
             _at_least(f"trainer.{name}", getattr(self, name), 0)
         for name in ("learning_rate", "decay_rate", "clip_norm", "max_minutes"):
             _positive(f"trainer.{name}", getattr(self, name))
+        if self.least_steps is not None and self.max_minutes is None:
+            raise ValueError(
+                f"trainer.least_steps: expected trainer.max_minutes with it, got {self.least_steps}"
+            )
         if self.precision not in get_args(Precision):
             expected = ", ".join(get_args(Precision))
             raise ValueError(f"trainer.precision: expected one of {expected}, got {self.precision}")

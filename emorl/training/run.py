@@ -10,6 +10,7 @@ import torch
 from emorl.models import MODELS
 from emorl.report import write_report
 from emorl.runs import RunFolder
+from emorl.training import plan
 from emorl.training.config import RunConfig
 from emorl.training.config_file import load_config, save_config
 from emorl.training.config_keys import flat
@@ -32,13 +33,19 @@ def train(config: RunConfig, run_dir: str | Path, *, resume: bool = False) -> Tr
         NonFiniteError: if training diverges.
     """
     run_dir = Path(run_dir)
+    if resume:
+        config = _with_earlier_plan(config, run_dir)
     notes = check_folder(run_dir, config, resume)
     accelerator = make_accelerator(config.trainer)
     device = accelerator.device if config.data.workers == 0 else torch.device("cpu")
+    images = training_images(config.data, device)
+    if plan.is_needed(config.trainer):
+        config = plan.fit(config, images, run_dir, accelerator)
+        notes.append(plan.describe(config.trainer))
     torch.manual_seed(config.trainer.seed)
     trainer = Trainer(
         MODELS[config.model](config.network),
-        training_images(config.data, device),
+        images,
         config.trainer,
         run_dir,
         held_out=held_out_images(config.data, device=device),
@@ -80,3 +87,11 @@ def check_folder(run_dir: Path, config: RunConfig, resume: bool) -> list[str]:
         for key in sorted({*old, *new})
         if old.get(key) != new.get(key)
     ]
+
+
+def _with_earlier_plan(config: RunConfig, run_dir: Path) -> RunConfig:
+    """The run with the steps that were planned when it began, so that it ends as it would have."""
+    before = RunFolder(run_dir).config
+    if not (plan.is_needed(config.trainer) and before.is_file()):
+        return config
+    return plan.keep(config, load_config(before).trainer)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -56,11 +56,13 @@ class TrainingResult:
 
     Attributes:
         step: optimiser steps done.
+        steps: of the whole run.
         checkpoint: the last checkpoint's folder.
         interrupted: whether Ctrl-C or SIGTERM ended the run before its last step.
     """
 
     step: int
+    steps: int
     checkpoint: Path
     interrupted: bool
 
@@ -138,7 +140,19 @@ class Trainer:
         finally:
             if observer:
                 observer.close()
-        return TrainingResult(self.step, saved, interrupted)
+        return TrainingResult(self.step, self.config.steps, saved, interrupted)
+
+    def seconds_per_step(
+        self, warm_up: int, timed: int, clock: Callable[[], float] = time.perf_counter
+    ) -> float:
+        """Train some steps and nothing else; the mean time of those after the warm-up."""
+        self.model.train()
+        batches = self._batches()
+        for steps in (warm_up, timed):
+            begin = clock()
+            for _ in range(steps):
+                self._train_step(next(batches), False)
+        return (clock() - begin) / timed
 
     def _loop(self, stop: StopRequest, observer: Observer | None) -> bool:
         """Train until the end, whether of steps or of time; whether that was an interruption."""

@@ -1,0 +1,180 @@
+"""Every shell and Python block of the documentation, run as it is printed.
+
+The blocks of a page share a folder and, for Python, what earlier blocks made. `SUBSTITUTIONS` make
+some of them short, `EXEMPT` blocks are not run. What is in neither must work as a reader finds it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from markdown_it import MarkdownIt
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = ["README.md", "CONTRIBUTING.md"]
+PAGES += sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))
+NOT_RUN = ("bibtex", "text")
+SECONDS = 120  # for a shell block
+
+# What is printed, and what is run instead of it: fewer steps, images and processes.
+SUBSTITUTIONS = {
+    "--out runs/mine  ": "--out runs/mine --trainer.steps 2 --trainer.eval_images 4 ",
+    "--trainer.steps 1000": "--trainer.steps 1 --trainer.batch_size 2",
+    "--images 320": "--images 4",
+    "--images 60000": "--images 20",
+    "--nproc_per_node 4": "--nproc_per_node 2",
+    "--config clevr6 --out runs/clevr6": "--config smoke --out runs/clevr6 --trainer.steps 2",
+    "torch.rand(8, 3, 64, 64)": "torch.rand(1, 3, 64, 64)",
+    "--model slot_attention\n": "--model slot_attention --trainer.steps 1\n",
+    "--data tetrominoes  ": "--data tetrominoes --images 4 ",
+    "(9216 or 96W96 or 104x104 or 94x94) and not B32 and": "M32C16 and native and",
+}
+# The beginning of a block, and why it is not run.
+EXEMPT = {
+    "make demo": "trains for a quarter of an hour, and runs all tests, this one included",
+    "pip install torch": "would change the environment that the tests run in",
+    "#!/bin/bash\n#SBATCH": "needs Slurm",
+    "python -m benchmarks.against_released": "needs a checkout of the released code",
+    "python -m benchmarks.models": "five models, ten minutes each; see test_models_benchmark.py",
+}
+# Files that a reader has: our fixtures, under the names that the blocks give them.
+READERS_FILES = {
+    "tetrominoes_train.tfrecords": "data/tetrominoes_mini.tfrecords",
+    "emorl-tetrominoes.pth": "golden/tetrominoes_geco_i3.pth",
+    "EMORL.json": "golden/tetrominoes_geco_i3.json",
+}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of a page.
+
+    Attributes:
+        page: the file's path in the repository.
+        line: of the page, where the block's text begins, from 1.
+        language: of the block; "" where it names none.
+        text: as it is printed.
+    """
+
+    page: str
+    line: int
+    language: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.page}:{self.line}"
+
+    @property
+    def exempt(self) -> bool:
+        return any(self.text.startswith(begin) for begin in EXEMPT)
+
+    @property
+    def shortened(self) -> str:
+        """The text to run."""
+        text = self.text
+        for printed, instead in SUBSTITUTIONS.items():
+            text = text.replace(printed, instead)
+        return text
+
+
+def blocks_of(page: str) -> list[Block]:
+    """The blocks of a page, in its order."""
+    return [
+        Block(page, token.map[0] + 2, token.info.strip(), token.content)
+        for token in MarkdownIt("commonmark").parse((ROOT / page).read_text())
+        if token.type in ("fence", "code_block")
+    ]
+
+
+BLOCKS = [block for page in PAGES for block in blocks_of(page)]
+RUN = [block for block in BLOCKS if block.language not in NOT_RUN and not block.exempt]
+
+
+@pytest.mark.parametrize("page", [name for name in PAGES if any(b.page == name for b in RUN)])
+def test_the_blocks_of_a_page_run_as_printed(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    blocks = [block for block in RUN if block.page == page]
+    if any(name in block.text for block in blocks for name in READERS_FILES):
+        give_files(request.getfixturevalue("fixtures_dir"), tmp_path)
+    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    monkeypatch.chdir(tmp_path)
+    environment = reader_environment(tmp_path)
+    made: dict[str, Any] = {}
+    for block in blocks:
+        if block.language == "sh":
+            run_shell(block, environment)
+        elif block.language == "python":
+            code = compile("\n" * (block.line - 1) + block.shortened, page, "exec")
+            exec(code, made)
+        else:
+            pytest.fail(f"{block}: expected sh, python or one of {NOT_RUN}, got {block.language!r}")
+
+
+def give_files(fixtures: Path, folder: Path) -> None:
+    """Put the files into a folder that a reader would have."""
+    for name, source in READERS_FILES.items():
+        shutil.copy(fixtures / source, folder / name)
+    released = json.loads((folder / "EMORL.json").read_text())
+    (folder / "EMORL.json").write_text(json.dumps({"Net": released["net"]}))
+
+
+def reader_environment(folder: Path) -> dict[str, str]:
+    """Environment in which `emorl`, `python` and `torchrun` are this package and this Python."""
+    commands = {"python": "", "emorl": "-m emorl", "torchrun": "-m torch.distributed.run"}
+    (folder / "bin").mkdir()
+    for name, arguments in commands.items():
+        script = folder / "bin" / name
+        script.write_text(f'#!/bin/sh\nexec {sys.executable} {arguments} "$@"\n')
+        script.chmod(0o755)
+    return {
+        **os.environ,
+        "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+        "OMP_NUM_THREADS": "1",
+        "PIP_NO_INDEX": "1",  # a block that installs something fails
+    }
+
+
+def run_shell(block: Block, environment: dict[str, str]) -> None:
+    """Run a block to its end; the first command that fails ends it."""
+    process = subprocess.Popen(
+        ["bash", "-euo", "pipefail", "-c", block.shortened],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        output, _ = process.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail(f"{block}: still running after {SECONDS} seconds:\n{block.shortened}")
+    if process.returncode:
+        pytest.fail(f"{block}: exit code {process.returncode}\n{block.shortened}\n{output[-3000:]}")
+
+
+@pytest.mark.parametrize("printed", SUBSTITUTIONS)
+def test_every_substitution_is_needed(printed: str) -> None:
+    assert any(printed in block.text for block in RUN)
+
+
+def test_every_exemption_is_needed_and_they_are_few() -> None:
+    assert len(EXEMPT) <= 8
+    for begin in EXEMPT:
+        assert sum(block.text.startswith(begin) for block in BLOCKS) == 1, begin
+
+
+@pytest.mark.parametrize("name", READERS_FILES)
+def test_every_file_of_a_reader_is_needed(name: str) -> None:
+    assert any(name in block.text for block in RUN)
