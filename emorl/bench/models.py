@@ -26,6 +26,7 @@ from statistics import mean, median
 from typing import Any
 
 from emorl.bench.records import machine
+from emorl.runs import RunFolder
 from emorl.training.config import RunConfig
 from emorl.training.config_file import find_config, load_config
 
@@ -66,7 +67,7 @@ def train(core: int, folder: Path, model: str, **trainer: float) -> list[dict[st
     choice = ["--config", "tetrominoes-laptop", "--model", model]
     shutil.rmtree(folder, ignore_errors=True)  # what an interruption left
     emorl(core, "train", *choice, "--out", str(folder), *options)
-    return [json.loads(row) for row in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [json.loads(row) for row in RunFolder(folder).metrics.read_text().splitlines()]
 
 
 def steps_in(core: int, model: str, folder: Path, minutes: float, batch_size: int) -> int:
