@@ -81,7 +81,7 @@ bench-step: venv
 
 bench-rewritings: venv
 	@mkdir -p $(RESULTS)
-	$(BIN)/python -m benchmarks.rewritings --out $(RESULTS)/rewritings-cpu.json
+	$(BIN)/python -m emorl.bench.rewritings --out $(RESULTS)/rewritings-cpu.json
 
 sanitize: venv
 	benchmarks/sanitize.sh

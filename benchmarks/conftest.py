@@ -6,8 +6,6 @@ stay when a time limit ends the run. No record names the machine in a network.
 
 from __future__ import annotations
 
-import importlib.metadata
-import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,8 @@ from typing import Any
 
 import pytest
 import torch
+
+from emorl.bench.records import machine
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,11 +35,4 @@ def record_at_once(request: pytest.FixtureRequest, benchmark: Any) -> Iterator[N
 def pytest_benchmark_update_machine_info(config: Any, machine_info: dict[str, Any]) -> None:
     for private in ("node", "release"):
         machine_info.pop(private, None)
-    machine_info["torch"] = torch.__version__
-    machine_info["threads"] = torch.get_num_threads()
-    machine_info["cpu_capability"] = torch.backends.cpu.get_cpu_capability()
-    if importlib.util.find_spec("triton"):
-        machine_info["triton"] = importlib.metadata.version("triton")
-    if torch.cuda.is_available():
-        machine_info["gpu"] = torch.cuda.get_device_name()
-        machine_info["cuda"] = torch.version.cuda
+    machine_info.update(machine(torch.get_num_threads()))

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What to do with half an hour on a GPU machine without a network that is bare at the start.
 #
-#   OUT=folder benchmarks/gpu.sh [--dry-run | --rehearse] STEP...
+#   OUT=folder benchmarks/gpu.sh [--help | --dry-run | --rehearse] STEP...
 #
 # STEP is one of the three calls (check, time, train), of at most 8 minutes each, or a part of one;
 # `train` comes first to be cut, if less than 9 minutes are left. --dry-run lists the calls, with
@@ -38,6 +38,10 @@ declare -A LIMITS=(
   [ops-compiled]=120 [training]=370 [evaluate]=50
 )
 
+if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then
+  sed -n '1d; /^#/!q; s/^# \{0,1\}//p' benchmarks/gpu.sh
+  exit
+fi
 if [ "${1:-}" = --dry-run ] || [ "${1:-}" = --rehearse ]; then
   mode=$1
   shift
@@ -98,7 +102,7 @@ racecheck() { sanitized racecheck; }
 timed() { # timed PYTEST-EXPRESSION: a process per operator, as an error of CUDA ends one
   local small=() status=0
   on_gpu || small=(--benchmark-min-rounds=1 --benchmark-max-time=0.1)
-  for operator in slot_attention mixture_nll spatial_broadcast; do
+  for operator in slot_attention mixture_nll spatial_broadcast convolution; do
     tests benchmarks/test_ops.py --json-lines "$OUT/ops.jsonl" "${small[@]}" \
       -k "$operator and $1" || status=$?
   done
@@ -106,18 +110,18 @@ timed() { # timed PYTEST-EXPRESSION: a process per operator, as an error of CUDA
 }
 ops() {
   local which="not compiled"
-  on_gpu || which="(native or plain) and (B32K4 or M32C16)"
+  on_gpu || which="(native or plain) and (B32K4 or M32C16 or C32D32)"
   timed "$which"
 }
 ops-compiled() {
   local which="compiled and backward and (float32 or bfloat16)"
-  on_gpu || which="compiled and (B32K4C3 or B32K4N1225D64shared or M32C16)"
+  on_gpu || which="compiled and (B32K4C3 or B32K4N1225D64shared or M32C16 or C32D32)"
   timed "$which"
 }
 steps() {
   local cases=(tetrominoes:32:3 multi_dsprites:32:3 clevr6:32:3)
   on_gpu || cases=(tetrominoes:2:1)
-  "$PYTHON" -m benchmarks.against_released --official $CARRIED/official --device $DEVICE \
+  "$PYTHON" -m emorl.bench.against_released --official $CARRIED/official --device $DEVICE \
     --cases "${cases[@]}" --rounds 9 --out "$OUT/steps.json"
 }
 ncu() {
@@ -125,7 +129,7 @@ ncu() {
   on_gpu && tool=(command ncu --clock-control none --kernel-name-base mangled
     --kernel-name regex:emorl --section SpeedOfLight --section MemoryWorkloadAnalysis
     --section Occupancy --section LaunchStats --csv --log-file "$OUT/ncu.csv")
-  "${tool[@]}" "$PYTHON" -m benchmarks.operators --device $DEVICE
+  "${tool[@]}" "$PYTHON" -m emorl.bench.operator_times --device $DEVICE
 }
 train() { # train CUDA-GRAPH: what is left, less AFTER and 70 s to start, capture and report
   local left=$((DEADLINE - SECONDS - AFTER - 70)) config=(--config smoke --trainer.device cpu)

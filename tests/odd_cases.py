@@ -3,54 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from op_testing import DEVICE
 from torch import Tensor
 
-from benchmarks.cases import MixtureNllCase, SlotAttentionCase, SpatialBroadcastCase
+from emorl.bench.cases.convolution import ConvolutionCase
+from emorl.bench.cases.mixture_nll import MixtureNllCase
+from emorl.bench.cases.slot_attention import SlotAttentionCase
+from emorl.bench.cases.spatial_broadcast import SpatialBroadcastCase
 from emorl.ops import _library, convolution, mixture_nll, slot_attention, spatial_broadcast
 from emorl.ops.convolution import _limit_on_cpu
-from emorl.ops.spatial_broadcast import Activation
-
-
-@dataclass(frozen=True)
-class ConvolutionCase:
-    """Sizes of x [B,C,H,W] and weight [D,C,k,k]; with a bias or without."""
-
-    batch: int
-    channels: int
-    out_channels: int
-    height: int
-    width: int
-    kernel: int
-    padding: int
-    activation: Activation
-    biased: bool
-    channels_last: bool
-
-    def __str__(self) -> str:
-        sizes = f"B{self.batch}C{self.channels}D{self.out_channels}H{self.height}W{self.width}"
-        form = f"k{self.kernel}p{self.padding}-{self.activation}{'-bias' if self.biased else ''}"
-        return f"{sizes}-{form}-{'last' if self.channels_last else 'first'}"
-
-    def inputs(self, dtype: torch.dtype = torch.float32, device: str = "cpu") -> dict[str, Tensor]:
-        """Leaves that require gradients: x, weight and bias, if there is one."""
-        generator = torch.Generator().manual_seed(0)
-
-        def normal(*shape: int) -> Tensor:
-            return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-        x = normal(self.batch, self.channels, self.height, self.width)
-        weight = normal(self.out_channels, self.channels, self.kernel, self.kernel)
-        leaves = {
-            "x": x.contiguous(memory_format=torch.channels_last) if self.channels_last else x,
-            "weight": weight / (self.channels**0.5 * self.kernel),
-            **({"bias": normal(self.out_channels)} if self.biased else {}),
-        }
-        return {name: x.to(device, dtype).requires_grad_() for name, x in leaves.items()}
-
 
 Case = ConvolutionCase | SlotAttentionCase | MixtureNllCase | SpatialBroadcastCase
 WIDE, ALL = ("float32", "float64"), ("float32", "float64", "bfloat16", "float16")
@@ -192,8 +155,7 @@ def _at_offset(values: Tensor, offset: int) -> Tensor:
 
 def _call(sizes: Case, inputs: dict[str, Tensor], backend: str) -> dict[str, Tensor]:
     if isinstance(sizes, ConvolutionCase):
-        options: dict[str, Any] = {"padding": sizes.padding, "activation": sizes.activation}
-        return {"output": convolution(**inputs, **options, backend=backend)}
+        return {"output": convolution(**inputs, **sizes.options(), backend=backend)}
     if isinstance(sizes, SpatialBroadcastCase):
         slot, position = inputs["slot"], inputs["position"]
         output = spatial_broadcast(slot, position, activation=sizes.activation, backend=backend)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks import released
-from benchmarks.against_released import describe
-from benchmarks.steps import Case
+from emorl.bench import released
+from emorl.bench.against_released import describe, main
+from emorl.bench.steps import Case
 from emorl.compat.official import config_from_net
 from emorl.models import EfficientMORLConfig
 
@@ -86,3 +87,20 @@ def test_table() -> None:
     lines = describe(result).splitlines()
     assert lines[0] == "clevr6, batch 2, I=3, train"
     assert " ".join(lines[2].split()) == "as released 2.000 s (2.000 to 2.000) 4.00x 3 MiB 3.00x"
+
+
+def test_one_line_tells_that_every_process_died(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As all do where the checkout's model is none."""
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib/model.py").write_text("")
+    out = tmp_path / "out.json"
+    options = ["--official", str(tmp_path), "--cases", "tetrominoes:1:0", "--out", str(out)]
+    monkeypatch.setattr(sys, "argv", ["against_released", *options])
+    with pytest.raises(SystemExit, match="1"):
+        main()
+    printed = capsys.readouterr()
+    assert printed.out == "tetrominoes, batch 1, I=0, train: every process died\n"
+    assert "emorl: its process died" in printed.err
+    assert json.loads(out.read_text())["results"][0]["variants"] == {}

@@ -131,7 +131,7 @@ def test_errors_have_exit_codes(monkeypatch, capsys, error, code, message):
     def fail(arguments: list[str]) -> int:
         raise error
 
-    monkeypatch.setattr(importlib.import_module("emorl.commands.info"), "run", fail)
+    monkeypatch.setattr(importlib.import_module("emorl.cli.info"), "run", fail)
     assert main(["info"]) == code
     assert message in complaint(capsys)
 
@@ -140,10 +140,10 @@ def test_faults_of_the_program_keep_their_traceback(monkeypatch):
     def fail(arguments: list[str]) -> int:
         raise RuntimeError("a fault")
 
-    monkeypatch.setattr(importlib.import_module("emorl.commands.info"), "run", fail)
+    monkeypatch.setattr(importlib.import_module("emorl.cli.info"), "run", fail)
     with pytest.raises(RuntimeError, match="a fault"):
         main(["info"])
-    monkeypatch.setattr(importlib.import_module("emorl.commands.info"), "run", int)
+    monkeypatch.setattr(importlib.import_module("emorl.cli.info"), "run", int)
     monkeypatch.setenv("EMORL_TRACEBACK", "1")
     with pytest.raises(TypeError):
         main(["info"])

@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from op_testing import (  # noqa: F401
     DEVICE,
-    assert_as_accurate_as_plain,
     backend_params,
     unwritten_outputs_are_nan,
 )
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.library import opcheck
 from torch.nn.grad import conv2d_input, conv2d_weight
 
+from emorl.bench.accuracy import assert_as_accurate_as_plain
 from emorl.ops import _library, backends, convolution
 
 KERNELS = [p for p in backend_params("convolution", compiled=True) if p.values[0] == "native"]

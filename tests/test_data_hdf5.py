@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from emorl.data import Batch, BatchSampler, check, collate, convert, open_dataset
 from emorl.data.base import ObjectDataset
-from emorl.data.hdf5 import HDF5Dataset
+from emorl.data.readers.hdf5 import HDF5Dataset
 
 
 def arrays(count: int = 6, entities: int = 3) -> dict[str, np.ndarray]:

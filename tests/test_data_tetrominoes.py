@@ -8,7 +8,7 @@ import torch
 
 from emorl.data import Batch, Tetrominoes, open_dataset, render
 from emorl.data import random as counters
-from emorl.data.tetromino_shapes import SHAPES
+from emorl.data.generators.tetromino_shapes import SHAPES
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emorl.data import open_dataset, tfrecord
-from emorl.data.tfrecord import TFRecordDataset
-from emorl.data.tfrecord_container import RecordReader, masked_checksum
-from emorl.data.tfrecord_example import parse_example
+from emorl.data import open_dataset
+from emorl.data.readers import tfrecord
+from emorl.data.readers.tfrecord import TFRecordDataset
+from emorl.data.readers.tfrecord_container import RecordReader, masked_checksum
+from emorl.data.readers.tfrecord_example import parse_example
 
 
 def varint(number: int) -> bytes:

@@ -10,8 +10,8 @@ import pytest
 import torch
 from op_testing import allocations
 
-from benchmarks import plain_efficient_morl as plain
 from emorl.models import EfficientMORL, EfficientMORLConfig, load_model
+from emorl.models.efficient_morl import plain
 from emorl.training import GECO
 
 TINY = {

@@ -10,6 +10,7 @@ from training_fakes import FakeConfig, FakeImages, FakeModel
 from emorl.data import Batch
 from emorl.evaluation import evaluate
 from emorl.models import Decomposition
+from emorl.models.base import Request
 
 
 def test_metrics_are_those_of_the_images(monkeypatch):
@@ -36,10 +37,11 @@ def test_a_perfect_decomposition_scores_one(monkeypatch):
     images = FakeImages()
     model = FakeModel(FakeConfig(refinement_steps=0))
 
-    def perfect(self: FakeModel, pixels: torch.Tensor, generator: object) -> Decomposition:
+    def perfect(self: FakeModel, request: Request) -> Decomposition:
+        pixels = request.target
         true = images.__getitems__(range(len(pixels))).mask
         masks = torch.stack([true == k for k in range(3)], dim=1).float()
-        components = (pixels.float() / 255)[:, None].expand(-1, 3, -1, -1, -1)
+        components = pixels[:, None].expand(-1, 3, -1, -1, -1)
         slots = self.colours.expand(len(pixels), -1, -1)
         return Decomposition((masks * components).sum(1), masks, components, slots)
 

@@ -8,14 +8,17 @@ import pytest
 import tape
 import torch
 
-from benchmarks import graph_replays
-from benchmarks.against_released import differing, first_losses, variants_of
-from benchmarks.cases import MixtureNllCase, SlotAttentionCase, SpatialBroadcastCase
-from benchmarks.graph_replays import Replays, calls_of
-from benchmarks.operators import OPERATORS
-from benchmarks.processes import in_turns
-from benchmarks.steps import ON_GPU, Case, variant_step
-from benchmarks.test_ops import Results, call, check, copy_of, variant
+from emorl.bench import graph_replays
+from emorl.bench.against_released import differing, variants_of
+from emorl.bench.cases.convolution import ConvolutionCase
+from emorl.bench.cases.mixture_nll import JoinedMixtureNllCase, MixtureNllCase
+from emorl.bench.cases.slot_attention import SlotAttentionCase
+from emorl.bench.cases.spatial_broadcast import SpatialBroadcastCase
+from emorl.bench.graph_replays import Replays, calls_of
+from emorl.bench.operator_times import check, copy_of, function_of, obstacle, timed
+from emorl.bench.operators import OPERATORS, Results, call
+from emorl.bench.steps import ON_GPU, Case, variant_step
+from emorl.bench.workers import first_losses, in_turns
 from emorl.models import EfficientMORL, EfficientMORLConfig
 from emorl.ops import backends
 from emorl.training import graph
@@ -23,7 +26,9 @@ from emorl.training import graph
 SMALL = {
     "slot_attention": SlotAttentionCase(2, 3, 70, 8),
     "mixture_nll": MixtureNllCase(2, 3, 9, 9),
+    "mixture_nll_and_gradient": JoinedMixtureNllCase(2, 3, 9, 9),
     "spatial_broadcast": SpatialBroadcastCase(6, 8, 9, 9),
+    "convolution": ConvolutionCase(8, 32, 16, 19, 17, kernel=5, padding=1),
 }
 
 
@@ -54,19 +59,47 @@ def test_bytes_of_a_broadcast_are_one_write_and_two_reads():
     assert moved == 3 * 4 * 224 * 64 * 104 * 104 + 3 * 4 * 224 * 64
 
 
+def test_bytes_of_a_gradient_that_comes_with_its_value_are_one_read_and_one_write():
+    """32 a pixel and slot in float32, as `mixture_nll_and_gradient` says, and the images."""
+    inputs = {"image": torch.empty(2, 3, 5, 5), "decoded": torch.empty(2, 3, 4, 5, 5)}
+    operator = OPERATORS["mixture_nll_and_gradient"]
+    moved = operator.bytes_moved(inputs, torch.empty(2), [inputs["decoded"]])
+    assert moved == 32 * 2 * 3 * 25 + 4 * (150 + 2)
+
+
+def test_every_operator_is_timed_in_every_part():
+    for device in ("cpu", "cuda"):
+        parts = {(x.operator, x.part) for x in timed(device)}
+        both = {(name, part) for name in OPERATORS for part in ("forward", "forward-backward")}
+        assert parts == both - {("mixture_nll_and_gradient", "forward")}
+        assert {op.kernels for op in OPERATORS.values()} == {*backends(device)}
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_results_are_checked_against_float64(operator, dtype):
     """Also those that are float32 where the plain form is bfloat16."""
-    if reason := backends("cpu")[operator]["native"]:
+    if reason := obstacle("native", operator, "cpu"):
         pytest.skip(reason)
+    if operator == "convolution" and dtype != torch.float32:
+        pytest.skip("the CPU's convolution takes float32 or float64")
     case = SMALL[operator]
     inputs = case.inputs(dtype)
-    results = call(variant("native", operator, case), inputs, "forward-backward")
+    results = call(function_of("native", operator, case), inputs, "forward-backward")
     check(results, operator, case, inputs, "forward-backward")
     wrong = Results(results.output, [1.1 * x + 0.1 for x in results.gradients])
     with pytest.raises(AssertionError, match="error"):
         check(wrong, operator, case, inputs, "forward-backward")
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("biased", [True, False])
+def test_sums_of_a_convolution_have_as_many_products_as_counted(kernel, biased):
+    case = ConvolutionCase(2, 3, 4, 9, 8, kernel, padding=1, activation="none", biased=biased)
+    ones = {name: torch.ones_like(x).requires_grad_() for name, x in case.inputs().items()}
+    found = call(function_of("plain", "convolution", case), ones, "forward-backward")
+    inner = [float(x.max()) for x in (found.output - int(biased), *found.gradients)]
+    assert inner == list(case.products())
 
 
 @pytest.mark.parametrize(
@@ -179,6 +212,7 @@ def test_losses_may_differ_by_their_rounding(variant, device, allowed):
     assert differing({"float32": 100.0, variant: 100 * (1 + 0.9 * allowed)}, device) == []
     assert differing({"float32": 100.0, variant: 100 * (1 + 1.2 * allowed)}, device) == [variant]
     assert differing({"float32": 100.0, variant: float("nan")}, device) == [variant]
+    assert differing({}, device) == []
 
 
 def test_a_variant_that_dies_leaves_the_others():

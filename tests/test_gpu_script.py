@@ -71,6 +71,15 @@ def test_three_calls_of_at_most_eight_minutes_are_listed(tmp_path):
         assert set(some) <= set(calls[call])
 
 
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_is_what_its_first_lines_say(option):
+    done = run(option, python="/no/python")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("What to do with half an hour on a GPU machine")
+    assert "OUT=folder benchmarks/gpu.sh [--help | --dry-run | --rehearse] STEP..." in done.stdout
+    assert "pipefail" not in done.stdout
+
+
 def test_an_unknown_step_is_refused():
     done = run("--dry-run", "chek")
     assert done.returncode == 2

@@ -159,8 +159,8 @@ def test_weights_on_the_device_are_those_in_python(weights):
     images = Tetrominoes().__getitems__(range(2)).image
     with torch.no_grad():
         results = []
-        for given in (model.loss_weights.unbind(), weights):
-            noise = torch.Generator().manual_seed(0)
-            request = model._request(images, None, 2, given, noise)
+        for nll, kl in (model.loss_weights.unbind(), weights):
+            request = model._request(images, None, 2, None, torch.Generator().manual_seed(0))
+            request = request._replace(nll_weight=nll, kl_weight=kl)
             results.append(model._infer(request).steps[-1])
     assert torch.equal(results[0].slots, results[1].slots)

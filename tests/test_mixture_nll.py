@@ -12,15 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from op_testing import (  # noqa: F401
     DEVICE,
-    assert_as_accurate_as_plain,
     backend_params,
     unwritten_outputs_are_nan,
 )
 from torch import Tensor
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 
-from benchmarks.cases import MIXTURE_NLL, MixtureNllCase
-from emorl.nn.likelihood import MixtureKind, likelihood_and_gradient
+from emorl.bench.cases.mixture_nll import MIXTURE_NLL, MixtureNllCase
+from emorl.models.iodine.likelihood import MixtureKind, likelihood_and_gradient
 from emorl.ops import mixture_nll, mixture_nll_and_gradient
 
 BACKENDS = backend_params("mixture_nll")

@@ -10,7 +10,7 @@ import torch
 from op_testing import DEVICE, allocations, backend_params, unwritten_outputs_are_nan  # noqa: F401
 from torch import Tensor
 
-from benchmarks.cases import MixtureNllCase
+from emorl.bench.cases.mixture_nll import MixtureNllCase
 from emorl.ops import _library, backends, mixture_nll
 from emorl.ops.mixture_nll import new_gradient, reference
 

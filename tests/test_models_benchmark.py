@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import models
+from emorl.bench import models
 
 
 def test_runs_are_planned_measured_and_not_repeated(

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import plain_monet as plain
 import pytest
 import torch
 
 from emorl.data import open_dataset
 from emorl.models import MONet, MONetConfig, load_model
-from emorl.nn import ComponentVAE, UNet
+from emorl.models.monet import plain
+from emorl.models.monet.component_vae import ComponentVAE
+from emorl.models.monet.unet import UNet
 from emorl.report.pictures import write_pictures
 from emorl.training import GECO
 from emorl.training.config_file import find_config, load_config
@@ -284,17 +285,17 @@ def test_official_configurations_are_the_published_settings(name: str) -> None:
     [
         (torch.rand(3, 9, 11), {}, r"expected \[B, 3, H, W\], got \[3, 9, 11\]"),
         (2 * torch.ones(1, 3, 9, 11), {}, r"expected floats in \[0, 1\], got \[2, 2\]"),
-        (torch.rand(1, 3, 11, 9), {}, "UNet: expected images of 9x11 pixels, .* got 11x9"),
+        (torch.rand(1, 3, 11, 9), {}, "images: size fixed by the network, expected 9x11, got 11x9"),
         (
             torch.rand(1, 3, 8, 11),
             {"num_slots": 1},
-            "ComponentVAE: expected images of 9x11 pixels, .* got 8x11",
+            "images: size fixed by the network, expected 9x11, got 8x11",
         ),
         (torch.rand(1, 3, 9, 11), {"num_slots": 0}, "num_slots: expected 1 or more, got 0"),
         (
             torch.rand(1, 3, 9, 11),
             {"refinement_steps": 0},
-            "refinement_steps: MONet does not refine, expected None, got 0",
+            "refinement_steps: monet has none, expected None, got 0",
         ),
     ],
 )
@@ -307,7 +308,7 @@ def test_impossible_inputs(images: torch.Tensor, arguments: dict, message: str) 
 
 def test_a_constraint_is_refused() -> None:
     model = MONet(MONetConfig(**TINY))
-    with pytest.raises(ValueError, match="geco: MONet is trained without a constraint"):
+    with pytest.raises(ValueError, match="geco: monet is trained without a constraint"):
         model.objective(torch.rand(1, 3, 9, 11), geco=GECO(-1.0))
 
 

@@ -17,7 +17,8 @@ from training_fakes import FakeImages, FakeModel
 
 from emorl.data import Batch, ObjectDataset, open_dataset
 from emorl.models import EfficientMORL, EfficientMORLConfig
-from emorl.nn import refinement, score_once
+from emorl.models.efficient_morl import model as efficient_morl
+from emorl.nn import score_once
 from emorl.ops._library import extension
 from emorl.training.config import TrainerConfig
 from emorl.training.devices import make_accelerator, precision_of
@@ -82,7 +83,7 @@ def test_only_the_networks_over_pixels_are_narrow_under_autocast(changes, monkey
     for name, layer in network.named_modules():
         if not [*layer.children()]:
             layer.register_forward_hook(lambda m, _, output, n=name: note(n, m, output))
-    descend = refinement.loss_gradient
+    descend = efficient_morl.loss_gradient
 
     def descend_twice(*arguments):
         result = descend(*arguments)
@@ -91,7 +92,7 @@ def test_only_the_networks_over_pixels_are_narrow_under_autocast(changes, monkey
         note("gradient", network, result)
         return result
 
-    monkeypatch.setattr(refinement, "loss_gradient", descend_twice)
+    monkeypatch.setattr(efficient_morl, "loss_gradient", descend_twice)
     images = torch.rand(2, 3, *network.config.image_size)
     with torch.autocast("cpu", torch.bfloat16):
         objective = network.objective(images)
@@ -109,9 +110,9 @@ def test_autocast_changes_no_gradient_and_no_position():
     slots = torch.randn(6, 8, requires_grad=True)
     weights = [*network.decoder.parameters()]
     with torch.autocast("cpu", torch.bfloat16):
-        nll, _ = network._likelihood(network._decoded(slots, target), target, None)
+        nll, _ = network._likelihood(network._decode(slots, target), target, None)
         score = score_once(
-            lambda z, images: network._decoded(z, target[images]),
+            lambda z, images: network._decode(z, target[images]),
             lambda decoded, images, scale: network._likelihood(decoded, target[images], scale),
             slots,
             weights,

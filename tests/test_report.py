@@ -35,8 +35,8 @@ from emorl.report.colours import (
     segment_colours,
     slot_colours,
 )
-from emorl.report.files import write_atomically
 from emorl.report.pictures import png
+from emorl.runs.files import write_atomically
 
 SHAPES = [  # offsets of four blocks, in blocks of 5 pixels
     [(0, 0), (0, 1), (0, 2), (0, 3)],

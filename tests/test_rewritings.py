@@ -7,8 +7,9 @@ from functools import partial
 import pytest
 import torch
 
-from benchmarks import rewritings
-from benchmarks.processes import Step, Worker
+from emorl.bench import rewritings
+from emorl.bench.steps import Case
+from emorl.bench.workers import Step, Worker
 from emorl.models import EfficientMORL, EfficientMORLConfig
 from emorl.nn.decoder import SpatialBroadcastDecoder
 
@@ -60,6 +61,37 @@ def test_a_process_tells_its_peak_and_draws_the_same_noise() -> None:
         losses = {worker.step()[1] for _ in range(3)}
         assert len(losses) == 1
         assert 100 * 2**20 <= worker.peak() < 130 * 2**20
+
+
+class Process:
+    """In a worker's place; it dies at the first step where its row has no fused operators."""
+
+    def __init__(self, build: partial, *_: int, keep: bool) -> None:
+        self.lives = "fused" in build.args[1]
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def step(self) -> tuple[float, float]:
+        if not self.lives:
+            raise EOFError
+        return 0.5, 1.0
+
+    def peak(self) -> int:
+        return 2**20
+
+
+def test_rows_whose_processes_die_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    gaps = [{"loss": 0.0, "gradient": 0.0}] * 9
+    monkeypatch.setattr(rewritings, "differences", lambda *_: gaps)
+    monkeypatch.setattr(rewritings, "Worker", Process)
+    found = rewritings.measure(Case("clevr6", 2, 3), threads=1, rounds=2)
+    assert [row["rewriting"] for row in found["rows"]] == [*rewritings.REWRITINGS.values()][4:]
+    none = rewritings.describe({**found, "rows": []})
+    assert none == "clevr6, batch 2, I=3: every process died"
 
 
 def test_table() -> None:

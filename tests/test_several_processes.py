@@ -19,7 +19,7 @@ from process_testing import run_ranks
 from emorl.cli import main
 from emorl.data import open_dataset
 from emorl.models import EfficientMORL, EfficientMORLConfig
-from emorl.training import checkpoint
+from emorl.runs import checkpoint
 from emorl.training.config import GECOConfig, TrainerConfig
 from emorl.training.trainer import Trainer
 

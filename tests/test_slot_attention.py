@@ -9,14 +9,14 @@ import pytest
 import torch
 from op_testing import (  # noqa: F401
     DEVICE,
-    assert_as_accurate_as_plain,
     backend_params,
     unwritten_outputs_are_nan,
 )
 from slot_attention_testing import cotangent, roundings
 from torch import Tensor
 
-from benchmarks.cases import SLOT_ATTENTION, SlotAttentionCase
+from emorl.bench.accuracy import assert_as_accurate_as_plain
+from emorl.bench.cases.slot_attention import SLOT_ATTENTION, SlotAttentionCase
 from emorl.ops import slot_attention
 from emorl.ops.slot_attention import _limits
 

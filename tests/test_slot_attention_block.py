@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from emorl.nn import LearnedSlots, LinearFeatures, SampledSlots, SlotAttention
+from emorl.models.slot_attention.attention import SlotAttention
+from emorl.models.slot_attention.initial_slots import LearnedSlots, SampledSlots
+from emorl.nn import LinearFeatures
 
 
 @pytest.mark.parametrize("norm_inputs", [True, False])

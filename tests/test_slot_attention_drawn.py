@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from op_testing import (  # noqa: F401
     DEVICE,
     allocations,
-    assert_as_accurate_as_plain,
     backend_params,
     skip_where_native_is_refused,
     unwritten_outputs_are_nan,
@@ -21,7 +20,8 @@ from op_testing import (  # noqa: F401
 from slot_attention_testing import cotangent, roundings
 from torch import Tensor
 
-from benchmarks.cases import SlotAttentionCase
+from emorl.bench.accuracy import assert_as_accurate_as_plain
+from emorl.bench.cases.slot_attention import SlotAttentionCase
 from emorl.ops import slot_attention
 
 COMPILED = backend_params("slot_attention", compiled=True)

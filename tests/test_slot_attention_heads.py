@@ -7,7 +7,7 @@ import torch
 from op_testing import DEVICE, backend_params, unwritten_outputs_are_nan  # noqa: F401
 from torch import Tensor
 
-from benchmarks.cases import SlotAttentionCase
+from emorl.bench.cases.slot_attention import SlotAttentionCase
 from emorl.ops import slot_attention
 
 BACKENDS = backend_params("slot_attention")

@@ -14,7 +14,7 @@ from op_testing import (  # noqa: F401
 )
 from torch import Tensor
 
-from benchmarks.cases import SlotAttentionCase
+from emorl.bench.cases.slot_attention import SlotAttentionCase
 from emorl.ops import _library, backends, slot_attention
 from emorl.ops.slot_attention import reference
 

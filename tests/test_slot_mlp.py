@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import plain_slot_autoencoder as plain
 import pytest
 import torch
 from slot_autoencoder_testing import (
@@ -16,6 +15,7 @@ from slot_autoencoder_testing import (
 )
 
 from emorl.models import SlotMLP, SlotMLPConfig, load_model
+from emorl.models.slot_mlp import plain
 from emorl.training import GECO
 
 
@@ -33,7 +33,7 @@ from emorl.training import GECO
 def test_objective_equals_plain_autograd(changes: dict[str, object], backend: str) -> None:
     model = tiny(SlotMLP, hidden_dim=7, backend=backend, **changes)
     images = torch.rand(2, 3, *model.config.image_size, dtype=torch.float64)
-    loss, expected = model.objective(images).loss, plain.slot_mlp(model, images)
+    loss, expected = model.objective(images).loss, plain.objective(model, images)
     torch.testing.assert_close(loss, expected, rtol=1e-11, atol=0)
     assert_same_gradients(gradients(model, loss), gradients(model, expected))
 
@@ -113,7 +113,7 @@ def test_impossible_arguments(arguments: dict, message: str) -> None:
 
 
 def test_another_image_size_is_refused() -> None:
-    message = "image size: fixed by the network, expected 9x11, got 11x9"
+    message = "images: size fixed by the network, expected 9x11, got 11x9"
     with pytest.raises(ValueError, match=message):
         tiny(SlotMLP)(torch.rand(1, 3, 11, 9))
 

@@ -12,13 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from op_testing import (  # noqa: F401
     DEVICE,
-    assert_as_accurate_as_plain,
     backend_params,
     unwritten_outputs_are_nan,
 )
 from torch import Tensor
 
-from benchmarks.cases import SPATIAL_BROADCAST, SpatialBroadcastCase
+from emorl.bench.accuracy import assert_as_accurate_as_plain
+from emorl.bench.cases.spatial_broadcast import SPATIAL_BROADCAST, SpatialBroadcastCase
 from emorl.ops import backends, spatial_broadcast
 
 BACKENDS = backend_params("spatial_broadcast")

@@ -16,7 +16,7 @@ from test_spatial_broadcast import (  # noqa: F401
 )
 from torch import Tensor
 
-from benchmarks.cases import SpatialBroadcastCase
+from emorl.bench.cases.spatial_broadcast import SpatialBroadcastCase
 from emorl.ops import backends, spatial_broadcast
 
 BACKENDS = backend_params("spatial_broadcast")

@@ -14,13 +14,13 @@ from training_fakes import FakeConfig, FakeImages, FakeModel
 
 from emorl.data import open_dataset
 from emorl.models import MODELS
-from emorl.training import checkpoint
+from emorl.models.geco import GECO
+from emorl.runs import checkpoint
+from emorl.runs.log import drop_rows_after
 from emorl.training.config import DataConfig, GECOConfig, RunConfig, TrainerConfig
 from emorl.training.config_file import find_config, load_config
 from emorl.training.images import held_out_images
-from emorl.training.objective import GECO
 from emorl.training.run import check_folder
-from emorl.training.run_log import drop_rows_after
 from emorl.training.trainer import NonFiniteError, Trainer
 
 QUIET = {"picture_every": 0, "device": "cpu", "warmup_steps": 2, "checkpoint_every": 4}
@@ -293,7 +293,7 @@ def test_a_used_folder_is_refused_unless_resumed(tmp_path):
 
     config = run_config()
     assert check_folder(tmp_path / "new", config, resume=False) == []
-    (tmp_path / ".config.yaml").touch()
+    (tmp_path / ".unfinished-config.yaml.7").touch()
     assert check_folder(tmp_path, config, resume=False) == [], "what a killed start leaves"
     (tmp_path / "thesis.tex").touch()
     for resume in (False, True):

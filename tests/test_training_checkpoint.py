@@ -8,18 +8,20 @@ import pytest
 import torch
 from training_fakes import FakeConfig, FakeModel
 
-from emorl.training import checkpoint
+from emorl.runs import RunFolder, checkpoint
+from emorl.runs.files import clean
+from emorl.runs.folder import run_of
 
 
 def save(run_dir: Path, step: int, keep: int = 3) -> Path:
-    place = checkpoint.place_of(run_dir, step)
+    place = RunFolder(run_dir).checkpoint(step)
     checkpoint.save(place, FakeModel(), {"step": step, "values": [torch.ones(2)]}, keep=keep)
     return place
 
 
 def test_a_checkpoint_is_a_model_folder_with_a_state(tmp_path):
     model = FakeModel(FakeConfig(num_slots=5))
-    place = checkpoint.place_of(tmp_path, 1000)
+    place = RunFolder(tmp_path).checkpoint(1000)
     checkpoint.save(place, model, {"step": 1000, "geco": None}, keep=1)
     assert place == tmp_path / "checkpoints/step-00001000"
     assert {p.name for p in place.iterdir()} == {"config.json", "model.safetensors", "training.pt"}
@@ -34,7 +36,7 @@ def test_the_newest_stay(tmp_path):
         save(tmp_path, step, keep=2)
     names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-00000100", "step-100000000"]
-    assert checkpoint.latest(tmp_path) == checkpoint.place_of(tmp_path, 100_000_000)
+    assert checkpoint.latest(tmp_path) == RunFolder(tmp_path).checkpoint(100_000_000)
 
 
 def test_saving_again_keeps_the_first(tmp_path):
@@ -62,8 +64,8 @@ def test_death_while_saving_leaves_the_checkpoint_before(tmp_path, monkeypatch, 
             save(tmp_path, 2)
     else:
         save(tmp_path, 2)
-    assert checkpoint.latest(tmp_path) == checkpoint.place_of(tmp_path, 2 if survives else 1)
-    checkpoint.clean(tmp_path)
+    assert checkpoint.latest(tmp_path) == RunFolder(tmp_path).checkpoint(2 if survives else 1)
+    clean(tmp_path)
     names = sorted(p.name for p in (tmp_path / "checkpoints").iterdir())
     assert names == ["step-00000001", "step-00000002"][: 1 + survives]
 
@@ -74,15 +76,18 @@ def test_death_while_removing_leaves_no_half_checkpoint(tmp_path, monkeypatch):
     with pytest.raises(OSError):  # noqa: PT011
         save(tmp_path, 2, keep=1)
     monkeypatch.undo()
-    assert not checkpoint.place_of(tmp_path, 1).exists()
-    assert checkpoint.latest(tmp_path) == checkpoint.place_of(tmp_path, 2)
+    assert not RunFolder(tmp_path).checkpoint(1).exists()
+    assert len([*(tmp_path / "checkpoints").iterdir()]) == 2
+    clean(tmp_path)
+    assert [*(tmp_path / "checkpoints").iterdir()] == [RunFolder(tmp_path).checkpoint(2)]
+    assert checkpoint.latest(tmp_path) == RunFolder(tmp_path).checkpoint(2)
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors", "training.pt"])
 def test_incomplete_folders_are_ignored(tmp_path, missing):
     save(tmp_path, 1)
     (save(tmp_path, 2) / missing).unlink()
-    assert checkpoint.latest(tmp_path) == checkpoint.place_of(tmp_path, 1)
+    assert checkpoint.latest(tmp_path) == RunFolder(tmp_path).checkpoint(1)
 
 
 def test_no_checkpoint(tmp_path):
@@ -120,9 +125,9 @@ def test_resolve_finds_what_the_user_means(tmp_path):
     assert checkpoint.resolve(tmp_path / "run") == newest
     assert checkpoint.resolve(newest) == newest
     assert checkpoint.resolve(str(tmp_path / "model")) == tmp_path / "model"
-    assert checkpoint.run_of(tmp_path / "run") == tmp_path / "run"
-    assert checkpoint.run_of(newest) == tmp_path / "run"
-    assert checkpoint.run_of(tmp_path / "model") is None
+    assert run_of(tmp_path / "run").path == tmp_path / "run"
+    assert run_of(newest).path == tmp_path / "run"
+    assert run_of(tmp_path / "model") is None
 
 
 def test_resolve_says_what_is_wrong(tmp_path):

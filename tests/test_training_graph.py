@@ -18,9 +18,9 @@ from torch.utils._pytree import tree_leaves
 from training_fakes import FakeImages
 
 from emorl.models import MODELS, EfficientMORL, EfficientMORLConfig
+from emorl.models.geco import GECO, DeviceGECO
 from emorl.training import graph
 from emorl.training.config import GECOConfig, TrainerConfig
-from emorl.training.objective import GECO, DeviceGECO
 from emorl.training.trainer import NonFiniteError, Trainer
 
 NETWORK = EfficientMORLConfig(

@@ -11,7 +11,7 @@ import torch
 from process_testing import run_ranks
 from training_fakes import FakeImages, FakeModel
 
-from emorl.training import checkpoint
+from emorl.runs import checkpoint
 from emorl.training.config import RunConfig, TrainerConfig
 from emorl.training.config_file import find_config, load_config
 from emorl.training.plan import is_open, keep_plan, plan_steps, shorten

@@ -18,7 +18,7 @@ import torch
 from process_testing import processes
 from training_fakes import FakeImages, FakeModel
 
-from emorl.training import checkpoint
+from emorl.runs import checkpoint
 from emorl.training.config import GECOConfig, TrainerConfig
 from emorl.training.trainer import Trainer
 

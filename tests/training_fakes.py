@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from emorl.data import Batch, ObjectDataset
 from emorl.models import Decomposition, ObjectCentricModel, Objective
+from emorl.models.base import Request
+from emorl.models.config import ModelConfig
 
 SIZE = 8
 
 
-@dataclass
-class FakeConfig:
+@dataclass(kw_only=True)
+class FakeConfig(ModelConfig):
     """A network of hardly anything; `noise` scales what the generator draws."""
 
+    MAY_BE_ZERO = ("refinement_steps",)
+
+    image_size: tuple[int, int] = (SIZE, SIZE)
     num_slots: int = 3
     refinement_steps: int = 1
     sigma: float = 0.3
@@ -29,52 +34,38 @@ class FakeModel(ObjectCentricModel):
     """Explains each pixel by K learned colours; its noise moves the colours."""
 
     name: ClassVar[str] = "fake"
-    Config: ClassVar[type] = FakeConfig
+    Config = FakeConfig
+    refines = takes_geco = True
 
     def __init__(self, config: FakeConfig | None = None) -> None:
         super().__init__(config or FakeConfig())
         self.masks = nn.Conv2d(3, self.config.num_slots, 3, padding=1)
         self.colours = nn.Parameter(torch.rand(self.config.num_slots, 3))
 
-    def forward(self, images: Tensor, **options: Any) -> Decomposition:
-        return self._explain(images, options.get("generator"))
+    def _decompose(self, request: Request) -> Decomposition:
+        return self._explain(request)
 
-    def objective(
-        self,
-        images: Tensor,
-        *,
-        geco: Any = None,
-        step: int | None = None,
-        kl_weight: float = 1.0,
-        refinement_steps: int | None = None,
-        num_slots: int | None = None,
-        generator: torch.Generator | None = None,
-    ) -> Objective:
-        steps = self.config.refinement_steps if refinement_steps is None else refinement_steps
+    def _objective(self, request: Request) -> Objective:
         terms: dict[str, Tensor] = {}
         loss = torch.zeros(())
-        for i in range(steps + 1):
-            decomposition = self._explain(images, generator)
-            error = decomposition.reconstruction - images.float() / 255
+        for i in range(request.refinement_steps + 1):
+            decomposition = self._explain(request)
+            error = decomposition.reconstruction - request.target
             nll = error.square().flatten(1).sum(1) / (2 * self.config.sigma**2)
-            kl = self.colours.square().sum().expand(len(images))
-            if geco is not None and geco.active(step):
-                loss = loss + geco.penalty(nll.mean(), images[0].numel())
-            else:
-                loss = loss + nll.mean()
-            loss = loss + kl_weight * kl.mean()
+            kl = self.colours.square().sum().expand(len(nll))
+            loss = loss + request.loss(nll.mean(), kl)
             terms[f"nll_{i}"] = nll.detach()
             terms["kl_layer_1" if i == 0 else f"kl_refinement_{i}"] = kl.detach()
-        return Objective(loss, nll.mean().detach(), kl.mean().detach(), terms, decomposition)
+        return Objective(loss, nll.detach(), kl.detach(), terms, decomposition)
 
-    def _explain(self, images: Tensor, generator: torch.Generator | None) -> Decomposition:
-        pixels = images.float() / 255
-        noise = torch.randn(self.colours.shape, generator=generator)
+    def _explain(self, request: Request) -> Decomposition:
+        pixels = request.target
+        noise = torch.randn(self.colours.shape, generator=request.generator)
         colours = (self.colours + 0.01 * self.config.noise * noise).sigmoid()
         masks = self.masks(pixels).softmax(1)[:, :, None]
-        components = colours[None, :, :, None, None].expand(len(images), -1, -1, SIZE, SIZE)
+        components = colours[None, :, :, None, None].expand(len(pixels), -1, -1, SIZE, SIZE)
         reconstruction = (masks * components).sum(1)
-        slots = colours[None].expand(len(images), -1, -1)
+        slots = colours[None].expand(len(pixels), -1, -1)
         return Decomposition(reconstruction, masks, components, slots)
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from emorl.models.efficient_morl import EfficientMORL, EfficientMORLConfig
-from emorl.nn.hierarchy import PriorKind
+from emorl.models.efficient_morl.hierarchy import PriorKind
 from emorl.ops import Backend
 from emorl.ops.mixture_nll import Likelihood
 

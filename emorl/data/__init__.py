@@ -6,12 +6,12 @@ the batches.
 """
 
 from emorl.data.base import UNBOUNDED, Batch, ObjectDataset, collate
-from emorl.data.catalogue import FORMATS, GENERATORS, open_dataset
-from emorl.data.checking import check
-from emorl.data.conversion import convert
+from emorl.data.check import check
+from emorl.data.convert import convert
+from emorl.data.generators.tetromino_shapes import render
+from emorl.data.generators.tetrominoes import Tetrominoes
+from emorl.data.open import FORMATS, GENERATORS, open_dataset
 from emorl.data.sampler import BatchSampler
-from emorl.data.tetromino_shapes import render
-from emorl.data.tetrominoes import Tetrominoes
 
 __all__ = [
     "FORMATS",

@@ -9,12 +9,13 @@ from emorl.models.base import (
     ObjectCentricModel,
     Objective,
     Stage,
-    read_description,
 )
+from emorl.models.config import ModelConfig
 from emorl.models.efficient_morl import EfficientMORL, EfficientMORLConfig
-from emorl.models.iodine import IODINE
-from emorl.models.iodine_config import IODINEConfig
+from emorl.models.geco import GECO
+from emorl.models.iodine import IODINE, IODINEConfig
 from emorl.models.monet import MONet, MONetConfig
+from emorl.models.pretrained import read_description
 from emorl.models.slot_attention import SlotAttentionConfig, SlotAttentionModel
 from emorl.models.slot_mlp import SlotMLP, SlotMLPConfig
 
@@ -36,6 +37,7 @@ def load_model(folder: str | Path) -> ObjectCentricModel:
 
 
 __all__ = [
+    "GECO",
     "IODINE",
     "MODELS",
     "Decomposition",
@@ -44,6 +46,7 @@ __all__ = [
     "IODINEConfig",
     "MONet",
     "MONetConfig",
+    "ModelConfig",
     "ObjectCentricModel",
     "Objective",
     "SlotAttentionConfig",

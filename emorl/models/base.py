@@ -1,22 +1,23 @@
-"""What every model has in common: its results, saving and loading."""
+"""The one face of all models: what they are asked, and what they answer.
+
+Legend: B batch, K slots, D slot width, L attention layers, H W image, I refinement steps.
+"""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
+from typing import ClassVar, NamedTuple, Self
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from emorl.training.objective import GECO
+from emorl.models import pretrained
+from emorl.models.config import ModelConfig
+from emorl.models.geco import GECO
+from emorl.nn.gaussian import share_of
+from emorl.nn.score import Weight
 
 
 @dataclass
@@ -75,34 +76,120 @@ class Objective:
 
     Attributes:
         loss: scalar to differentiate.
-        nll: negative log-likelihood of the last step, mean over the batch, in nats; the squared
-            error of a model that has no likelihood.
-        kl: Kullback-Leibler term of the last step, mean over the batch, in nats; 0 without one.
-        terms: every term of the loss for each image, name -> [B], detached.
-        diagnostics: other scalars worth a curve, detached.
+        nll_per_image: negative log-likelihood of the last step, [B], in nats, detached; the
+            squared error of a model that has no likelihood.
+        kl_per_image: Kullback-Leibler term of the last step, [B], in nats, detached; 0 without one.
+        terms: every term of the loss, name -> [B], detached; `emorl.models.terms` explains them.
         decomposition: the last step's, detached.
+        diagnostics: other scalars worth a curve, detached.
     """
 
     loss: Tensor
-    nll: Tensor
-    kl: Tensor
+    nll_per_image: Tensor
+    kl_per_image: Tensor
     terms: dict[str, Tensor]
     decomposition: Decomposition
     diagnostics: dict[str, Tensor] = field(default_factory=dict)
 
+    @property
+    def nll(self) -> Tensor:
+        """Mean of `nll_per_image` over the batch."""
+        return self.nll_per_image.mean()
+
+    @property
+    def kl(self) -> Tensor:
+        """Mean of `kl_per_image` over the batch."""
+        return self.kl_per_image.mean()
+
+
+class Request(NamedTuple):
+    """What a model is asked, checked and complete.
+
+    Attributes:
+        target: images, [B, 3, H, W] in [0, 1].
+        num_slots: K.
+        refinement_steps: I; 0 for a model that does not refine.
+        iterations: T; 0 for a model that does not iterate.
+        nll_weight: of the negative log-likelihood in the loss.
+        kl_weight: of the KL terms.
+        constraint: takes the place of the weighted likelihood; None for none.
+        generator: of all noise; None for the global one.
+        details: whether the decompositions on the way are wanted.
+    """
+
+    target: Tensor
+    num_slots: int
+    refinement_steps: int
+    iterations: int
+    nll_weight: Weight
+    kl_weight: Weight
+    constraint: GECO | None
+    generator: torch.Generator | None
+    details: bool = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.target.shape[2], self.target.shape[3]
+
+    @property
+    def descended(self) -> tuple[Weight, Weight]:
+        """Weights of NLL and KL in the loss that refinement descends, that of the whole batch."""
+        _, shares = share_of(self.generator)
+        return self.nll_weight / shares, self.kl_weight / shares
+
+    def images_at_once(self, slots: int | None) -> int | None:
+        """How many images have at most so many slots, at least one; None for no bound."""
+        return None if slots is None else max(1, slots // self.num_slots)
+
+    def loss(self, nll: Tensor, kl: Tensor) -> Tensor:
+        """The loss of one decomposition: weighted, or with a constrained likelihood.
+
+        Args:
+            nll: mean over the batch, in nats.
+            kl: [B], in nats.
+        """
+        if self.constraint is None:
+            return self.nll_weight * nll + self.kl_weight * kl.mean()
+        return self.constraint.penalty(nll, self.target[0].numel()) + self.kl_weight * kl.mean()
+
 
 class ObjectCentricModel(nn.Module, ABC):
-    """The face that training, evaluation and benchmarks know; each model has a `Config`."""
+    """What training, evaluation and benchmarks know of a model.
+
+    A model says by its attributes what it can be asked, and answers in `_objective` and
+    `_decompose`. All its noise is `emorl.nn.standard_normal`'s, and whatever else depends on the
+    size of the batch asks `emorl.nn.share_of`, so that a batch can be shared out: the mean over
+    its shares is then the loss of the whole, and so are the gradients.
+
+    Attributes:
+        name: of the model, in configurations and folders.
+        Config: its configuration.
+        refines: whether it takes `refinement_steps`.
+        iterates: whether it takes `iterations`.
+        has_kl: whether its loss has KL terms; without them `kl_weight` weights nothing.
+        takes_geco: whether its likelihood can be constrained by a `GECO`.
+        free_slots: whether another number of slots than the configuration's is possible.
+        free_size: whether another image size is.
+    """
 
     name: ClassVar[str]
-    Config: ClassVar[type]
-    config: Any
+    Config: ClassVar[type[ModelConfig]]
+    refines: ClassVar[bool] = False
+    iterates: ClassVar[bool] = False
+    has_kl: ClassVar[bool] = True
+    takes_geco: ClassVar[bool] = False
+    free_slots: bool = True
+    free_size: bool = True
+    loss_weights: Tensor
 
-    def __init__(self, config: Any) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        if self.refines:
+            # Of NLL and KL in the last trained loss: refinement was trained on its gradient.
+            self.register_buffer("loss_weights", torch.ones(2))
 
-    @abstractmethod
     def objective(
         self,
         images: Tensor,
@@ -111,15 +198,38 @@ class ObjectCentricModel(nn.Module, ABC):
         step: int | None = None,
         kl_weight: float = 1.0,
         refinement_steps: int | None = None,
+        iterations: int | None = None,
         num_slots: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Objective:
-        """The training loss of `images`, uint8 or float in [0, 1], [B, 3, H, W].
+        """The training loss of images.
 
-        All noise is `emorl.nn.standard_normal`'s and whatever else depends on the size of the
-        batch asks `emorl.nn.share_of`, so that a batch can be shared out: the mean over its shares
-        is then the loss of the whole, and so are the gradients.
+        Args:
+            images: uint8, or float in [0, 1], [B, 3, H, W].
+            geco: constrains the reconstruction; None for the plain evidence lower bound.
+            step: training step; `geco` stays out while it is in its warm start. None: past it.
+            kl_weight: beta, weight of the KL terms; 0 also disables `geco`.
+            refinement_steps: I; None for the configuration's.
+            iterations: T; None for the configuration's.
+            num_slots: K; None for the configuration's.
+            generator: of all noise, each draw as [B * K, D]; None for the global one.
+
+        Raises:
+            ValueError: for images that are not possible and arguments that this model cannot
+                honour, saying what is expected.
         """
+        if geco is not None and not self.takes_geco:
+            reason = "is trained without a constraint" if self.has_kl else "has no KL term"
+            raise ValueError(f"geco: {self.name} {reason}, expected None, got a GECO")
+        constraint = geco if geco is not None and kl_weight and geco.active(step) else None
+        weights = (constraint.multiplier if constraint else 1.0, kl_weight)
+        request = self._request(images, num_slots, refinement_steps, iterations, generator)
+        if self.refines and self.training and torch.is_grad_enabled():
+            for kept, weight in zip(self.loss_weights, weights, strict=True):
+                kept.fill_(weight)
+        return self._objective(
+            request._replace(nll_weight=weights[0], kl_weight=weights[1], constraint=constraint)
+        )
 
     @torch.no_grad()
     def score(
@@ -127,36 +237,104 @@ class ObjectCentricModel(nn.Module, ABC):
         images: Tensor,
         *,
         refinement_steps: int | None = None,
+        iterations: int | None = None,
         num_slots: int | None = None,
         generator: torch.Generator | None = None,
     ) -> Objective:
-        """How well the model explains images: every term of the loss, without a graph."""
-        return self.objective(
-            images,
-            refinement_steps=refinement_steps,
-            num_slots=num_slots,
-            generator=generator,
+        """How well the model explains images: every term of the loss, without a graph.
+
+        Refines with the loss weights that the model was trained with; `loss` is the weighted sum
+        without a constraint. Arguments and errors as `objective`'s.
+        """
+        return self._objective(
+            self._request(images, num_slots, refinement_steps, iterations, generator)
         )
 
-    @abstractmethod
+    @torch.no_grad()
     def forward(
         self,
         images: Tensor,
         *,
         num_slots: int | None = None,
         refinement_steps: int | None = None,
+        iterations: int | None = None,
         generator: torch.Generator | None = None,
         details: bool = False,
     ) -> Decomposition:
-        """Decompose `images`, uint8 or float in [0, 1], [B, 3, H, W]."""
+        """Decompose images.
+
+        Args:
+            images: uint8, or float in [0, 1], [B, 3, H, W].
+            num_slots: K; None for the configuration's.
+            refinement_steps: I; None for the configuration's. 0 computes no loss and no gradient.
+            iterations: T; None for the configuration's.
+            generator: of all noise; None for the global one.
+            details: fill `attention` and `stages` with what the model has of them.
+
+        Returns:
+            The decomposition of one sample, without a graph.
+
+        Raises:
+            ValueError: as `objective`.
+        """
+        request = self._request(images, num_slots, refinement_steps, iterations, generator)
+        return self._decompose(request._replace(details=details))
+
+    @abstractmethod
+    def _objective(self, request: Request) -> Objective:
+        """The loss and its terms."""
+
+    @abstractmethod
+    def _decompose(self, request: Request) -> Decomposition:
+        """The decomposition, without gradients."""
+
+    def _request(
+        self,
+        images: Tensor,
+        num_slots: int | None,
+        refinement_steps: int | None,
+        iterations: int | None,
+        generator: torch.Generator | None,
+    ) -> Request:
+        """What is asked, with the configuration's numbers and the trained weights filled in."""
+        target = checked_images(images, next(self.parameters()).dtype)
+        size, expected = tuple(target.shape[2:]), self.config.image_size
+        if size != expected and not self.free_size:
+            raise ValueError(
+                f"images: size fixed by the network, expected {expected[0]}x{expected[1]}, "
+                f"got {size[0]}x{size[1]}"
+            )
+        nll_weight, kl_weight = self.loss_weights.unbind() if self.refines else (1.0, 1.0)
+        slots = self._count("num_slots", num_slots, least=1)
+        if slots != self.config.num_slots and not self.free_slots:
+            raise ValueError(
+                f"num_slots: fixed by the network, expected {self.config.num_slots}, got {slots}"
+            )
+        return Request(
+            target,
+            slots,
+            self._count("refinement_steps", refinement_steps, least=0, taken=self.refines),
+            self._count("iterations", iterations, least=1, taken=self.iterates),
+            nll_weight,
+            kl_weight,
+            constraint=None,
+            generator=generator,
+        )
+
+    def _count(self, name: str, value: int | None, *, least: int, taken: bool = True) -> int:
+        """A number that was asked for, or the configuration's; 0 where the model has none."""
+        if not taken and value is not None:
+            raise ValueError(f"{name}: {self.name} has none, expected None, got {value}")
+        if not taken:
+            return 0
+        count: int = getattr(self.config, name) if value is None else value
+        if count < least:
+            raise ValueError(f"{name}: expected {least} or more, got {count}")
+        return count
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write `config.json` and `model.safetensors` into `folder`, which is made if needed."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        description = {"model": self.name, **dataclasses.asdict(self.config)}
-        (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n")
-        safetensors.torch.save_file(self.state_dict(), folder / "model.safetensors")
+        pretrained.save(self, folder)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
@@ -165,45 +343,7 @@ class ObjectCentricModel(nn.Module, ABC):
         Raises:
             ValueError: if the folder is not one of this model's, with the reason.
         """
-        description = read_description(folder)
-        if description.pop("model", None) != cls.name:
-            raise ValueError(f"{folder}: not a folder of the model {cls.name}")
-        try:
-            model = cls(cls.Config(**description))
-            model.load_state_dict(safetensors.torch.load_file(Path(folder) / "model.safetensors"))
-        except (SafetensorError, RuntimeError, TypeError) as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"{folder}: damaged, or another version's: {reason}") from None
-        return model
-
-
-def check_config(
-    config: Any, *, positive: Iterable[str] = (), not_negative: Iterable[str] = ()
-) -> None:
-    """Check a model's configuration, and make a pair of its `image_size`; null is always allowed.
-
-    Args:
-        config: a dataclass with `image_size`; fields of a `Literal` type must have one of its
-            values.
-        positive: fields that must be greater than 0.
-        not_negative: fields that must be 0 or more.
-
-    Raises:
-        ValueError: naming the field, what it expects and what it has.
-    """
-    config.image_size = tuple(config.image_size)  # JSON and YAML have lists
-    if len(config.image_size) != 2 or min(config.image_size) < 1:
-        raise ValueError(f"image_size: expected (height, width), got {config.image_size}")
-    for name, kind in get_type_hints(type(config)).items():
-        value, allowed = getattr(config, name, None), get_args(kind)
-        if get_origin(kind) is Literal and value not in allowed:
-            raise ValueError(f"{name} must be one of {[*allowed]}, got {value!r}")
-    for name in positive:
-        if (value := getattr(config, name)) is not None and not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}")
-    for name in not_negative:
-        if (value := getattr(config, name)) is not None and not value >= 0:
-            raise ValueError(f"{name} must not be negative, got {value}")
+        return pretrained.load(cls, folder)
 
 
 def checked_images(images: Tensor, dtype: torch.dtype) -> Tensor:
@@ -224,19 +364,3 @@ def checked_images(images: Tensor, dtype: torch.dtype) -> Tensor:
         if low < 0 or high > 1:
             raise ValueError(f"images: expected floats in [0, 1], got [{low:g}, {high:g}]")
     return images.to(dtype)
-
-
-def read_description(folder: str | Path) -> dict[str, Any]:
-    """The contents of a model folder's `config.json`.
-
-    Raises:
-        ValueError: if the folder is not one that `save_pretrained` wrote.
-    """
-    missing = [f for f in ("config.json", "model.safetensors") if not (Path(folder) / f).is_file()]
-    if missing:
-        raise ValueError(f"{folder}: not a model folder, {' and '.join(missing)} missing")
-    try:
-        description: dict[str, Any] = json.loads((Path(folder) / "config.json").read_text())
-    except ValueError as error:  # not JSON, or not text
-        raise ValueError(f"{folder}: damaged, or another version's: {error}") from None
-    return description

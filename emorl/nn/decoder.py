@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorl.nn.convolution import convolve
-from emorl.nn.initialisation import init_xavier
+from emorl.nn.initialisation import RELEASED_GAIN, init_xavier
 from emorl.nn.positions import CoordinateGrid, PositionMap
 from emorl.ops import Backend, spatial_broadcast
 
@@ -85,7 +85,8 @@ class SpatialBroadcastDecoder(nn.Module):
         dim: int,
         spec: BroadcastSpec,
         image_size: tuple[int, int],
-        gain: float | None = 0.02,
+        *,
+        gain: float | None = RELEASED_GAIN,
         position_gain: float = 1.0,
         backend: Backend = "auto",
         convolution_backend: Backend = "auto",
@@ -173,7 +174,8 @@ class DeconvolutionDecoder(nn.Module):
         dim: int,
         channels: int,
         image_size: tuple[int, int],
-        gain: float = 0.02,
+        *,
+        gain: float = RELEASED_GAIN,
         position_gain: float = 1.0,
     ) -> None:
         super().__init__()
@@ -213,9 +215,10 @@ def make_decoder(
     kind: DecoderKind,
     dim: int,
     image_size: tuple[int, int],
+    *,
     channels: int | None = None,
     activation: Activation | None = None,
-    gain: float = 0.02,
+    gain: float = RELEASED_GAIN,
     position_gain: float = 1.0,
     backend: Backend = "auto",
     convolution_backend: Backend = "auto",
@@ -227,16 +230,23 @@ def make_decoder(
     """
     if activation is not None and activation not in ACTIVATIONS:
         raise ValueError(f"decoder: activation must be one of {[*ACTIVATIONS]}, got {activation!r}")
+    if channels is not None and channels < 1:
+        raise ValueError(f"decoder: channels must be positive, got {channels}")
     if kind == "big":
         if activation not in (None, "relu"):
             raise ValueError(f'decoder "big": activation must be "relu", got {activation!r}')
-        return DeconvolutionDecoder(dim, channels or 64, image_size, gain, position_gain)
+        return DeconvolutionDecoder(
+            dim, channels or 64, image_size, gain=gain, position_gain=position_gain
+        )
     if kind not in BROADCAST_DECODERS:
         raise ValueError(f"decoder must be one of {[*get_args(DecoderKind)]}, got {kind!r}")
     spec = BROADCAST_DECODERS[kind]
-    spec = spec._replace(
-        channels=channels or spec.channels, activation=activation or spec.activation
-    )
     return SpatialBroadcastDecoder(
-        dim, spec, image_size, gain, position_gain, backend, convolution_backend
+        dim,
+        spec._replace(channels=channels or spec.channels, activation=activation or spec.activation),
+        image_size,
+        gain=gain,
+        position_gain=position_gain,
+        backend=backend,
+        convolution_backend=convolution_backend,
     )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from emorl.nn.absorption import LinearFeatures
 from emorl.nn.convolution import convolve
-from emorl.nn.initialisation import init_xavier
+from emorl.nn.initialisation import RELEASED_GAIN, init_xavier
 from emorl.nn.positions import PositionMap
 from emorl.ops import Backend
 
@@ -34,7 +34,8 @@ class ImageEncoder(nn.Module):
         channels: int,
         layers: int,
         image_size: tuple[int, int],
-        gain: float = 0.02,
+        *,
+        gain: float = RELEASED_GAIN,
         convolution_backend: Backend = "auto",
         stride: int = 1,
     ) -> None:

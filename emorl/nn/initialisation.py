@@ -5,11 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+RELEASED_GAIN = 0.02  # of EfficientMORL's released code
 
-def init_xavier(module: nn.Module, gain: float = 0.02) -> None:
+
+def init_xavier(module: nn.Module, gain: float = RELEASED_GAIN) -> None:
     """Draw linear and convolution weights by Xavier normal; biases are zero.
 
-    The released code does this with gain 0.02 for almost all layers, so that every network starts
+    The released code does this with one gain for almost all layers, so that every network starts
     close to zero output; what it leaves at PyTorch's defaults is created after this call.
     """
     for layer in module.modules():

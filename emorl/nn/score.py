@@ -14,10 +14,12 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from emorl.nn.gaussian import Gaussian
 from emorl.nn.precision import full_precision
 
+Weight = float | Tensor  # a tensor without dimensions where it lies on a device
 # From the slots of some images, [images * K, D], and which images these are, to what is scored.
 Decode = Callable[[Tensor, slice], Tensor]
 # From what was decoded for some images, and which these are, to the NLL of each image,
@@ -106,6 +108,71 @@ def score_once(
         nll, decoded = _join(list(zip(values, images, strict=True)))
         return Score(nll.mean(), nll, None, decoded)
     return Score(*_ScoreOnce.apply(decode, likelihood, parts, slots, *weights))
+
+
+class ScoredPosterior(NamedTuple):
+    """A posterior's loss: that of the hierarchy's last layer, or of a refinement step.
+
+    Attributes:
+        score: the likelihood of a sample.
+        kl: to the prior, [B].
+        slots: the sample, [M, D].
+        update_norm: mean over slots of the norm of the update that led here; None at first.
+    """
+
+    score: Score
+    kl: Tensor
+    slots: Tensor
+    update_norm: Tensor | None = None
+
+
+def loss_gradient(
+    posterior: Gaussian, scored: ScoredPosterior, weights: tuple[Weight, Weight]
+) -> Gaussian:
+    """Gradient of the loss with respect to the posterior's mean and raw variance.
+
+    Its part through the decoder is known already: d nll / d slots.
+
+    Args:
+        posterior: [M, D].
+        scored: its score.
+        weights: of NLL and KL, means over the batch, in the loss.
+    """
+    assert scored.score.gradient is not None
+    outputs, seeds = [scored.slots], [weights[0] * scored.score.gradient]
+    if scored.kl.requires_grad:  # without stochastic layers the first KL is constant
+        outputs.append(scored.kl)
+        seeds.append(torch.ones_like(scored.kl) * (weights[1] / len(scored.kl)))
+    with full_precision(scored.kl):
+        gradient = torch.autograd.grad(outputs, [*posterior], seeds, retain_graph=True)
+    return Gaussian(*gradient)
+
+
+@contextmanager
+def refinable(decoder: nn.Module, refined: bool) -> Iterator[list[nn.Parameter]]:
+    """A context in which posteriors can be refined, whether or not anything is trained.
+
+    Where gradients are off, the small graph between a posterior and its loss is still made, and
+    the decoder's weights are left out of it.
+
+    Args:
+        decoder: of the slots.
+        refined: whether there are refinement steps; without them gradients may stay off.
+
+    Yields:
+        The decoder's weights that are to be trained.
+    """
+    trained = [weight for weight in decoder.parameters() if weight.requires_grad]
+    if torch.is_grad_enabled() or not refined:
+        yield trained
+    else:
+        with torch.inference_mode(False), torch.enable_grad(), frozen(trained):
+            yield []
+
+
+def recordable(tensor: Tensor) -> Tensor:
+    """`tensor`, which autograd may record: copied if it is of the inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 @contextmanager

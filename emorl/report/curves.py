@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,22 +12,24 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
+from emorl.models.terms import Term, term
+
 Row = Mapping[str, Any]
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # steps, values
 
-# Title, the names of the values that belong there (numbered ones stand in for the plain one), and
+# Title, the family of the values that belong there (numbered ones stand in for the plain one), and
 # whether these are noisy: then the line is smoothed, and the axis not fitted to the start.
 PANELS = (
-    ("Loss", r"loss", True),
-    ("NLL in nats, or squared error", r"nll(?:_(\d+))?", True),
-    ("KL divergence, nats", r"kl(?:_(?:layer|refinement)_(\d+))?", True),
-    ("KL divergence of masks, nats", r"mask_kl", True),
-    ("FG-ARI on held-out images", r"fg_ari", False),
-    ("Length of the refinement's updates", r"update_norm_(\d+)", True),
-    ("Norm of the gradient, unclipped", r"gradient_norm", True),
-    ("GECO's multiplier, before softplus", r"geco_raw_multiplier", False),
-    ("Learning rate", r"learning_rate", False),
-    ("Training speed, images/s", r"images_per_second", True),
+    ("Loss", "loss", True),
+    ("NLL in nats, or squared error", "nll", True),
+    ("KL divergence, nats", "kl", True),
+    ("KL divergence of masks, nats", "mask_kl", True),
+    ("FG-ARI on held-out images", "fg_ari", False),
+    ("Length of the refinement's updates", "update_norm", True),
+    ("Norm of the gradient, unclipped", "gradient_norm", True),
+    ("GECO's multiplier, before softplus", "geco_raw_multiplier", False),
+    ("Learning rate", "learning_rate", False),
+    ("Training speed, images/s", "images_per_second", True),
 )
 COLUMNS = 3
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#332288")
@@ -52,7 +53,7 @@ def curves_figure(rows: Sequence[Row]) -> Figure:
         ValueError: if the rows have none of these.
     """
     panels = [
-        (title, noisy, found) for title, names, noisy in PANELS if (found := _curves(rows, names))
+        (title, noisy, found) for title, family, noisy in PANELS if (found := _curves(rows, family))
     ]
     if not panels:
         raise ValueError(f"curves_figure: expected rows with losses, got {len(rows)} rows without")
@@ -69,25 +70,23 @@ def curves_figure(rows: Sequence[Row]) -> Figure:
     return figure
 
 
-def _curves(rows: Sequence[Row], pattern: str) -> dict[str, Curve]:
-    """The curves whose names match, in order of their numbers: legend -> curve."""
-    names = {name for row in rows for name in row if re.fullmatch(pattern, name)}
+def _curves(rows: Sequence[Row], family: str) -> dict[str, Curve]:
+    """The curves of a family, in order of their numbers: legend -> curve."""
+    names = {name for row in rows for name in row if _described(name).family == family}
     numbered = {name for name in names if name[-1].isdigit()}
     order = sorted(numbered or names, key=_order)
-    curves = {_legend(name): _curve(rows, name) for name in order}
+    curves = {_described(name).legend: _curve(rows, name) for name in order}
     return {legend: curve for legend, curve in curves.items() if len(curve[0])}
+
+
+def _described(name: str) -> Term:
+    """The entry of a value; one that no model reports is its own family."""
+    return term(name) or Term(name, "", "", family=name)
 
 
 def _order(name: str) -> tuple[str, int]:
     stem, _, number = name.rpartition("_")
     return (stem, int(number)) if number.isdigit() else (name, 0)
-
-
-def _legend(name: str) -> str:
-    stem, number = _order(name)
-    if "layer" in stem:
-        return f"layer {number}"
-    return "before refinement" if name == "nll_0" else f"refinement {number}"
 
 
 def _curve(rows: Sequence[Row], name: str) -> Curve:

@@ -13,10 +13,12 @@ import torch
 
 import emorl
 from emorl.report.curves import curves_figure
-from emorl.report.files import write_atomically
 from emorl.report.pictures import png
-from emorl.report.run_folder import RunFolder, read_run_folder
 from emorl.report.tables import evaluation_table, run_facts
+from emorl.runs import RunFolder
+from emorl.runs.contents import RunContents, read_contents
+from emorl.runs.files import write_atomically
+from emorl.runs.folder import step_of
 
 CAPTIONS = {
     "decomposition": (
@@ -40,13 +42,12 @@ CAPTIONS = {
 
 
 def write_report(run_dir: str | Path) -> Path:
-    """Write `report.html` into a run's folder: one file without any link to another.
+    """Write a run's report: one file without any link to another.
 
     What the folder lacks is named in the report.
 
     Args:
-        run_dir: a folder with config.yaml or metrics.jsonl, and perhaps evaluation/*.json and
-            pictures/step-*/*.png.
+        run_dir: the run's folder, with its configuration or metrics at least.
 
     Returns:
         The path of the report, which is written whole or not at all.
@@ -54,8 +55,7 @@ def write_report(run_dir: str | Path) -> Path:
     Raises:
         ValueError: if the folder is not a run's.
     """
-    run_dir = Path(run_dir)
-    run = read_run_folder(run_dir)
+    run = read_contents(run_dir)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -69,16 +69,16 @@ def write_report(run_dir: str | Path) -> Path:
         evaluations=[evaluation_table(name, e) for name, e in run.evaluations.items()],
         curves=_curves(run),
         pictures=[_picture(path) for path in run.pictures],
-        picture_step=_step_of(run.pictures),
+        picture_step=step_of(run.pictures[0].parent) if run.pictures else None,
         missing=run.missing,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         machine=_machine(),
         version=emorl.__version__,
     )
-    return write_atomically(run_dir / "report.html", page.encode())
+    return write_atomically(RunFolder(run_dir).report, page.encode())
 
 
-def _curves(run: RunFolder) -> str | None:
+def _curves(run: RunContents) -> str | None:
     if not run.rows:
         return None
     try:
@@ -91,11 +91,6 @@ def _curves(run: RunFolder) -> str | None:
 def _picture(path: Path) -> dict[str, str]:
     title, caption = CAPTIONS[path.stem]
     return {"title": title, "caption": caption, "source": _embedded(path.read_bytes())}
-
-
-def _step_of(pictures: list[Path]) -> int | None:
-    number = pictures[0].parent.name.removeprefix("step-") if pictures else ""
-    return int(number) if number.isdigit() else None
 
 
 def _embedded(image: bytes) -> str:

@@ -15,7 +15,7 @@ from emorl.report.figures import (
     masks_figure,
     stages_figure,
 )
-from emorl.report.files import write_atomically
+from emorl.runs.files import write_atomically
 
 if TYPE_CHECKING:
     from emorl.models.base import Decomposition

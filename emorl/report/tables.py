@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from emorl.report.meanings import is_term, meaning
-from emorl.report.run_folder import RunFolder
+from emorl.runs.contents import RunContents
 
 EVALUATION_FACTS = {
     "checkpoint": "checkpoint",
@@ -18,7 +18,7 @@ EVALUATION_FACTS = {
 }
 
 
-def run_facts(run: RunFolder) -> list[tuple[str, str]]:
+def run_facts(run: RunContents) -> list[tuple[str, str]]:
     """What a reader wants to know first."""
     part = {name: run.config.get(name) or {} for name in ("network", "data", "trainer")}
     network, data, trainer = (p if isinstance(p, dict) else {} for p in part.values())
@@ -40,14 +40,14 @@ def _times(size: Any) -> str | None:
     return " x ".join(map(str, size)) if isinstance(size, list) else None
 
 
-def _progress(run: RunFolder, planned: Any) -> str | None:
+def _progress(run: RunContents, planned: Any) -> str | None:
     if not run.rows:
         return None if planned is None else f"none logged of {planned}"
     done = run.rows[-1]["step"]
     return f"{done}" if planned is None else f"{done} of {planned}"
 
 
-def _duration(run: RunFolder, batch_size: Any) -> str | None:
+def _duration(run: RunContents, batch_size: Any) -> str | None:
     """The time that the logged speeds amount to; without measuring and drawing."""
     if not isinstance(batch_size, int) or not run.rows:
         return None
@@ -63,7 +63,7 @@ def _duration(run: RunFolder, batch_size: Any) -> str | None:
     return (long if seconds >= 120 else f"{seconds:.0f} s") + ", the steps alone"
 
 
-def _speed(run: RunFolder) -> str | None:
+def _speed(run: RunContents) -> str | None:
     speed = run.rows[-1].get("images_per_second") if run.rows else None
     return f"{speed:.4g} images/s" if speed else None
 

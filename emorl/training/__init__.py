@@ -3,6 +3,6 @@
 `GECO` needs torch alone; the trainer is in `emorl.training.trainer` (extra "train").
 """
 
-from emorl.training.objective import GECO
+from emorl.models.geco import GECO
 
 __all__ = ["GECO"]

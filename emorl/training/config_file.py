@@ -6,15 +6,16 @@ Overrides are dotted, as on the command line: `["--trainer.steps", "20"]`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from emorl.runs.files import write_atomically
 from emorl.suggestions import near
 from emorl.training.config import RunConfig
-from emorl.training.config_keys import FREE_FORM, check_keys, one_line, parts_of
+from emorl.training.config_keys import check_keys, flat, one_line, parts_of
 
 if TYPE_CHECKING:
     from jsonargparse import ArgumentParser
@@ -70,7 +71,7 @@ def load_config(
     values = {} if path is None else _read(Path(path))
     model = model or values.get("model", DEFAULT_MODEL)
     parser = build_parser(model)
-    check_keys(_flatten(values), model, f"{path}: unknown key ")
+    check_keys(flat(values), model, f"{path}: unknown key ")
     check_keys(_options(overrides), model, "unknown option --")
     config = [] if path is None else [f"--config={path}"]
     try:
@@ -84,7 +85,7 @@ def load_config(
 def save_config(config: RunConfig, path: Path) -> None:
     """Write everything about a run; `load_config` reads it back."""
     values = {"model": config.model, **_plain(dataclasses.asdict(config))}
-    path.write_text(yaml.safe_dump(values, sort_keys=False))
+    write_atomically(path, yaml.safe_dump(values, sort_keys=False).encode())
 
 
 def build_parser(model: str) -> ArgumentParser:
@@ -117,15 +118,6 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _options(arguments: Sequence[str]) -> list[str]:
     return [a[2:].partition("=")[0].rstrip("+") for a in arguments if a.startswith("--")]
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    for name, value in values.items():
-        key = f"{prefix}{name}"
-        if isinstance(value, dict) and value and key != FREE_FORM:
-            yield from _flatten(value, f"{key}.")
-        else:
-            yield key
 
 
 def _plain(value: Any) -> Any:

@@ -27,6 +27,16 @@ def parts_of(model: str) -> dict[str, type]:
     return {"network": MODELS[model].Config, "data": DataConfig, "trainer": TrainerConfig}
 
 
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted keys and their values; a group that is empty or free in its form is a value."""
+    pairs: dict[str, Any] = {}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        group = isinstance(value, dict) and value and key != FREE_FORM
+        pairs |= flat(value, f"{key}.") if group else {key: value}
+    return pairs
+
+
 def check_keys(keys: Iterable[str], model: str, complaint: str) -> None:
     """Refuse the first unknown key, dotted, with `complaint` before it.
 

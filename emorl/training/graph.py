@@ -17,8 +17,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from emorl.models.geco import GECO, DeviceGECO
 from emorl.training.config import TrainerConfig
-from emorl.training.objective import GECO, DeviceGECO
 
 # From images, GECO and the objective's arguments to scalars; it adds the gradients.
 Backward = Callable[[Tensor, GECO | None, dict[str, Any]], dict[str, Tensor]]

@@ -11,10 +11,11 @@ import torch
 from emorl.data import ObjectDataset
 from emorl.evaluation import evaluate
 from emorl.models import ObjectCentricModel
+from emorl.nn.gaussian import seed_for
 from emorl.report import write_pictures
+from emorl.runs import RunFolder
+from emorl.runs.log import Row, RunLog
 from emorl.training.config import TrainerConfig
-from emorl.training.randomness import seed_for
-from emorl.training.run_log import Row, RunLog
 from emorl.training.schedule import objective_arguments
 
 _PICTURED = 8
@@ -28,7 +29,7 @@ class Observer:
         dataset: training images.
         held_out: images for pictures and FG-ARI; without them pictures show training images.
         config: how often to do what.
-        run_dir: the run's folder.
+        run: the run's folder.
         start: step that the run begins or goes on with.
     """
 
@@ -38,12 +39,12 @@ class Observer:
         dataset: ObjectDataset,
         held_out: ObjectDataset | None,
         config: TrainerConfig,
-        run_dir: Path,
+        run: RunFolder,
         start: int,
     ) -> None:
         self.model, self.dataset, self.held_out = model, dataset, held_out
-        self.config, self.run_dir = config, run_dir
-        self.log = RunLog(run_dir, start, config.steps)
+        self.config, self.run = config, run
+        self.log = RunLog(run, start, config.steps)
         self._seconds, self._steps = 0.0, 0
 
     def after_step(self, row: Row, seconds: float, last: bool) -> None:
@@ -100,8 +101,7 @@ class Observer:
         self.model.eval()
         decomposition = self.model(images, generator=noise, details=True, **self._sizes(step))
         self.model.train()
-        folder = self.run_dir / "pictures" / f"step-{step:08d}"
-        return write_pictures(folder, images, decomposition, batch.mask)
+        return write_pictures(self.run.pictures_of(step), images, decomposition, batch.mask)
 
     def _sizes(self, step: int) -> dict[str, Any]:
         """The numbers of slots and refinement steps that the curriculum has reached."""

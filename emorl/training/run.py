@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from emorl.models import MODELS
 from emorl.report import write_report
+from emorl.runs import RunFolder
 from emorl.training.config import RunConfig
 from emorl.training.config_file import load_config, save_config
+from emorl.training.config_keys import flat
 from emorl.training.devices import make_accelerator
 from emorl.training.images import held_out_images, training_images
 from emorl.training.plan import describe_plan, is_open, keep_plan, plan_steps
@@ -24,8 +24,7 @@ def train(config: RunConfig, run_dir: str | Path, *, resume: bool = False) -> Tr
 
     Args:
         config: the run.
-        run_dir: `config.yaml`, `metrics.jsonl`, `tensorboard/`, `checkpoints/`, `pictures/` and,
-            at the end, `report.html` go there.
+        run_dir: the run's folder; what goes there, `RunFolder` lists.
         resume: go on from the newest checkpoint there, or begin if there is none.
 
     Raises:
@@ -56,10 +55,7 @@ def train(config: RunConfig, run_dir: str | Path, *, resume: bool = False) -> Tr
     )
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        run_dir.mkdir(parents=True, exist_ok=True)
-        beside = run_dir / ".config.yaml"
-        save_config(config, beside)
-        os.replace(beside, run_dir / "config.yaml")
+        save_config(config, RunFolder(run_dir).config)
     result = trainer.run(notes)
     if accelerator.is_main_process and not result.interrupted:
         write_report(run_dir)
@@ -69,7 +65,7 @@ def train(config: RunConfig, run_dir: str | Path, *, resume: bool = False) -> Tr
 
 def _with_earlier_plan(config: RunConfig, run_dir: Path) -> RunConfig:
     """The run, which ends at the step that was planned when it began."""
-    before = run_dir / "config.yaml"
+    before = RunFolder(run_dir).config
     return keep_plan(config, load_config(before).trainer) if before.is_file() else config
 
 
@@ -84,24 +80,16 @@ def check_folder(run_dir: Path, config: RunConfig, resume: bool) -> list[str]:
     used = run_dir.is_dir() and any(not p.name.startswith(".") for p in run_dir.iterdir())
     if not used:
         return []
-    before = run_dir / "config.yaml"
+    before = RunFolder(run_dir).config
     if not before.is_file():
         raise ValueError(f"--out: {run_dir} is not empty and not a run's folder")
     if not resume:
         raise ValueError(
             f"--out: {run_dir} holds a run; go on with --resume auto or choose another --out"
         )
-    old, new = (_flat(dataclasses.asdict(c)) for c in (load_config(before), config))
+    old, new = (flat(dataclasses.asdict(c)) for c in (load_config(before), config))
     return [
         f"changed since the run began: {key} from {old.get(key)} to {new.get(key)}"
         for key in sorted({*old, *new})
         if old.get(key) != new.get(key)
     ]
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        inner = isinstance(value, dict)
-        flat |= _flat(value, f"{prefix}{name}.") if inner else {f"{prefix}{name}": value}
-    return flat

@@ -23,8 +23,12 @@ from torch.utils.data import DataLoader
 
 from emorl.data import Batch, BatchSampler, ObjectDataset, collate
 from emorl.models import ObjectCentricModel
+from emorl.models.geco import GECO
 from emorl.nn import BatchShare
-from emorl.training import checkpoint
+from emorl.nn.gaussian import seed_for
+from emorl.runs import RunFolder, checkpoint
+from emorl.runs.files import clean
+from emorl.runs.log import Row
 from emorl.training.config import TrainerConfig
 from emorl.training.devices import (
     ObjectiveOf,
@@ -35,11 +39,8 @@ from emorl.training.devices import (
 from emorl.training.graph import GraphedStep
 from emorl.training.graph import check as check_graph
 from emorl.training.interrupt import StopRequest, ignore_signals
-from emorl.training.objective import GECO
 from emorl.training.observer import Observer
 from emorl.training.optimizers import make_optimizers
-from emorl.training.randomness import seed_for
-from emorl.training.run_log import Row
 from emorl.training.schedule import learning_rate, objective_arguments
 
 _STOP = "stop"
@@ -103,7 +104,7 @@ class Trainer:
             for part in self.model.children():
                 part.compile()
         self.dataset, self.held_out, self.workers = dataset, held_out, workers
-        self.config, self.run_dir = config, Path(run_dir)
+        self.config, self.run_folder = config, RunFolder(run_dir)
         self._check()
         self.geco = GECO(**dataclasses.asdict(config.geco)) if config.geco else None
         self.objective = self.accelerator.prepare(ObjectiveOf(model))
@@ -115,10 +116,10 @@ class Trainer:
         self.graph = self._graphed_step() if config.cuda_graph else None
         self.step = 0
         self._trained_with: str | None = None  # precision, before this run went on
-        self.last_checkpoint = checkpoint.latest(self.run_dir) if resume else None
+        self.last_checkpoint = checkpoint.latest(run_dir) if resume else None
         if self.last_checkpoint:
             self._load(self.last_checkpoint)
-        require_one_step(self.accelerator, self.step, self.run_dir)
+        require_one_step(self.accelerator, self.step, self.run_folder.path)
 
     def run(self, notes: Sequence[str] = ()) -> TrainingResult:
         """Train to the last step, or until Ctrl-C or SIGTERM, and save.
@@ -172,10 +173,10 @@ class Trainer:
         return stopped and not late and self.step < self.config.steps
 
     def _observer(self) -> Observer:
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        checkpoint.clean(self.run_dir)
+        self.run_folder.path.mkdir(parents=True, exist_ok=True)
+        clean(self.run_folder.path)
         return Observer(
-            self.model, self.dataset, self.held_out, self.config, self.run_dir, self.step
+            self.model, self.dataset, self.held_out, self.config, self.run_folder, self.step
         )
 
     def _train_step(self, images: Tensor, stop: bool) -> Row:
@@ -303,7 +304,7 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "geco": self.geco.state_dict() if self.geco else None,
         }
-        place = checkpoint.place_of(self.run_dir, self.step)
+        place = self.run_folder.checkpoint(self.step)
         if self.accelerator.is_main_process:
             checkpoint.save(place, self.model, state, keep=self.config.keep_checkpoints)
         self.accelerator.wait_for_everyone()

@@ -1,0 +1,94 @@
+"""The command `emorl`: finds the subcommand, and turns its errors into one line.
+
+Each subcommand is a module of this package with `run(arguments) -> exit code`. It is imported when
+it is called, so that `emorl --help` needs none of its packages.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from emorl.suggestions import near
+
+COMMANDS = {
+    "train": "train a model, or go on with a run",
+    "evaluate": "measure a run, a checkpoint or a model folder on held-out images",
+    "report": "write a run's report.html anew",
+    "data": "generate, convert or check data sets",
+    "convert": "turn a released EfficientMORL checkpoint into a model folder",
+    "info": "what is installed and what the fused ops can use here",
+}
+USAGE, FAILURE, INTERRUPTED = 2, 1, 128 + signal.SIGINT
+"""Exit codes: a wrong argument, file or value; a failed run; Ctrl-C or SIGTERM."""
+
+_HELP = """usage: emorl COMMAND [ARGUMENTS]
+
+Fast unsupervised object-centric learning.
+
+{commands}
+
+emorl COMMAND --help lists the arguments; emorl --version prints the version.
+With EMORL_TRACEBACK=1 in the environment errors show where they came from."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a subcommand.
+
+    Returns:
+        The exit code: 0, or one of `USAGE`, `FAILURE` and `INTERRUPTED`.
+    """
+    command, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
+    if command in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
+        print(_HELP.format(commands="\n".join(lines)))
+        return 0
+    if command == "--version":
+        from emorl import __version__
+
+        print(f"emorl {__version__}")
+        return 0
+    if command not in COMMANDS:
+        return _complain("", f"unknown command {command}{near(command, COMMANDS)}", USAGE)
+    return _run(command, rest)
+
+
+def _run(command: str, arguments: list[str]) -> int:
+    try:
+        code: int = importlib.import_module(f"emorl.cli.{command}").run(arguments)
+        return code
+    except KeyboardInterrupt:
+        return _complain(command, "interrupted", INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has gone, as in `emorl info | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+    except (ValueError, ArithmeticError, OSError, ImportError, RuntimeError) as error:
+        if os.environ.get("EMORL_TRACEBACK"):
+            raise
+        return _explain(command, error)
+
+
+def _explain(command: str, error: Exception) -> int:
+    """One line about an error that the user can do something about; others are raised."""
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("emorl"):
+        text = f"{error.name} is not installed: pip install 'emorl[train]'"
+        return _complain(command, text, USAGE)
+    if isinstance(error, OSError) and error.filename:
+        return _complain(command, f"{error.filename}: {error.strerror}", USAGE)
+    if type(error).__name__ == "OutOfMemoryError":
+        text = "out of GPU memory: take a smaller batch, or raise --trainer.accumulation"
+        return _complain(command, text, FAILURE)
+    if isinstance(error, ValueError | OSError):
+        return _complain(command, str(error), USAGE)
+    if isinstance(error, ArithmeticError):
+        return _complain(command, str(error), FAILURE)
+    raise error
+
+
+def _complain(command: str, text: str, code: int) -> int:
+    print(f"emorl {command}".rstrip() + f": {' '.join(text.split())}", file=sys.stderr)
+    return code

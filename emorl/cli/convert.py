@@ -1,0 +1,46 @@
+"""`emorl convert`: a released EfficientMORL checkpoint as a model folder."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from emorl.cli.arguments import Parser, whole_number
+
+
+def run(arguments: list[str]) -> int:
+    """Convert, and say where the model is."""
+    parser = Parser("convert", "Turn a released EfficientMORL checkpoint into a model folder.")
+    add = parser.add_argument
+    add("checkpoint", type=Path, metavar="CHECKPOINT.pth", help="the released weights")
+    add("--config", type=Path, required=True, metavar="NET.json", help="their configuration")
+    add("--out", type=Path, required=True, metavar="FOLDER", help="config.json and weights go here")
+    add("--refinement-steps", type=whole_number(0), help="None: the configuration's number")
+    options = parser.parse(arguments)
+    network = _network(options.config)
+    if not options.checkpoint.is_file():
+        raise ValueError(f"{options.checkpoint}: no such file")
+
+    from emorl.compat.official import load_checkpoint
+
+    model = load_checkpoint(options.checkpoint, network, refinement_steps=options.refinement_steps)
+    model.save_pretrained(options.out)
+    print(f"written: {options.out}; try: emorl evaluate {options.out} --data FILE")
+    return 0
+
+
+def _network(path: Path) -> dict[str, Any]:
+    """A released configuration's description of the network."""
+    if not path.is_file():
+        raise ValueError(f"--config: no such file: {path}")
+    try:
+        values = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path}: not a JSON file: {error}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path}: expected a JSON object, got {type(values).__name__}")
+    network = next((values[n] for n in ("Net", "net") if isinstance(values.get(n), dict)), values)
+    if "z_size" not in network:
+        raise ValueError(f'{path}: expected a released configuration ("Net" with "z_size", ...)')
+    return network

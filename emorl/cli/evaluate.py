@@ -1,0 +1,136 @@
+"""`emorl evaluate`: a table of every metric, and the same as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emorl.cli.arguments import Parser, whole_number
+from emorl.runs.files import write_atomically
+from emorl.runs.folder import RunFolder, run_of
+
+if TYPE_CHECKING:
+    from emorl.data import ObjectDataset
+
+
+def run(arguments: list[str]) -> int:
+    """Evaluate, print the table, store the JSON."""
+    options = _parser().parse(arguments)
+
+    from emorl.runs.checkpoint import resolve
+
+    folder, run = resolve(options.target), run_of(options.target)
+
+    from emorl.evaluation import evaluate
+    from emorl.models import load_model
+    from emorl.training.config import TrainerConfig
+    from emorl.training.devices import make_accelerator
+
+    model = load_model(folder)
+    dataset = _open(options, run)
+    accelerator = make_accelerator(TrainerConfig(device=options.device, precision="no"))
+    result = {
+        "checkpoint": str(folder),
+        "data": options.data or dataset.name,
+        "split": options.split,
+        **evaluate(
+            model,
+            dataset,
+            images=options.images,
+            refinement_steps=options.refinement_steps,
+            num_slots=options.num_slots,
+            batch_size=options.batch_size,
+            seed=options.seed,
+            device=accelerator.device,
+            sharded=True,
+        ),
+    }
+    accelerator.end_training()
+    if not accelerator.is_main_process:
+        return 0
+    print(table(result))
+    for path in _destinations(options, run, dataset.name):
+        write_atomically(path, (json.dumps(_without_nan(result), indent=2) + "\n").encode())
+        print(f"written: {path}")
+    return 0
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result of an evaluation for a terminal."""
+    steps = result["refinement_steps"]
+    refined = "" if steps is None else f", {steps} refinement steps"
+    head = (
+        f"{result['checkpoint']}\n{result['data']} ({result['split']}): {result['images']} images"
+        f"{refined}, seed {result['seed']}\n\n{'metric':20} {'mean':>12} {'std':>12} {'images':>7}"
+    )
+    rows = [
+        f"{name:20} {m['mean']:12.5g} {m['std']:12.5g} {m['count']:7d}"
+        for name, m in result["metrics"].items()
+    ]
+    notes = [f"note: {note}" for note in result["notes"]]
+    return "\n".join([head, *rows, *notes])
+
+
+def _parser() -> Parser:
+    parser = Parser("evaluate", "Measure a model on held-out images.")
+    add = parser.add_argument
+    add("target", type=Path, metavar="RUN|CHECKPOINT", help="a run, a checkpoint or a model folder")
+    add("--data", help="a generator's name or a file; None: the run's own")
+    add("--split", default="test", help="part of the data")
+    add("--images", type=whole_number(1), default=320, help="images to measure")
+    add("--refinement-steps", type=whole_number(0), help="None: the model's own number")
+    add("--num-slots", type=whole_number(1), help="None: the model's own number")
+    add("--batch-size", type=whole_number(1), default=32, help="images at a time")
+    add("--seed", type=whole_number(0), default=0, help="of the model's noise")
+    add("--crop", choices=["clevr"], help="None: as in the run")
+    add("--size", type=whole_number(1), help="side to resize to; None: as in the run")
+    add("--device", choices=["auto", "cpu"], default="auto", help="auto takes a GPU if any")
+    add("--json", type=Path, metavar="FILE", help="write the result there too")
+    return parser
+
+
+def _open(options: argparse.Namespace, run: RunFolder | None) -> ObjectDataset:
+    from emorl.data import open_dataset
+    from emorl.training.config import DataConfig
+
+    data = DataConfig()
+    if run is not None:
+        from emorl.training.config_file import load_config
+
+        data = load_config(run.config).data
+    data.crop, data.size = options.crop or data.crop, options.size or data.size
+    if options.data is not None:
+        return open_dataset(
+            options.data, split=options.split, seed=data.seed, crop=data.crop, size=data.size
+        )
+    if run is None:
+        raise ValueError(f"--data: needed, since {options.target} belongs to no run")
+    from emorl.training.images import held_out_images
+
+    held_out = held_out_images(data, options.split)
+    if held_out is None:
+        raise ValueError(
+            f"--data: needed, since {data.train} has no split {options.split!r} that the run "
+            f"was not trained on"
+        )
+    return held_out
+
+
+def _destinations(options: argparse.Namespace, run: RunFolder | None, name: str) -> list[Path]:
+    """Where the JSON goes: the run's own folder, if the run was named, and the file asked for."""
+    paths = []
+    if run is not None and run.path == options.target.resolve():
+        suffix = "" if options.split == "test" else f"-{options.split}"
+        stem = Path(options.data or name).name.partition(".")[0]
+        paths.append(RunFolder(options.target).evaluation(stem + suffix))
+    return [*paths, *([options.json] if options.json else [])]
+
+
+def _without_nan(value: Any) -> Any:
+    """JSON knows no NaN: null stands for a metric that no image defines."""
+    if isinstance(value, dict):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and math.isnan(value) else value

@@ -1,0 +1,19 @@
+"""`emorl report`: the report of a run as one HTML file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from emorl.cli.arguments import Parser
+
+
+def run(arguments: list[str]) -> int:
+    """Write the report and say where it is."""
+    parser = Parser("report", "Write a run's report.html anew.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+    folder = parser.parse(arguments).run
+
+    from emorl.report import write_report
+
+    print(write_report(folder))
+    return 0

@@ -1,1 +1,0 @@
-"""The subcommands of `emorl`: each module has `run(arguments) -> exit code`."""

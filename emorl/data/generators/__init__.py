@@ -1,0 +1,1 @@
+"""Data sets that are programs: each image is a pure function of its index."""

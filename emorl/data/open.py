@@ -1,0 +1,95 @@
+"""Finding the data set that a name or a path stands for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from emorl.data.base import ObjectDataset
+from emorl.data.generators.real10 import TetrominoesReal10
+from emorl.data.generators.tetrominoes import Tetrominoes
+from emorl.data.transforms import TransformedDataset
+
+if TYPE_CHECKING:
+    from emorl.data.readers.base import FileDataset
+
+GENERATORS = ("tetrominoes", "tetrominoes-real10")
+"""Names that `open_dataset` takes instead of a path."""
+
+FORMATS = "HDF5 in EfficientMORL's layout, TFRecord of DeepMind's multi-object data sets"
+_HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+
+
+def open_dataset(
+    spec: str | Path,
+    *,
+    split: str = "train",
+    seed: int = 0,
+    limit: int | None = None,
+    crop: str | None = None,
+    size: int | None = None,
+    device: torch.device | str = "cpu",
+) -> ObjectDataset:
+    """The data set that a generator's name or the path of a file stands for.
+
+    Args:
+        spec: "tetrominoes" (endless), "tetrominoes-real10" (ten published records), or the path
+            of an HDF5 or TFRecord file, which is recognised by its content.
+        split: "train", "val" or "test": a generator's split shares no scene's random state with
+            the others; of an HDF5 file it is the group. A TFRecord file and the ten records are
+            one split, whatever is asked for.
+        seed: of a generator.
+        limit: keep only the first `limit` images.
+        crop: "clevr" for the central 192 x 192 pixels of 240 x 320 images.
+        size: height and width to resize to, after cropping.
+        device: where a generator makes its images; files are read into main memory.
+
+    Raises:
+        ValueError: if there is no such data set, or the file cannot be used; one line says why.
+    """
+    dataset: ObjectDataset
+    if spec == "tetrominoes":
+        dataset = Tetrominoes(split=split, seed=seed, device=device)
+    elif spec == "tetrominoes-real10":
+        dataset = TetrominoesReal10(device)
+    else:
+        dataset = open_file(spec, split=split)
+    if limit is None and crop is None and size is None:
+        return dataset
+    return TransformedDataset(dataset, limit=limit, crop=crop, size=size)
+
+
+def open_file(path: str | Path, *, split: str = "train") -> FileDataset:
+    """The reader of a file, chosen by its content.
+
+    Raises:
+        ValueError: if there is no such file, or it is in none of the known formats.
+    """
+    path = Path(path)
+    if not path.is_file():
+        what = "a folder" if path.is_dir() else "neither a file nor a generator"
+        raise ValueError(
+            f"{path}: {what}; expected one of {', '.join(GENERATORS)} or a file ({FORMATS})"
+        )
+    if is_hdf5(path):
+        from emorl.data.readers.hdf5 import HDF5Dataset
+
+        return HDF5Dataset(path, split)
+    from emorl.data.readers.tfrecord import TFRecordDataset
+    from emorl.data.readers.tfrecord_container import is_compressed
+
+    with path.open("rb") as file:
+        start = file.read(12)
+    if is_compressed(start) is None:
+        found = f"a file that starts with {start[:4].hex(' ')}" if start else "an empty file"
+        raise ValueError(f"{path}: expected {FORMATS}; got {found}")
+    return TFRecordDataset(path)
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether the file starts like HDF5, at 0 or behind a user block of up to 2048 bytes."""
+    with path.open("rb") as file:
+        start = file.read(2048 + len(_HDF5_MAGIC))
+    return any(start[at:].startswith(_HDF5_MAGIC) for at in (0, 512, 1024, 2048))

@@ -1,0 +1,1 @@
+"""Data sets that are read from files, in the formats they were published in."""

@@ -1,0 +1,143 @@
+"""DeepMind's multi-object TFRecord files, read without TensorFlow."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from emorl.data.base import Batch
+from emorl.data.readers.base import FileDataset, label_map
+from emorl.data.readers.tfrecord_container import RecordReader
+from emorl.data.readers.tfrecord_example import parse_example
+from emorl.data.readers.tfrecord_layouts import recognise
+
+MEMORY_LIMIT = 256 << 20
+"""Files that inflate to at most this many bytes are kept in memory and read in any order."""
+
+
+class TFRecordDataset(FileDataset):
+    """Tetrominoes, Multi-dSprites or CLEVR with masks, recognised from the first record.
+
+    A file that inflates to more than `MEMORY_LIMIT` bytes can only be read in order (which is
+    what converting to HDF5 does), since compressed data have no addresses. Its length is counted
+    when it is first asked for, which takes as long as inflating the file.
+
+    Args:
+        path: a file, plain or compressed with GZIP or ZLIB.
+
+    Raises:
+        ValueError: if the file is empty, damaged or something else; the message names the file,
+            the number of the record, and the cause. Larger files are checked as they are read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._payloads: list[bytes] | None = None
+        self._count: int | None = None
+        self._reader: tuple[int, RecordReader] | None = None
+        self._load()
+        self.name, self.image_size = self._layout.name, self._layout.image_size
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_reader": None}
+
+    def __len__(self) -> int:
+        if self._count is None:
+            self._count = self._count_records(None)
+        return self._count
+
+    def count(self, most: int) -> int:
+        """The number of records, but at most `most`, looking no further into the file."""
+        return min(most, self._count) if self._count is not None else self._count_records(most)
+
+    def _count_records(self, most: int | None) -> int:
+        with RecordReader(self.path) as reader:
+            return sum(1 for _ in itertools.islice(reader, most))
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether the file is small enough to be read in any order."""
+        return self._payloads is not None
+
+    def read(self, indices: Sequence[int]) -> tuple[Batch, Tensor | None]:
+        """The images at `indices` and their entity masks, uint8 0 or 255 [B, E, H, W].
+
+        Raises:
+            ValueError: if a record is damaged, or the file is large and not read in order.
+        """
+        if self._count is not None or (indices and min(indices) < 0):
+            self._require_indices(indices, len(self))
+        records = [self._decode(i, p) for i, p in zip(indices, self._fetch(indices), strict=True)]
+        images, masks, factors = zip(*records, strict=True)
+        entity_masks = torch.from_numpy(np.stack(masks))
+        batch = Batch(
+            image=torch.from_numpy(np.stack(images)),
+            mask=label_map(entity_masks),
+            factors={
+                name: torch.from_numpy(np.stack([values[name] for values in factors]))
+                for name in factors[0]
+            },
+            index=torch.tensor(indices),
+        )
+        return batch, entity_masks
+
+    def _load(self) -> None:
+        """Recognise the first record, and keep all payloads if they are few."""
+        payloads: list[bytes] = []
+        size = 0
+        with RecordReader(self.path) as reader:
+            for payload in reader:
+                if not payloads:
+                    self._layout = self._recognise(payload)
+                payloads.append(payload)
+                size += len(payload)
+                if size > MEMORY_LIMIT:
+                    return
+        if not payloads:
+            raise ValueError(f"{self.path}: expected a TFRecord file with records, got none")
+        self._payloads, self._count = payloads, len(payloads)
+
+    def _recognise(self, payload: bytes) -> Any:
+        try:
+            return recognise(parse_example(payload))
+        except ValueError as error:
+            raise ValueError(f"{self.path}: record 0: {error}") from None
+
+    def _decode(self, index: int, payload: bytes) -> tuple[Any, Any, dict[str, Any]]:
+        try:
+            return self._layout.decode(parse_example(payload))
+        except ValueError as error:
+            raise ValueError(f"{self.path}: record {index}: {error}") from None
+
+    def _fetch(self, indices: Sequence[int]) -> Iterator[bytes]:
+        if self._payloads is not None:
+            return iter([self._payloads[index] for index in indices])
+        return self._in_order(indices)
+
+    def _in_order(self, indices: Sequence[int]) -> Iterator[bytes]:
+        """Payloads from this process's own reader, which can only go on or start anew at 0."""
+        pid, reader = self._reader or (None, None)
+        if pid != os.getpid() or reader is None or (indices and indices[0] == 0):
+            if reader is not None:
+                reader.close()
+            reader = RecordReader(self.path)
+            self._reader = (os.getpid(), reader)
+        ascending = all(a < b for a, b in itertools.pairwise(indices))
+        if not ascending or (indices and indices[0] < reader.position):
+            raise ValueError(
+                f"{self.path}: too large for reading in any order, only from the first record on; "
+                f"store it as HDF5 first: emorl data convert {self.path} FILE.h5"
+            )
+        for index in indices:
+            while (payload := reader.next()) is not None and reader.position <= index:
+                pass
+            if payload is None:
+                raise IndexError(f"{self.path}: index {index} beyond {reader.position} records")
+            yield payload

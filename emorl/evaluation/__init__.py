@@ -1,0 +1,5 @@
+"""Measuring models on held-out images."""
+
+from emorl.evaluation.protocols import evaluate
+
+__all__ = ["evaluate"]

@@ -1,0 +1,48 @@
+"""What the configurations of all models share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
+
+from emorl.ops import Backend
+
+
+@dataclass(kw_only=True)
+class ModelConfig:
+    """A model's architecture and objective, checked when it is made.
+
+    Attributes:
+        image_size: (height, width) in pixels.
+        num_slots: K.
+        slot_dim: D, width of a slot.
+        backend: of the fused operators, "auto", "native", "triton" or "reference".
+
+    Raises:
+        ValueError: naming the field, what it expects and what it has.
+    """
+
+    POSITIVE: ClassVar[tuple[str, ...]] = ()  # beside all whole numbers
+    MAY_BE_ZERO: ClassVar[tuple[str, ...]] = ()
+
+    image_size: tuple[int, int] = (64, 64)
+    num_slots: int
+    slot_dim: int = 64
+    backend: Backend = "auto"
+
+    def __post_init__(self) -> None:
+        size = tuple(self.image_size)  # JSON and YAML have lists
+        if len(size) != 2 or min(size) < 1:
+            raise ValueError(f"image_size: expected (height, width), got {size}")
+        self.image_size = size
+        for name, kind in get_type_hints(type(self)).items():
+            value, allowed = getattr(self, name), get_args(kind)
+            if get_origin(kind) is Literal and value not in allowed:
+                raise ValueError(f"{name} must be one of {[*allowed]}, got {value!r}")
+            if value is None:
+                continue
+            if name in self.MAY_BE_ZERO and not value >= 0:
+                raise ValueError(f"{name} must not be negative, got {value}")
+            counts = kind in (int, int | None) and name not in self.MAY_BE_ZERO
+            if (counts or name in self.POSITIVE) and not value > 0:
+                raise ValueError(f"{name} must be positive, got {value}")

@@ -1,0 +1,81 @@
+"""MONet's component VAE: one slot's region of an image, as a latent code and back.
+
+Legend: M slots of a batch (batch x slots), D slot width, H W image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from emorl.models.monet.unet import halved
+from emorl.nn.decoder import BroadcastSpec, SpatialBroadcastDecoder
+from emorl.nn.gaussian import Gaussian
+from emorl.ops import Backend
+
+
+class ComponentVAE(nn.Module):
+    """A VAE of the image under a mask (Burgess et al. 2019).
+
+    The encoder has 3x3 convolutions of stride 2 with ReLU, then two fully connected layers; the
+    decoder is a spatial broadcast decoder of four 3x3 convolutions with ReLU and no padding and a
+    1x1 one, to which x and y are given beside the code.
+
+    Args:
+        dim: D, width of a slot.
+        image_size: (height, width), which the encoder fixes.
+        channels: of the encoder's convolutions.
+        hidden: width of the encoder's hidden layer.
+        decoder_channels: of the decoder's convolutions.
+        raw_bias: initial bias of the posteriors' raw variance, added to PyTorch's initialisation.
+        backend: of the spatial broadcast op.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        image_size: tuple[int, int],
+        channels: Sequence[int] = (32, 32, 64, 64),
+        hidden: int = 256,
+        decoder_channels: int = 32,
+        raw_bias: float = 0.0,
+        backend: Backend = "auto",
+    ) -> None:
+        super().__init__()
+        self.image_size = image_size
+        self.convolutions = nn.ModuleList(
+            nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise((4, *channels))
+        )
+        height, width = halved(image_size, len(channels))
+        self.hidden = nn.Linear(channels[-1] * height * width, hidden)
+        self.posterior = nn.Linear(hidden, 2 * dim)
+        with torch.no_grad():
+            self.posterior.bias[dim:].add_(raw_bias)
+        spec = BroadcastSpec(4, 3, 0, 0, decoder_channels, "relu", 1, coordinates=True)
+        self.decoder = SpatialBroadcastDecoder(dim, spec, image_size, gain=None, backend=backend)
+
+    def encode(self, images: Tensor, log_masks: Tensor) -> Gaussian:
+        """The posteriors of slots.
+
+        Args:
+            images: [M, 3, H, W], of the size that the network was made for.
+            log_masks: logarithm of each slot's mask, [M, 1, H, W].
+
+        Returns:
+            [M, D].
+        """
+        hidden = torch.cat((images, log_masks), dim=1)
+        hidden = hidden.contiguous(memory_format=torch.channels_last)
+        for convolution in self.convolutions:
+            hidden = F.relu(convolution(hidden), inplace=True)
+        hidden = F.relu(self.hidden(hidden.flatten(1)), inplace=True)
+        return Gaussian.unpack(self.posterior(hidden).to(log_masks.dtype))
+
+    def decode(self, slots: Tensor) -> Tensor:
+        """The slots' RGB before any activation and their mask logits, [M, 4, H, W]."""
+        decoded: Tensor = self.decoder(slots, self.image_size)
+        return decoded

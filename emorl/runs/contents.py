@@ -1,0 +1,112 @@
+"""What a run's folder holds, as far as it is there and readable."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from emorl.runs.folder import RunFolder, by_step
+
+PICTURES = ("decomposition", "stages", "attention", "masks")
+
+
+@dataclass
+class RunContents:
+    """The parts of a run for its report.
+
+    Attributes:
+        name: the folder's.
+        config_text: config.yaml as it is.
+        config: what it says.
+        rows: of metrics.jsonl, by step; where a step was logged twice, the later row.
+        evaluations: file name without ending -> contents of evaluation/*.json.
+        pictures: PNG files of the newest step that has any.
+        missing: what is not there or not readable, a sentence each.
+    """
+
+    name: str
+    config_text: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
+    pictures: list[Path] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+
+
+def read_contents(run_dir: str | Path) -> RunContents:
+    """Read what is there.
+
+    Raises:
+        ValueError: if the folder holds neither a configuration nor metrics.
+    """
+    folder = RunFolder(run_dir)
+    if not (folder.config.is_file() or folder.metrics.is_file()):
+        raise ValueError(
+            f"{folder.path}: expected a run's folder, with {folder.config.name} or "
+            f"{folder.metrics.name}, got "
+            + ("a folder without them" if folder.path.is_dir() else "no folder")
+        )
+    run = RunContents(folder.path.resolve().name)
+    _read_config(folder.config, run)
+    _read_rows(folder.metrics, run)
+    _read_evaluations(folder.evaluations, run)
+    _find_pictures(folder.pictures, run)
+    return run
+
+
+def _read_config(path: Path, run: RunContents) -> None:
+    if not path.is_file():
+        run.missing.append(f"{path.name} is not there: what was trained is not known.")
+        return
+    run.config_text = path.read_text(errors="replace")
+    try:
+        config = yaml.safe_load(run.config_text)
+    except yaml.YAMLError:
+        config = None
+    if isinstance(config, dict):
+        run.config = config
+    else:
+        run.missing.append(f"{path.name} cannot be read as YAML.")
+
+
+def _read_rows(path: Path, run: RunContents) -> None:
+    rows, torn = {}, 0
+    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
+        try:
+            row = json.loads(line)
+            rows[float(row["step"])] = row
+        except (ValueError, TypeError, KeyError):
+            torn += 1
+    run.rows = [rows[step] for step in sorted(rows)]
+    if torn:
+        run.missing.append(f"{path.name}: {torn} of its lines cannot be read.")
+    if not rows:
+        run.missing.append(f"{path.name} has no rows yet: there are no curves.")
+
+
+def _read_evaluations(folder: Path, run: RunContents) -> None:
+    for path in sorted(folder.glob("*.json")):
+        try:
+            evaluation = json.loads(path.read_text())
+            if not all(isinstance(m, dict) for m in evaluation["metrics"].values()):
+                raise ValueError
+        except (ValueError, TypeError, KeyError, AttributeError):
+            run.missing.append(f"{folder.name}/{path.name} is not an evaluation that can be read.")
+        else:
+            run.evaluations[path.stem] = evaluation
+    if not run.evaluations:
+        run.missing.append(
+            "There is no evaluation: `emorl evaluate` makes one, `emorl report` adds it."
+        )
+
+
+def _find_pictures(folder: Path, run: RunContents) -> None:
+    for step in by_step(folder):
+        found = [step / f"{name}.png" for name in PICTURES]
+        run.pictures = [path for path in found if path.is_file()] or run.pictures
+    if not run.pictures:
+        run.missing.append("There are no pictures.")

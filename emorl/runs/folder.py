@@ -1,0 +1,72 @@
+"""Every path in a run's folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+MODEL_FILES = ("config.json", "model.safetensors")
+"""What `save_pretrained` writes; a checkpoint is a model folder with a state."""
+STATE_FILE = "training.pt"
+
+_STEP = re.compile(r"step-\d{8,}")
+
+
+class RunFolder:
+    """Where a run keeps what; nothing of it needs to be there.
+
+    Attributes:
+        path: the folder.
+        config: the whole configuration, which can be run again.
+        metrics: a row of JSON for each logged step.
+        report: the run as one HTML file.
+        tensorboard: rows and pictures as TensorBoard's events.
+        checkpoints: a folder for each step that was kept, see `checkpoint`.
+        pictures: a folder for each step that was drawn, see `pictures_of`.
+        evaluations: a JSON file for each data set, see `evaluation`.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config = self.path / "config.yaml"
+        self.metrics = self.path / "metrics.jsonl"
+        self.report = self.path / "report.html"
+        self.tensorboard = self.path / "tensorboard"
+        self.checkpoints = self.path / "checkpoints"
+        self.pictures = self.path / "pictures"
+        self.evaluations = self.path / "evaluation"
+
+    def checkpoint(self, step: int) -> Path:
+        """The folder of a step's checkpoint: `MODEL_FILES` and `STATE_FILE`."""
+        return self.checkpoints / _named(step)
+
+    def pictures_of(self, step: int) -> Path:
+        """The folder of a step's pictures."""
+        return self.pictures / _named(step)
+
+    def evaluation(self, name: str) -> Path:
+        """The file of an evaluation."""
+        return self.evaluations / f"{name}.json"
+
+
+def run_of(path: str | Path) -> RunFolder | None:
+    """The run that a run folder or a checkpoint belongs to; None for a lone model folder."""
+    folder = Path(path).resolve()
+    run = RunFolder(folder)
+    if folder.parent.name == run.checkpoints.name:
+        run = RunFolder(folder.parent.parent)
+    return run if run.config.is_file() else None
+
+
+def by_step(folder: Path) -> list[Path]:
+    """The folders of steps in `folder`, first step first; none where there is no such folder."""
+    return sorted((p for p in folder.glob("*") if _STEP.fullmatch(p.name)), key=step_of)
+
+
+def step_of(folder: Path) -> int:
+    """The step that a folder of `by_step` belongs to."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def _named(step: int) -> str:
+    return f"step-{step:08d}"
