@@ -11,9 +11,10 @@ import torch
 from process_testing import run_ranks
 from training_fakes import FakeImages, FakeModel
 
-from emorl.training import checkpoint, plan
+from emorl.runs import checkpoint
 from emorl.training.config import RunConfig, TrainerConfig
 from emorl.training.config_file import find_config, load_config
+from emorl.training.plan import is_open, keep_plan, plan_steps, shorten
 from emorl.training.run import train
 from emorl.training.trainer import Trainer
 
@@ -57,7 +58,7 @@ def trials(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     ],
 )
 def test_steps_follow_from_the_minutes_and_the_cool_down_keeps_its_share(seconds, steps, cooldown):
-    planned = plan.shorten(TrainerConfig(**PLANNED), seconds)
+    planned = shorten(TrainerConfig(**PLANNED), seconds)
     assert (planned.steps, planned.cooldown_steps) == (steps, cooldown)
     assert planned.least_steps is None
     assert planned.max_minutes == 10.0
@@ -65,7 +66,20 @@ def test_steps_follow_from_the_minutes_and_the_cool_down_keeps_its_share(seconds
 
 @pytest.mark.parametrize(("least", "needed"), [(None, False), (999, True), (1000, False)])
 def test_a_plan_is_needed_where_steps_are_open(least, needed):
-    assert plan.is_needed(TrainerConfig(**{**PLANNED, "least_steps": least})) == needed
+    assert is_open(TrainerConfig(**{**PLANNED, "least_steps": least})) == needed
+
+
+@pytest.mark.parametrize(
+    ("before", "kept"),
+    [((450, 315), True), ((200, 140), True), ((2, 1), False), ((2000, 1400), False)],
+    ids=["planned", "least", "a short run", "a long run"],
+)
+def test_a_plan_made_earlier_is_kept_within_the_bounds(before, kept):
+    config = RunConfig(None, trainer=TrainerConfig(**PLANNED))
+    earlier = TrainerConfig(steps=before[0], cooldown_steps=before[1])
+    trainer = keep_plan(config, earlier).trainer
+    assert is_open(trainer) != kept
+    assert (trainer.steps, trainer.cooldown_steps) == (before if kept else (1000, 700))
 
 
 def test_least_steps_need_minutes():
@@ -134,5 +148,5 @@ def plan_in_a_process(folder: Path) -> None:
     Trainer.seconds_per_step = lambda trainer, warm_up, timed: 40.0 + 150 * int(rank)
     config = smoke()
     images = training_images(config.data)
-    planned = plan.fit(config, images, folder, make_accelerator(config.trainer))
+    planned = plan_steps(config, images, folder, make_accelerator(config.trainer))
     (folder / rank).write_text(str(planned.trainer.steps))

@@ -17,12 +17,12 @@ _WARM_UP, _TIMED = 10, 40  # steps of the trial
 _SHARE = 0.9  # of the minutes; pictures, measurements and slower moments take the rest
 
 
-def is_needed(trainer: TrainerConfig) -> bool:
+def is_open(trainer: TrainerConfig) -> bool:
     """Whether the number of steps is open."""
     return trainer.least_steps is not None and trainer.least_steps < trainer.steps
 
 
-def fit(
+def plan_steps(
     config: RunConfig, images: ObjectDataset, run_dir: Path, accelerator: Accelerator
 ) -> RunConfig:
     """The run with as many steps as its minutes allow, timed on a model that is thrown away.
@@ -57,18 +57,21 @@ def shorten(trainer: TrainerConfig, seconds: float) -> TrainerConfig:
     return dataclasses.replace(trainer, steps=steps, cooldown_steps=cooldown, least_steps=None)
 
 
-def keep(config: RunConfig, planned: TrainerConfig) -> RunConfig:
-    """The run with the steps of a plan that was made earlier."""
+def keep_plan(config: RunConfig, before: TrainerConfig) -> RunConfig:
+    """The run with the steps that were planned when it began, where these lie in its bounds."""
+    least, most = config.trainer.least_steps, config.trainer.steps
+    if least is None or not least <= before.steps <= most:
+        return config
     trainer = dataclasses.replace(
         config.trainer,
-        steps=planned.steps,
-        cooldown_steps=planned.cooldown_steps,
-        least_steps=planned.least_steps,
+        steps=before.steps,
+        cooldown_steps=before.cooldown_steps,
+        least_steps=None,
     )
     return dataclasses.replace(config, trainer=trainer)
 
 
-def describe(trainer: TrainerConfig) -> str:
+def describe_plan(trainer: TrainerConfig) -> str:
     """A line for the user about a plan."""
     return (
         f"planned for {trainer.max_minutes:g} minutes: {trainer.steps} steps, "

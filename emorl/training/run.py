@@ -10,12 +10,12 @@ import torch
 from emorl.models import MODELS
 from emorl.report import write_report
 from emorl.runs import RunFolder
-from emorl.training import plan
 from emorl.training.config import RunConfig
 from emorl.training.config_file import load_config, save_config
 from emorl.training.config_keys import flat
 from emorl.training.devices import make_accelerator
 from emorl.training.images import held_out_images, training_images
+from emorl.training.plan import describe_plan, is_open, keep_plan, plan_steps
 from emorl.training.trainer import Trainer, TrainingResult
 
 
@@ -33,15 +33,15 @@ def train(config: RunConfig, run_dir: str | Path, *, resume: bool = False) -> Tr
         NonFiniteError: if training diverges.
     """
     run_dir = Path(run_dir)
-    if resume:
+    if resume and is_open(config.trainer):
         config = _with_earlier_plan(config, run_dir)
     notes = check_folder(run_dir, config, resume)
     accelerator = make_accelerator(config.trainer)
     device = accelerator.device if config.data.workers == 0 else torch.device("cpu")
     images = training_images(config.data, device)
-    if plan.is_needed(config.trainer):
-        config = plan.fit(config, images, run_dir, accelerator)
-        notes.append(plan.describe(config.trainer))
+    if is_open(config.trainer):
+        config = plan_steps(config, images, run_dir, accelerator)
+        notes.append(describe_plan(config.trainer))
     torch.manual_seed(config.trainer.seed)
     trainer = Trainer(
         MODELS[config.model](config.network),
@@ -61,6 +61,12 @@ def train(config: RunConfig, run_dir: str | Path, *, resume: bool = False) -> Tr
         write_report(run_dir)
     accelerator.end_training()
     return result
+
+
+def _with_earlier_plan(config: RunConfig, run_dir: Path) -> RunConfig:
+    """The run, which ends at the step that was planned when it began."""
+    before = RunFolder(run_dir).config
+    return keep_plan(config, load_config(before).trainer) if before.is_file() else config
 
 
 def check_folder(run_dir: Path, config: RunConfig, resume: bool) -> list[str]:
@@ -87,11 +93,3 @@ def check_folder(run_dir: Path, config: RunConfig, resume: bool) -> list[str]:
         for key in sorted({*old, *new})
         if old.get(key) != new.get(key)
     ]
-
-
-def _with_earlier_plan(config: RunConfig, run_dir: Path) -> RunConfig:
-    """The run with the steps that were planned when it began, so that it ends as it would have."""
-    before = RunFolder(run_dir).config
-    if not (plan.is_needed(config.trainer) and before.is_file()):
-        return config
-    return plan.keep(config, load_config(before).trainer)
