@@ -12,7 +12,9 @@ namespace emorl {
 // What activations are made of; CPU vectors specialise it.
 template <typename V>
 struct Piecewise {
-  static EMORL_INLINE V if_positive(V x, V then, V otherwise) { return x <= V(0) ? otherwise : then; }
+  static EMORL_INLINE V if_positive(V x, V then, V otherwise) {
+    return x <= V(0) ? otherwise : then;
+  }
   static EMORL_INLINE V expm1(V x) {
     if constexpr (sizeof(V) == sizeof(float)) {
       return ::expm1f(x);

@@ -134,8 +134,7 @@ struct EmorlBackward : torch::autograd::Function<EmorlBackward> {
   }
 
   static std::vector<Tensor> backward(AutogradContext* ctx, const std::vector<Tensor>& grads) {
-    const auto plan =
-        c10::static_intrusive_pointer_cast<Plan>(ctx->saved_data["plan"].toCapsule());
+    const auto plan = c10::static_intrusive_pointer_cast<Plan>(ctx->saved_data["plan"].toCapsule());
     const auto places = ctx->saved_data["places"].toIntVector();
     const auto tensors = std::count_if(places.begin(), places.end(), [](auto i) { return i >= 0; });
     std::vector<Tensor> grad_inputs(1 + tensors + 1);  // of everything that `forward` is given

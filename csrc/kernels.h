@@ -112,8 +112,8 @@ void spatial_broadcast_backward_cuda(
 // Images lie in memory as [batch, height, width, channels]; channels are multiples of 16.
 struct ConvolutionShape {
   int64_t batch, height, width, in_channels, out_channels;
-  int64_t kernel;   // 3 or 5, of both sides
-  int64_t padding;  // zeros around the image, less than kernel
+  int64_t kernel;         // 3 or 5, of both sides
+  int64_t padding;        // zeros around the image, less than kernel
   Activation activation;  // of the output; of a gradient, where that is convolved
 
   int64_t out_height() const { return height + 2 * padding - kernel + 1; }
@@ -122,8 +122,7 @@ struct ConvolutionShape {
 
 // weight [kernel, kernel, in_channels, out_channels]; bias [out_channels] or null
 template <typename T>
-void convolution_cpu(
-    const ConvolutionShape&, const T* x, const T* weight, const T* bias, T* y);
+void convolution_cpu(const ConvolutionShape&, const T* x, const T* weight, const T* bias, T* y);
 
 // The gradient of an activated output, like it [batch, height, width, channels].
 template <typename T>
@@ -131,8 +130,8 @@ struct ActivatedGradient {
   const T *grad, *output;
 };
 
-// grad_x, by a convolution of the gradient before the activation: `shape` is that convolution's, and
-// weight [kernel, kernel, in_channels, out_channels] is turned round for it.
+// grad_x, by a convolution of the gradient before the activation: `shape` is that convolution's,
+// and weight [kernel, kernel, in_channels, out_channels] is turned round for it.
 template <typename T>
 void convolution_input_gradient_cpu(
     const ConvolutionShape&, const ActivatedGradient<T>& from, const T* weight, T* grad_x);
@@ -199,8 +198,7 @@ struct MixtureOutputs {
 };
 
 template <typename T, typename S>
-void mixture_nll_cpu(
-    const MixtureShape&, const MixtureInputs<T, S>&, const MixtureOutputs<T, S>&);
+void mixture_nll_cpu(const MixtureShape&, const MixtureInputs<T, S>&, const MixtureOutputs<T, S>&);
 
 // Half-precision numbers on the GPU, whose own types exist in CUDA sources alone.
 struct Float16Bits {

@@ -143,9 +143,13 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> slot_attention_backward(
     const auto& s = args.shape;
     const auto inputs = args.inputs<scalar_t>(eps);
     const SlotAttentionGradients<scalar_t> gradients{
-        grad_updates_.const_data_ptr<scalar_t>(), updates_.const_data_ptr<scalar_t>(),
-        mass_.const_data_ptr<scalar_t>(), pointer(wanted[0], grad_q), to_k,
-        v ? pointer(wanted[2], grad_v) : to_k, pointer(wanted[3], grad_logit_bias)};
+        grad_updates_.const_data_ptr<scalar_t>(),
+        updates_.const_data_ptr<scalar_t>(),
+        mass_.const_data_ptr<scalar_t>(),
+        pointer(wanted[0], grad_q),
+        to_k,
+        v ? pointer(wanted[2], grad_v) : to_k,
+        pointer(wanted[3], grad_logit_bias)};
     on_device_of(
         q, [&] { slot_attention_backward_cpu<scalar_t>(s, inputs, gradients); },
         [&](auto stream) {

@@ -1,4 +1,5 @@
-// Binding of spatial broadcast: checks the tensors, allocates the outputs, calls the device's kernel.
+// Binding of spatial broadcast: checks the tensors, allocates the outputs, calls the device's
+// kernel.
 #include <ATen/DimVector.h>
 #include <ATen/Dispatch.h>
 #include <ATen/OpMathType.h>
@@ -63,8 +64,13 @@ SpatialBroadcastShape check(const Tensor& slot, const Tensor& position, std::str
       "spatial_broadcast: slot: expected ", position.scalar_type(), " on ", position.device(),
       ", got ", slot.scalar_type(), " on ", slot.device());
   return {
-      slot.size(0),     position.size(0),           position.size(1), position.size(2),
-      is_channels_last(position), border_classes, parse_activation(kOp, name)};
+      .slots = slot.size(0),
+      .channels = position.size(0),
+      .height = position.size(1),
+      .width = position.size(2),
+      .channels_last = is_channels_last(position),
+      .border_classes = border_classes,
+      .activation = parse_activation(kOp, name)};
 }
 
 Tensor spatial_broadcast(
@@ -128,8 +134,13 @@ std::tuple<Tensor, Tensor> spatial_broadcast_backward(
   }
   const bool border_classes = by_border_class(slot);
   const SpatialBroadcastShape s{
-      output_in.size(0), output_in.size(1), output_in.size(2), output_in.size(3),
-      is_channels_last(output_in), border_classes, parse_activation(kOp, activation)};
+      .slots = output_in.size(0),
+      .channels = output_in.size(1),
+      .height = output_in.size(2),
+      .width = output_in.size(3),
+      .channels_last = is_channels_last(output_in),
+      .border_classes = border_classes,
+      .activation = parse_activation(kOp, activation)};
   const auto options = output_in.options();
   const Tensor grad_slot = wanted[0]
       ? empty_images(at::DimVector(slot.sizes()), border_classes, options)

@@ -87,8 +87,14 @@ void mixture_nll_cpu(
   at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
     Tile<T> tile(s);
     TilePixels<T> pixels{
-        int(s.slots), int(s.channels), out.grad != nullptr, in.sigmoid, tile, scales, T(out.scale),
-        0};
+        .slots = int(s.slots),
+        .channels = int(s.channels),
+        .wanted = out.grad != nullptr,
+        .sigmoid = in.sigmoid,
+        .tile = tile,
+        .scales = scales,
+        .grad_scale = T(out.scale),
+        .p = 0};
     for (int64_t task = begin; task < end; ++task) {
       const int64_t image = task / per_image, from = task % per_image * kTile * kTilesOfTask;
       const int64_t to = std::min(s.pixels, from + kTile * kTilesOfTask);
@@ -110,7 +116,7 @@ void mixture_nll_cpu(
   }
 }
 
-#define INSTANTIATE(T, S)           \
+#define INSTANTIATE(T, S)              \
   template void mixture_nll_cpu<T, S>( \
       const MixtureShape&, const MixtureInputs<T, S>&, const MixtureOutputs<T, S>&);
 INSTANTIATE(float, float)

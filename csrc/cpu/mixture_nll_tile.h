@@ -83,9 +83,7 @@ struct Tile {
 
   // Of rgb (c < channels) or of the mask logits (c = channels).
   T* slot(int64_t k, int64_t c) { return row(k * (channels + 1) + c); }
-  T* working(int64_t which, int64_t k) {
-    return row(slots * (channels + 1) + which * slots + k);
-  }
+  T* working(int64_t which, int64_t k) { return row(slots * (channels + 1) + which * slots + k); }
   T* image(int64_t c) { return row(slots * (channels + 1 + kWorkingRows) + c); }
   T* nll() { return image(channels); }
   std::array<T*, kInterleaved> interleaved(int64_t k) {

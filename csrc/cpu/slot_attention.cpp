@@ -29,8 +29,8 @@ void forward_tile(
   }
   add_over_pixels(slots.count(), pixels, weights, lanes);
   tile_gemm<T, kTile>(
-      slots.count(), s.value_width, pixels, {weights, 1}, in.v + row * s.value_width,
-      s.value_width, sums, s.value_width, Store::kAdd, ahead);
+      slots.count(), s.value_width, pixels, {weights, 1}, in.v + row * s.value_width, s.value_width,
+      sums, s.value_width, Store::kAdd, ahead);
 }
 
 // The slots' incoming gradients, packed: g = grad_updates / mass, followed by q; g alone,
@@ -79,8 +79,8 @@ void softmax_backward(int64_t slots, int64_t pixels, T eps, Scratch<T>& scratch)
   }
 }
 
-// Writes one tile of grad_k and grad_v. Their sum is one product: the gradients of the logits follow
-// the weights in memory, as q follows g.
+// Writes one tile of grad_k and grad_v. Their sum is one product: the gradients of the logits
+// follow the weights in memory, as q follows g.
 template <typename T>
 void write_tile(
     const SlotAttentionShape& s, const SlotAttentionGradients<T>& grad,
@@ -123,8 +123,8 @@ void backward_tile(
     std::fill_n(grad_logits + j * kTile, kTile, -incoming.dot[j]);
   }
   tile_gemm<T, 1>(
-      count, kTile, e, {incoming.g_transposed.data(), count}, v_transposed, kTile, grad_logits, kTile,
-      Store::kAdd, ahead);
+      count, kTile, e, {incoming.g_transposed.data(), count}, v_transposed, kTile, grad_logits,
+      kTile, Store::kAdd, ahead);
   softmax_backward(count, pixels, in.eps, scratch);
   add_over_pixels(count, pixels, grad_logits, lanes);
   if (grad.grad_q != nullptr) {
@@ -206,10 +206,10 @@ void slot_attention_backward_cpu(
   }
 }
 
-#define INSTANTIATE(T)                                                                         \
-  template void slot_attention_cpu<T>(                                                         \
+#define INSTANTIATE(T)                                                                           \
+  template void slot_attention_cpu<T>(                                                           \
       const SlotAttentionShape&, const SlotAttentionInputs<T>&, const SlotAttentionOutputs<T>&); \
-  template void slot_attention_backward_cpu<T>(                                                \
+  template void slot_attention_backward_cpu<T>(                                                  \
       const SlotAttentionShape&, const SlotAttentionInputs<T>&, const SlotAttentionGradients<T>&);
 INSTANTIATE(float)
 INSTANTIATE(double)

@@ -80,7 +80,7 @@ struct Slots {
 template <typename T>
 struct Scratch {
   AlignedVector<T> k, v;       // [width, kTile], transposed
-  AlignedVector<T> attention;  // [slots, kTile]; backward: then the gradients of the logits, the same
+  AlignedVector<T> attention;  // [slots, kTile]; backward: then the logits' gradients, the same
 
   Scratch(const SlotAttentionShape& s, bool backward)
       : k(s.key_width * kTile),

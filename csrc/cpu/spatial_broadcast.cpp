@@ -108,8 +108,7 @@ void backward_task(
       }
     }
     if (grad.grad_position != nullptr) {
-      std::copy_n(
-          position_sums.data(), (last - first) * d.row, grad.grad_position + first * d.row);
+      std::copy_n(position_sums.data(), (last - first) * d.row, grad.grad_position + first * d.row);
     }
   });
 }
@@ -140,8 +139,7 @@ void backward(const SpatialBroadcastShape& s, const SpatialBroadcastGradients<T>
 template <typename Function>
 void with_constant(Activation activation, Function function) {
   switch (activation) {
-    case Activation::kElu:
-      return function(std::integral_constant<Activation, Activation::kElu>());
+    case Activation::kElu: return function(std::integral_constant<Activation, Activation::kElu>());
     case Activation::kRelu:
       return function(std::integral_constant<Activation, Activation::kRelu>());
     case Activation::kNone:

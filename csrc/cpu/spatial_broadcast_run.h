@@ -134,15 +134,13 @@ void add_run_backward(
   };
   if (inner == 1) {
     Vec<T> total(0);
-    for_each_vector<T>(
-        pixels, [&](int64_t i, int64_t count) { total = total + derive(i, count); });
+    for_each_vector<T>(pixels, [&](int64_t i, int64_t count) { total = total + derive(i, count); });
     *slot_sums += at::vec::vec_reduce_all<W>([](auto& a, auto& b) { return a + b; }, total);
     return;
   }
   for (int64_t p = 0; p < pixels * inner; p += inner) {
-    for_each_vector<T>(inner, [&](int64_t c, int64_t count) {
-      add(derive(p + c, count), slot_sums + c, count);
-    });
+    for_each_vector<T>(
+        inner, [&](int64_t c, int64_t count) { add(derive(p + c, count), slot_sums + c, count); });
   }
 }
 

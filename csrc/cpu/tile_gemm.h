@@ -207,8 +207,8 @@ constexpr int kMaxHeld = 14;  // 14 x 2 vectors, two sums and a factor, in 32 re
 constexpr int kMaxHeld = 6;  // 6 x 2, in 16
 #endif
 
-// Writes c[m, n] = sum_d a[m, d] b[d, n] for a known depth, with a slice of b held in registers: the
-// stores lie evenly between multiplications, so that memory can keep up with streamed ones.
+// Writes c[m, n] = sum_d a[m, d] b[d, n] for a known depth, with a slice of b held in registers:
+// the stores lie evenly between multiplications, so that memory can keep up with streamed ones.
 template <typename T, int kDepth>
 void short_gemm_held(
     int64_t rows, int64_t columns, Strided<T, 1> a, const T* b, int64_t ldb, T* c, int64_t ldc,
@@ -257,8 +257,8 @@ void short_gemm(
   }
 }
 
-// Where at::vec has no fast one. Rows i, i + 4, i + 8 and i + 12 share a vector, so that quarters of
-// vectors are transposed by themselves.
+// Where at::vec has no fast one. Rows i, i + 4, i + 8 and i + 12 share a vector, so that quarters
+// of vectors are transposed by themselves.
 #if defined(CPU_CAPABILITY_AVX512)
 inline void transpose_16x4(const float* from, int64_t ld_from, float* to, int64_t ld_to) {
   const auto rows = [&](int64_t i) {

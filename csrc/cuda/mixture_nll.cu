@@ -67,7 +67,8 @@ struct ThreadPixel : Channels<kChannels> {
   // The logits are not needed any more when kShare is set.
   __device__ T& working(WorkingRow which, int k) const {
     return row(
-        k, this->channels +
+        k,
+        this->channels +
             (which == kShare      ? kLogitRow
                  : which == kMask ? kMaskRow
                                   : kOtherRow));
@@ -156,7 +157,8 @@ __global__ void __launch_bounds__(kMaxThreads, 8) mixture_nll_kernel(
     double* partial_sums) {
   T *inverse = shared_memory<T>(), *log = inverse + s.slots, *rows = log + s.slots;
   for (int k = threadIdx.x; k < s.slots; k += blockDim.x) {
-    const double sigma = in.slot_sigma == nullptr ? in.sigma : static_cast<double>(in.slot_sigma[k]);
+    const double sigma =
+        in.slot_sigma == nullptr ? in.sigma : static_cast<double>(in.slot_sigma[k]);
     inverse[k] = Elementary<T>::minimum(T(1 / sigma), T(sizeof(T) == sizeof(float) ? 3e38 : 1e308));
     log[k] = in.slot_sigma == nullptr ? T(0) : T(::log(sigma));
   }
@@ -196,8 +198,8 @@ __global__ void __launch_bounds__(kMaxThreads, 8) mixture_nll_kernel(
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kMaxThreads) add_partial_sums_kernel(
-    const double* partial_sums, int64_t blocks, double constant, T* nll) {
+__global__ void __launch_bounds__(kMaxThreads)
+    add_partial_sums_kernel(const double* partial_sums, int64_t blocks, double constant, T* nll) {
   double sum = 0;
   for (int64_t i = threadIdx.x; i < blocks; i += blockDim.x) {
     sum += partial_sums[blockIdx.x * blocks + i];
@@ -227,8 +229,7 @@ bool is_packed(
 
 template <typename T, typename S, int kChannels>
 auto kernel_for(Likelihood kind) {
-  return kind == Likelihood::kGaussian
-      ? mixture_nll_kernel<T, S, Likelihood::kGaussian, kChannels>
+  return kind == Likelihood::kGaussian ? mixture_nll_kernel<T, S, Likelihood::kGaussian, kChannels>
       : kind == Likelihood::kMixture
       ? mixture_nll_kernel<T, S, Likelihood::kMixture, kChannels>
       : mixture_nll_kernel<T, S, Likelihood::kMixtureJoint, kChannels>;
@@ -260,10 +261,10 @@ void mixture_nll_cuda(
   }
 }
 
-#define INSTANTIATE(T, S)                                                           \
-  template void mixture_nll_cuda<T, S>(                                             \
-      const MixtureShape&, const MixtureInputs<T, S>&, const MixtureOutputs<T, S>&, \
-      double*, void*);
+#define INSTANTIATE(T, S)                                                                    \
+  template void mixture_nll_cuda<T, S>(                                                      \
+      const MixtureShape&, const MixtureInputs<T, S>&, const MixtureOutputs<T, S>&, double*, \
+      void*);
 INSTANTIATE(float, float)
 INSTANTIATE(double, double)
 INSTANTIATE(float, Float16Bits)

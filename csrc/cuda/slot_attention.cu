@@ -70,8 +70,14 @@ Pass<Parameters...> make_pass(
     void (*kernel)(Parameters...), bool backward, const SlotAttentionShape& s,
     const SlotAttentionInputs<T>& in) {
   Plan plan{
-      static_cast<int>(s.slots), static_cast<int>(s.key_width), static_cast<int>(s.value_width),
-      s.pixels, 1, kMaxTile, 1, in.v == in.k && s.key_width == s.value_width};
+      static_cast<int>(s.slots),
+      static_cast<int>(s.key_width),
+      static_cast<int>(s.value_width),
+      s.pixels,
+      1,
+      kMaxTile,
+      1,
+      in.v == in.k && s.key_width == s.value_width};
   const int64_t bytes = choose_tile<T, kSlots>(plan, backward);
   const int width = backward ? plan.key_width : plan.value_width;
   const int tasks = groups_of_4(width) * (kSlots / kSlotGroup);
@@ -117,8 +123,7 @@ auto backward_pass(const SlotAttentionShape& s, const SlotAttentionInputs<T>& in
 template <typename... Parameters, typename... Arguments>
 void launch_pass(const Pass<Parameters...>& pass, void* stream, Arguments... arguments) {
   launch(
-      {kOp, pass.grid, kThreads, pass.shared_bytes, stream}, pass.kernel, pass.plan,
-      arguments...);
+      {kOp, pass.grid, kThreads, pass.shared_bytes, stream}, pass.kernel, pass.plan, arguments...);
 }
 
 template <typename T>
@@ -126,15 +131,14 @@ void add_shares(
     const SlotAttentionShape& s, const Plan& plan, const bool* slot_mask, int width, bool normalise,
     const T* sums, const T* masses, T* out, T* mass_out, void* stream) {
   launch(
-      {kOp, grid(s.batch * s.slots, kOp), kAddingThreads, 0, stream}, add_slot_sums_kernel<T>,
-      sums, masses, slot_mask, plan.slots, width, plan.shares, normalise, out, mass_out);
+      {kOp, grid(s.batch * s.slots, kOp), kAddingThreads, 0, stream}, add_slot_sums_kernel<T>, sums,
+      masses, slot_mask, plan.slots, width, plan.shares, normalise, out, mass_out);
 }
 
 }  // namespace
 
 template <typename T>
-int64_t slot_attention_cuda_scratch(
-    const SlotAttentionShape& s, const SlotAttentionInputs<T>& in) {
+int64_t slot_attention_cuda_scratch(const SlotAttentionShape& s, const SlotAttentionInputs<T>& in) {
   return s.batch * forward_pass(s, in).plan.shares * s.slots * (s.value_width + 1);
 }
 

@@ -11,8 +11,7 @@ template <typename T>
 constexpr T kLowest = std::numeric_limits<T>::lowest();
 
 template <typename T>
-__device__ bool takes_part(
-    const SlotAttentionInputs<T>& in, int64_t image, int slots, int slot) {
+__device__ bool takes_part(const SlotAttentionInputs<T>& in, int64_t image, int slots, int slot) {
   return slot < slots && (in.slot_mask == nullptr || in.slot_mask[image * slots + slot]);
 }
 

@@ -1,5 +1,5 @@
-// Spatial broadcast on the GPU. Each block of the backward pass leaves its sums over pixels and over
-// slots; further kernels add them in a fixed order, so results repeat bit by bit.
+// Spatial broadcast on the GPU. Each block of the backward pass leaves its sums over pixels and
+// over slots; further kernels add them in a fixed order, so results repeat bit by bit.
 #include "cuda/spatial_broadcast_tile.cuh"
 
 namespace emorl {
@@ -61,8 +61,7 @@ __global__ void __launch_bounds__(kThreads, 1) spatial_broadcast_backward_kernel
         const auto y = load<T, kWidth>(output + m * image + place.offsets[r]);
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) {
-          const Wide<T> value =
-              activate_backward(p.activation, widen(grad.x[i]), widen(y.x[i]));
+          const Wide<T> value = activate_backward(p.activation, widen(grad.x[i]), widen(y.x[i]));
           over_slots[r].x[i] += value;
           over_pixels[i] += value;
         }
@@ -96,8 +95,8 @@ constexpr int kSumChannels = 32, kSumRows = 8;
 // grad_slot [slots, classes, channels] = sums over the tiles of each class; a block takes one slot
 // and class and kSumChannels channels.
 template <typename T>
-__global__ void __launch_bounds__(kSumChannels* kSumRows) add_tiles_kernel(
-    const __grid_constant__ Plan p, const Wide<T>* tile_sums, T* grad_slot) {
+__global__ void __launch_bounds__(kSumChannels* kSumRows)
+    add_tiles_kernel(const __grid_constant__ Plan p, const Wide<T>* tile_sums, T* grad_slot) {
   __shared__ Wide<T> rows[kSumRows][kSumChannels];
   const int64_t m = blockIdx.x / p.classes;
   const int of_class = blockIdx.x % p.classes, lane = threadIdx.x % kSumChannels;
@@ -189,21 +188,21 @@ void spatial_broadcast_backward_cuda(
     const int64_t rows = static_cast<int64_t>(p.slots) * p.classes;
     const int64_t channel_blocks = (p.channels + kSumChannels - 1) / kSumChannels;
     launch(
-        {kBackward, grid(rows, kBackward, channel_blocks), kSumChannels * kSumRows, 0, stream}, add_tiles_kernel<T>, p, tile_sums,
-        grad.grad_slot);
+        {kBackward, grid(rows, kBackward, channel_blocks), kSumChannels * kSumRows, 0, stream},
+        add_tiles_kernel<T>, p, tile_sums, grad.grad_slot);
   }
   if (grad.grad_position != nullptr) {
     const int64_t blocks = (p.image() + kThreads - 1) / kThreads;
     launch(
-        {kBackward, grid(blocks, kBackward), kThreads, 0, stream}, add_position_sums_kernel<T>, p.image(), p.shares,
-        position_sums, grad.grad_position);
+        {kBackward, grid(blocks, kBackward), kThreads, 0, stream}, add_position_sums_kernel<T>,
+        p.image(), p.shares, position_sums, grad.grad_position);
   }
 }
 
-#define INSTANTIATE(T)                                                        \
-  template void spatial_broadcast_cuda<T>(                                    \
-      const SpatialBroadcastShape&, const T*, const T*, T*, void*);           \
-  template void spatial_broadcast_backward_cuda<T>(                           \
+#define INSTANTIATE(T)                                              \
+  template void spatial_broadcast_cuda<T>(                          \
+      const SpatialBroadcastShape&, const T*, const T*, T*, void*); \
+  template void spatial_broadcast_backward_cuda<T>(                 \
       const SpatialBroadcastShape&, const SpatialBroadcastGradients<T>&, void*, void*);
 INSTANTIATE(float)
 INSTANTIATE(double)

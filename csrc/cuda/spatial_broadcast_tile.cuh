@@ -22,17 +22,19 @@ __host__ __device__ inline Extent extent(int line_class, int size, bool border_c
   if (!border_classes) {
     return {0, size};
   }
-  return line_class == 0 ? Extent{0, 1} : line_class == 1 ? Extent{1, size - 2} : Extent{size - 1, 1};
+  return line_class == 0 ? Extent{0, 1}
+      : line_class == 1  ? Extent{1, size - 2}
+                         : Extent{size - 1, 1};
 }
 
 struct Plan {
   int slots, channels, height, width, classes;
   bool channels_last;
   Activation activation;
-  int vector;                       // adjacent channels that a thread takes
-  int channel_lanes, pixel_lanes;   // threads of a block, along both
-  int channel_blocks, shares;       // of the channels and of the slots
-  int first_tile[kClasses + 1];     // of each class, and how many there are
+  int vector;                      // adjacent channels that a thread takes
+  int channel_lanes, pixel_lanes;  // threads of a block, along both
+  int channel_blocks, shares;      // of the channels and of the slots
+  int first_tile[kClasses + 1];    // of each class, and how many there are
 
   Plan(const SpatialBroadcastShape& s, int vector_)
       : slots(s.slots),
