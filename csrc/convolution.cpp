@@ -16,11 +16,11 @@
 #include <tuple>
 #include <utility>
 
+#include "convolution.h"
 #include "device.h"
-#include "kernels.h"
 #include "parse.h"
 
-namespace emorl {
+namespace emorl::convolution {
 namespace {
 
 using at::Tensor;
@@ -65,7 +65,7 @@ void check_output(
 }
 
 // What the CPU's kernels can do.
-ConvolutionShape shape_on_cpu(
+Shape shape_on_cpu(
     const Tensor& x, const Tensor& weight, int64_t padding, int64_t stride, Activation activation) {
   const int64_t kernel = weight.size(2);
   TORCH_CHECK_VALUE(stride == 1, "convolution: expected a stride of 1, got ", stride);
@@ -74,7 +74,7 @@ ConvolutionShape shape_on_cpu(
           weight.size(0) % 16 == 0 && padding >= 0 && padding < kernel,
       "convolution: expected 3x3 or 5x5, channels in multiples of 16 and less padding, got ",
       weight.sizes(), " and padding ", padding);
-  const ConvolutionShape s{
+  const Shape s{
       .batch = x.size(0),
       .height = x.size(2),
       .width = x.size(3),
@@ -99,7 +99,7 @@ Tensor empty_images(const Tensor& like, int64_t height, int64_t width, int64_t c
 Tensor convolution_on_cpu(
     const Tensor& x_in, const Tensor& weight_in, const OptionalTensor& bias_in, int64_t padding,
     int64_t stride, Activation activation) {
-  const ConvolutionShape s = shape_on_cpu(x_in, weight_in, padding, stride, activation);
+  const Shape s = shape_on_cpu(x_in, weight_in, padding, stride, activation);
   const Tensor y = empty_images(x_in, s.out_height(), s.out_width(), s.out_channels);
   if (y.numel() == 0) {
     return y;
@@ -117,7 +117,7 @@ Tensor convolution_on_cpu(
 Gradients backward_on_cpu(
     const Tensor& grad_in, const Tensor& x_in, const Tensor& weight, const Tensor& output_in,
     int64_t padding, int64_t stride, Activation activation, const Wanted& wanted) {
-  const ConvolutionShape s = shape_on_cpu(x_in, weight, padding, stride, activation);
+  const Shape s = shape_on_cpu(x_in, weight, padding, stride, activation);
   const Tensor nothing = at::empty({0}, x_in.options());
   const Tensor grad_x = wanted[0] ? empty_images(x_in, s.height, s.width, s.in_channels) : nothing;
   const Tensor grad_weight =
@@ -132,7 +132,7 @@ Gradients backward_on_cpu(
       const ActivatedGradient<scalar_t> from{
           grad.const_data_ptr<scalar_t>(), output.const_data_ptr<scalar_t>()};
       if (wanted[0]) {
-        const ConvolutionShape turned{
+        const Shape turned{
             .batch = s.batch,
             .height = s.out_height(),
             .width = s.out_width(),
@@ -298,6 +298,6 @@ void register_convolution(torch::Library& library) {
 }
 
 }  // namespace
-}  // namespace emorl
+}  // namespace emorl::convolution
 
-EMORL_REGISTER(emorl::register_convolution)
+EMORL_REGISTER(emorl::convolution::register_convolution)

@@ -7,7 +7,7 @@
 
 #include <type_traits>
 
-#include "kernels.h"
+#include "host_device.h"
 
 #if EMORL_CUDA
 #include <c10/cuda/CUDAGuard.h>

@@ -12,10 +12,10 @@
 #include <utility>
 
 #include "device.h"
-#include "kernels.h"
 #include "parse.h"
+#include "spatial_broadcast.h"
 
-namespace emorl {
+namespace emorl::spatial_broadcast {
 namespace {
 
 using at::Tensor;
@@ -47,7 +47,7 @@ bool by_border_class(const Tensor& slot) {
   return slot.dim() == 4 && slot.size(2) == 3 && slot.size(3) == 3;
 }
 
-SpatialBroadcastShape check(const Tensor& slot, const Tensor& position, std::string_view name) {
+Shape check(const Tensor& slot, const Tensor& position, std::string_view name) {
   const bool border_classes = by_border_class(slot);
   TORCH_CHECK_VALUE(
       (border_classes || slot.dim() == 2) && position.dim() == 3 &&
@@ -75,7 +75,7 @@ SpatialBroadcastShape check(const Tensor& slot, const Tensor& position, std::str
 
 Tensor spatial_broadcast(
     const Tensor& slot_in, const Tensor& position_in, std::string_view activation) {
-  const SpatialBroadcastShape s = check(slot_in, position_in, activation);
+  const Shape s = check(slot_in, position_in, activation);
   const Tensor output = empty_images(
       {s.slots, s.channels, s.height, s.width}, s.channels_last, position_in.options());
   if (output.numel() == 0) {
@@ -102,7 +102,7 @@ Tensor spatial_broadcast(
 
 // Gradients that are not wanted are empty.
 template <typename T>
-SpatialBroadcastGradients<T> gradients(
+Gradients<T> gradients(
     const Tensor& grad_output, const Tensor& output, const Tensor& grad_slot,
     const Tensor& grad_position) {
   const auto pointer = [](const Tensor& tensor) {
@@ -133,7 +133,7 @@ std::tuple<Tensor, Tensor> spatial_broadcast_backward(
         output_in.device(), ", got ", tensor.scalar_type(), " on ", tensor.device());
   }
   const bool border_classes = by_border_class(slot);
-  const SpatialBroadcastShape s{
+  const Shape s{
       .slots = output_in.size(0),
       .channels = output_in.size(1),
       .height = output_in.size(2),
@@ -182,6 +182,6 @@ void add_to(torch::Library& library) {
 }
 
 }  // namespace
-}  // namespace emorl
+}  // namespace emorl::spatial_broadcast
 
-EMORL_REGISTER(emorl::add_to)
+EMORL_REGISTER(emorl::spatial_broadcast::add_to)

@@ -5,14 +5,14 @@
 #include <algorithm>
 #include <array>
 
+#include "convolution.h"
 #include "cpu/aligned.h"
+#include "cpu/gemm.h"
 #include "cpu/parallel.h"
-#include "cpu/small_products.h"
-#include "cpu/vector_activation.h"
+#include "cpu/vector.h"
 #include "cpu/winograd.h"
-#include "kernels.h"
 
-namespace emorl {
+namespace emorl::convolution {
 namespace {
 
 // The first output of a tile.
@@ -29,7 +29,7 @@ struct Square {
   static constexpr int64_t kRows = 48, step = 0;  // of a block; `step` as in Lines
   int64_t down, across, count, blocks;
 
-  explicit Square(const ConvolutionShape& s)
+  explicit Square(const Shape& s)
       : down(at::divup(s.out_height(), kOut)),
         across(at::divup(s.out_width(), kOut)),
         count(s.batch * down * across),
@@ -52,7 +52,7 @@ struct Lines {
   static constexpr int64_t kRows = 96;      // wanted in a block
   int64_t height, step, lines, per_image, blocks;
 
-  explicit Lines(const ConvolutionShape& s)
+  explicit Lines(const Shape& s)
       : height(s.out_height()),
         step(at::divup(s.out_width(), kOut)),
         lines(at::divup(height, at::divup(height, std::max<int64_t>(1, kRows / step)))),
@@ -124,8 +124,8 @@ auto tile_of(const ActivatedGradient<T>& from, const Where& where) {
 
 template <Activation kActivation, typename Scheme, typename T>
 void transform_images(
-    const ConvolutionShape& s, const Scheme& scheme, int64_t block,
-    const ActivatedGradient<T>& from, const T* zeros, Transformed<Scheme, T>& to) {
+    const Shape& s, const Scheme& scheme, int64_t block, const ActivatedGradient<T>& from,
+    const T* zeros, Transformed<Scheme, T>& to) {
   using Vec = at::vec::Vectorized<T>;
   constexpr int kSide = Scheme::kSide;
   for (int64_t row = 0; row < scheme.inputs(block); ++row) {
@@ -148,7 +148,7 @@ void transform_images(
 
 template <Activation kActivation, typename Scheme, typename T>
 void write_outputs(
-    const ConvolutionShape& s, const Scheme& scheme, int64_t block, const T* bias, T* y, T* nowhere,
+    const Shape& s, const Scheme& scheme, int64_t block, const T* bias, T* y, T* nowhere,
     Transformed<Scheme, T>& from) {
   using Vec = at::vec::Vectorized<T>;
   constexpr int kSide = Scheme::kSide, kOut = Scheme::kOut;
@@ -171,8 +171,8 @@ void write_outputs(
 // Transforms the gradient of the outputs, and adds it up in grad_bias.
 template <Activation kActivation, typename Scheme, typename T>
 void transform_gradients(
-    const ConvolutionShape& s, const Scheme& scheme, int64_t block,
-    const ActivatedGradient<T>& from, const T* zeros, T* grad_bias, Transformed<Scheme, T>& to) {
+    const Shape& s, const Scheme& scheme, int64_t block, const ActivatedGradient<T>& from,
+    const T* zeros, T* grad_bias, Transformed<Scheme, T>& to) {
   using Vec = at::vec::Vectorized<T>;
   constexpr int kSide = Scheme::kSide, kOut = Scheme::kOut;
   for (int64_t row = 0; row < scheme.outputs(block); ++row) {
@@ -202,8 +202,7 @@ void transform_gradients(
 // weight [kTaps, kTaps, in, out] and factors [kProducts, kRowTaps, in, out], one of which is made
 // from the other
 template <typename Scheme, int kFrom, int kTo, typename T, typename Transform>
-void transform_weights(
-    const ConvolutionShape& s, const Transform& transform, const T* from, T* to) {
+void transform_weights(const Shape& s, const Transform& transform, const T* from, T* to) {
   using Vec = at::vec::Vectorized<T>;
   constexpr int kRowTaps = Scheme::kRowTaps;
   const int64_t matrix = s.in_channels * s.out_channels;
@@ -228,9 +227,7 @@ void transform_weights(
 }
 
 template <typename Scheme, Activation kBefore, Activation kAfter, typename T>
-void convolve(
-    const ConvolutionShape& s, const ActivatedGradient<T>& x, const T* weight, const T* bias,
-    T* y) {
+void convolve(const Shape& s, const ActivatedGradient<T>& x, const T* weight, const T* bias, T* y) {
   constexpr int kTaps = Scheme::kTaps, kRowTaps = Scheme::kRowTaps;
   const Scheme scheme(s);
   const int64_t matrix = s.in_channels * s.out_channels;
@@ -273,8 +270,7 @@ void add_tasks(int64_t tasks, const AlignedVector<T>& partial, int64_t size, T* 
 
 template <typename Scheme, Activation kActivation, typename T>
 void weight_gradient(
-    const ConvolutionShape& s, const T* x, const ActivatedGradient<T>& from, T* grad_weight,
-    T* grad_bias) {
+    const Shape& s, const T* x, const ActivatedGradient<T>& from, T* grad_weight, T* grad_bias) {
   constexpr int kTaps = Scheme::kTaps, kRowTaps = Scheme::kRowTaps;
   const Scheme scheme(s);
   const int64_t tasks = std::min(Scheme::kMaxTasks, scheme.blocks);
@@ -312,7 +308,7 @@ void weight_gradient(
 
 // Calls function<Scheme, kActivation>().
 template <typename Function>
-void choose(const ConvolutionShape& s, const Function& function) {
+void choose(const Shape& s, const Function& function) {
   const auto with = [&]<Activation kActivation>() {
     s.kernel == 3 ? function.template operator()<Square, kActivation>()
                   : function.template operator()<Lines, kActivation>();
@@ -327,7 +323,7 @@ void choose(const ConvolutionShape& s, const Function& function) {
 }  // namespace
 
 template <typename T>
-void convolution_cpu(const ConvolutionShape& s, const T* x, const T* weight, const T* bias, T* y) {
+void convolution_cpu(const Shape& s, const T* x, const T* weight, const T* bias, T* y) {
   choose(s, [&]<typename Scheme, Activation kActivation>() {
     convolve<Scheme, Activation::kNone, kActivation>(
         s, ActivatedGradient<T>{x, nullptr}, weight, bias, y);
@@ -336,7 +332,7 @@ void convolution_cpu(const ConvolutionShape& s, const T* x, const T* weight, con
 
 template <typename T>
 void convolution_input_gradient_cpu(
-    const ConvolutionShape& s, const ActivatedGradient<T>& from, const T* weight, T* grad_x) {
+    const Shape& s, const ActivatedGradient<T>& from, const T* weight, T* grad_x) {
   choose(s, [&]<typename Scheme, Activation kActivation>() {
     const T* no_bias = nullptr;
     convolve<Scheme, kActivation, Activation::kNone>(s, from, weight, no_bias, grad_x);
@@ -345,20 +341,19 @@ void convolution_input_gradient_cpu(
 
 template <typename T>
 void convolution_weight_gradient_cpu(
-    const ConvolutionShape& s, const T* x, const ActivatedGradient<T>& from, T* grad_weight,
-    T* grad_bias) {
+    const Shape& s, const T* x, const ActivatedGradient<T>& from, T* grad_weight, T* grad_bias) {
   choose(s, [&]<typename Scheme, Activation kActivation>() {
     weight_gradient<Scheme, kActivation>(s, x, from, grad_weight, grad_bias);
   });
 }
 
-#define INSTANTIATE(T)                                                                         \
-  template void convolution_cpu<T>(const ConvolutionShape&, const T*, const T*, const T*, T*); \
-  template void convolution_input_gradient_cpu<T>(                                             \
-      const ConvolutionShape&, const ActivatedGradient<T>&, const T*, T*);                     \
-  template void convolution_weight_gradient_cpu<T>(                                            \
-      const ConvolutionShape&, const T*, const ActivatedGradient<T>&, T*, T*);
+#define INSTANTIATE(T)                                                              \
+  template void convolution_cpu<T>(const Shape&, const T*, const T*, const T*, T*); \
+  template void convolution_input_gradient_cpu<T>(                                  \
+      const Shape&, const ActivatedGradient<T>&, const T*, T*);                     \
+  template void convolution_weight_gradient_cpu<T>(                                 \
+      const Shape&, const T*, const ActivatedGradient<T>&, T*, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 
-}  // namespace emorl
+}  // namespace emorl::convolution

@@ -2,11 +2,11 @@
 // activation, and backward the activation's derivative and the bias's gradient. Each block leaves
 // its sums, and a second kernel adds them in a fixed order, so results repeat bit by bit.
 #include "activation.h"
+#include "convolution.h"
 #include "cuda/launch.cuh"
 #include "cuda/number.cuh"
-#include "kernels.h"
 
-namespace emorl {
+namespace emorl::convolution {
 namespace {
 
 constexpr const char* kOp = "convolution";
@@ -235,4 +235,4 @@ INSTANTIATE(double)
 INSTANTIATE(Float16Bits)
 INSTANTIATE(BFloat16Bits)
 
-}  // namespace emorl
+}  // namespace emorl::convolution

@@ -6,13 +6,13 @@
 
 #include "cuda/launch.cuh"
 #include "cuda/vec4.cuh"
-#include "kernels.h"
+#include "slot_attention.h"
 
 #ifndef EMORL_STAGES
 #define EMORL_STAGES 2
 #endif
 
-namespace emorl {
+namespace emorl::slot_attention {
 
 constexpr int kWarp = 32, kThreads = 128;
 constexpr unsigned kAllLanes = 0xffffffffu;
@@ -145,11 +145,10 @@ template <typename T, int kSlots>
 struct Tiles {
   const Plan& plan;
   const Memory<T, kSlots>& memory;
-  const SlotAttentionInputs<T>& in;
+  const Inputs<T>& in;
   int image, begin, end;
 
-  __device__ Tiles(
-      const Plan& plan_, const Memory<T, kSlots>& memory_, const SlotAttentionInputs<T>& in_)
+  __device__ Tiles(const Plan& plan_, const Memory<T, kSlots>& memory_, const Inputs<T>& in_)
       : plan(plan_), memory(memory_), in(in_), image(blockIdx.x / plan.shares) {
     const int64_t share = blockIdx.x - image * plan.shares;
     begin = static_cast<int>(share * plan.tiles() / plan.shares);
@@ -197,4 +196,4 @@ struct Tiles {
   }
 };
 
-}  // namespace emorl
+}  // namespace emorl::slot_attention

@@ -2,7 +2,7 @@
 // over slots; further kernels add them in a fixed order, so results repeat bit by bit.
 #include "cuda/spatial_broadcast_tile.cuh"
 
-namespace emorl {
+namespace emorl::spatial_broadcast {
 namespace {
 
 template <typename T, int kWidth>
@@ -136,7 +136,7 @@ constexpr const char* kBackward = "spatial_broadcast_backward";
 
 // Channels that a thread can move at once: 16 bytes, if they never straddle pixels or alignment.
 template <typename T, typename... Pointers>
-int widest(const SpatialBroadcastShape& s, Pointers... pointers) {
+int widest(const Shape& s, Pointers... pointers) {
   constexpr int kWidth = kWidestAccess / sizeof(T);
   const bool packed = (aligned<T, kWidth>(pointers) && ...);
   return s.channels_last && s.channels % kWidth == 0 && packed ? kWidth : 1;
@@ -146,7 +146,7 @@ int widest(const SpatialBroadcastShape& s, Pointers... pointers) {
 
 template <typename T>
 void spatial_broadcast_cuda(
-    const SpatialBroadcastShape& s, const T* slot, const T* position, T* output, void* stream) {
+    const Shape& s, const T* slot, const T* position, T* output, void* stream) {
   const Plan p(s, widest<T>(s, slot, position, output));
   if (p.vector == 1) {
     launch(
@@ -160,7 +160,7 @@ void spatial_broadcast_cuda(
   }
 }
 
-int64_t spatial_broadcast_backward_cuda_scratch(const SpatialBroadcastShape& s, int64_t size_of_t) {
+int64_t spatial_broadcast_backward_cuda_scratch(const Shape& s, int64_t size_of_t) {
   const auto needed = [](const Plan& p) { return p.tile_sums() + p.shares * p.image(); };
   const int64_t one_by_one = needed(Plan(s, 1));
   const int64_t by_vectors = needed(Plan(s, static_cast<int>(kWidestAccess / size_of_t)));
@@ -169,8 +169,7 @@ int64_t spatial_broadcast_backward_cuda_scratch(const SpatialBroadcastShape& s, 
 
 template <typename T>
 void spatial_broadcast_backward_cuda(
-    const SpatialBroadcastShape& s, const SpatialBroadcastGradients<T>& grad, void* scratch,
-    void* stream) {
+    const Shape& s, const Gradients<T>& grad, void* scratch, void* stream) {
   const Plan p(s, widest<T>(s, grad.grad_output, grad.output));
   auto* tile_sums = static_cast<Wide<T>*>(scratch);
   Wide<T>* position_sums = tile_sums + p.tile_sums();
@@ -199,14 +198,12 @@ void spatial_broadcast_backward_cuda(
   }
 }
 
-#define INSTANTIATE(T)                                              \
-  template void spatial_broadcast_cuda<T>(                          \
-      const SpatialBroadcastShape&, const T*, const T*, T*, void*); \
-  template void spatial_broadcast_backward_cuda<T>(                 \
-      const SpatialBroadcastShape&, const SpatialBroadcastGradients<T>&, void*, void*);
+#define INSTANTIATE(T)                                                                  \
+  template void spatial_broadcast_cuda<T>(const Shape&, const T*, const T*, T*, void*); \
+  template void spatial_broadcast_backward_cuda<T>(const Shape&, const Gradients<T>&, void*, void*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 INSTANTIATE(Float16Bits)
 INSTANTIATE(BFloat16Bits)
 
-}  // namespace emorl
+}  // namespace emorl::spatial_broadcast

@@ -5,9 +5,9 @@
 #include "activation.h"
 #include "cuda/launch.cuh"
 #include "cuda/number.cuh"
-#include "kernels.h"
+#include "spatial_broadcast.h"
 
-namespace emorl {
+namespace emorl::spatial_broadcast {
 namespace {
 
 constexpr int kThreads = 256, kPixels = 4;  // a thread's pixels
@@ -36,7 +36,7 @@ struct Plan {
   int channel_blocks, shares;      // of the channels and of the slots
   int first_tile[kClasses + 1];    // of each class, and how many there are
 
-  Plan(const SpatialBroadcastShape& s, int vector_)
+  Plan(const Shape& s, int vector_)
       : slots(s.slots),
         channels(s.channels),
         height(s.height),
@@ -106,4 +106,4 @@ struct Place {
 };
 
 }  // namespace
-}  // namespace emorl
+}  // namespace emorl::spatial_broadcast
