@@ -1,5 +1,5 @@
 // The gradients of the native operators, wired by the names in their schemas as
-// emorl/ops/_gradient.py describes and does it for Triton's: in Python that takes longer than a
+// emorl/ops/gradient.py describes and does it for Triton's: in Python that takes longer than a
 // small kernel.
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/dispatch/Dispatcher.h>

@@ -10,7 +10,7 @@ from op_testing import DEVICE
 from torch import Tensor
 
 from benchmarks.cases import MixtureNllCase, SlotAttentionCase, SpatialBroadcastCase
-from emorl.ops import _library, convolution, mixture_nll, slot_attention, spatial_broadcast
+from emorl.ops import convolution, library, mixture_nll, slot_attention, spatial_broadcast
 from emorl.ops.convolution import _limit_on_cpu
 from emorl.ops.spatial_broadcast import Activation
 
@@ -138,7 +138,7 @@ class OddCase:
 
     def beyond(self, inputs: dict[str, Tensor]) -> str | None:
         """Why the native kernels do not take this case, if they do not."""
-        if not isinstance(self.sizes, ConvolutionCase) or _library.on_gpu(inputs["x"]):
+        if not isinstance(self.sizes, ConvolutionCase) or library.on_gpu(inputs["x"]):
             return None
         return _limit_on_cpu(inputs["x"], inputs["weight"], self.sizes.padding, stride=1)
 

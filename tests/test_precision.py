@@ -18,7 +18,7 @@ from training_fakes import FakeImages, FakeModel
 from emorl.data import Batch, ObjectDataset, open_dataset
 from emorl.models import EfficientMORL, EfficientMORLConfig
 from emorl.nn import refinement, score_once
-from emorl.ops._library import extension
+from emorl.ops.library import extension
 from emorl.training.config import TrainerConfig
 from emorl.training.devices import make_accelerator, precision_of
 from emorl.training.trainer import Trainer
