@@ -20,6 +20,7 @@ RESULTS := benchmarks/results
 OLD_TRITON := build/triton-3.6.0
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c constraints.txt
 NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f)
+CXX_SOURCES = $(shell find csrc tests/simt -regex '.*\.\(h\|cpp\|cuh?\)')
 
 .PHONY: venv test test-simt test-simt-all test-aot bench bench-ops bench-step bench-rewritings \
         sanitize test-machines gpu gpu-wheels gpu-carry demo format clean help
@@ -50,6 +51,7 @@ $(VENV)/.installed: $(VENV)/.dependencies $(NATIVE)
 test: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
 	$(BIN)/mypy
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --cov=emorl \
 	  -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -129,6 +131,7 @@ demo: venv
 format: venv
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_SOURCES)
 
 clean:
 	rm -rf build dist *.egg-info .coverage .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -2,33 +2,19 @@
 // or a CPU vector.
 #pragma once
 
-#include <cmath>
-
-#include "kernels.h"
-#include "pixel_math.h"
+#include "host_device.h"
 
 namespace emorl {
 
-// What activations are made of; CPU vectors specialise it.
-template <typename V>
-struct Piecewise {
-  static EMORL_INLINE V if_positive(V x, V then, V otherwise) { return x <= V(0) ? otherwise : then; }
-  static EMORL_INLINE V expm1(V x) {
-    if constexpr (sizeof(V) == sizeof(float)) {
-      return ::expm1f(x);
-    } else {
-      return ::expm1(x);
-    }
-  }
-};
+enum class Activation { kNone, kRelu, kElu };
 
 // act(x); NaN where x is.
 template <Activation kActivation, typename V>
 EMORL_INLINE V activate(V x) {
   if constexpr (kActivation == Activation::kElu) {
-    return Piecewise<V>::if_positive(x, x, Piecewise<V>::expm1(x));
+    return Elementary<V>::if_positive(x, x, Elementary<V>::expm1_of_negative(x));
   } else if constexpr (kActivation == Activation::kRelu) {
-    return Piecewise<V>::if_positive(x, x, V(0));
+    return Elementary<V>::if_positive(x, x, V(0));
   } else {
     return x;
   }
@@ -38,9 +24,9 @@ EMORL_INLINE V activate(V x) {
 template <Activation kActivation, typename V>
 EMORL_INLINE V activate_backward(V grad, V y) {
   if constexpr (kActivation == Activation::kElu) {
-    return grad * Piecewise<V>::if_positive(V(0) - y, y + V(1), V(1));
+    return grad * Elementary<V>::if_positive(V(0) - y, y + V(1), V(1));
   } else if constexpr (kActivation == Activation::kRelu) {
-    return Piecewise<V>::if_positive(y, grad, V(0));
+    return Elementary<V>::if_positive(y, grad, V(0));
   } else {
     return grad;
   }

@@ -1,5 +1,5 @@
 // The gradients of the native operators, wired by the names in their schemas as
-// emorl/ops/_gradient.py describes and does it for Triton's: in Python that takes longer than a
+// emorl/ops/gradient.py describes and does it for Triton's: in Python that takes longer than a
 // small kernel.
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/dispatch/Dispatcher.h>
@@ -134,8 +134,7 @@ struct EmorlBackward : torch::autograd::Function<EmorlBackward> {
   }
 
   static std::vector<Tensor> backward(AutogradContext* ctx, const std::vector<Tensor>& grads) {
-    const auto plan =
-        c10::static_intrusive_pointer_cast<Plan>(ctx->saved_data["plan"].toCapsule());
+    const auto plan = c10::static_intrusive_pointer_cast<Plan>(ctx->saved_data["plan"].toCapsule());
     const auto places = ctx->saved_data["places"].toIntVector();
     const auto tensors = std::count_if(places.begin(), places.end(), [](auto i) { return i >= 0; });
     std::vector<Tensor> grad_inputs(1 + tensors + 1);  // of everything that `forward` is given

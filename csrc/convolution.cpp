@@ -16,11 +16,11 @@
 #include <tuple>
 #include <utility>
 
+#include "convolution.h"
 #include "device.h"
-#include "kernels.h"
 #include "parse.h"
 
-namespace emorl {
+namespace emorl::convolution {
 namespace {
 
 using at::Tensor;
@@ -65,9 +65,8 @@ void check_output(
 }
 
 // What the CPU's kernels can do.
-ConvolutionShape shape_on_cpu(
-    const Tensor& x, const Tensor& weight, int64_t padding, int64_t stride,
-    Activation activation) {
+Shape shape_on_cpu(
+    const Tensor& x, const Tensor& weight, int64_t padding, int64_t stride, Activation activation) {
   const int64_t kernel = weight.size(2);
   TORCH_CHECK_VALUE(stride == 1, "convolution: expected a stride of 1, got ", stride);
   TORCH_CHECK_VALUE(
@@ -75,9 +74,15 @@ ConvolutionShape shape_on_cpu(
           weight.size(0) % 16 == 0 && padding >= 0 && padding < kernel,
       "convolution: expected 3x3 or 5x5, channels in multiples of 16 and less padding, got ",
       weight.sizes(), " and padding ", padding);
-  const ConvolutionShape s{
-      x.size(0), x.size(2), x.size(3),           x.size(1), weight.size(0), kernel,
-      padding,   activation};
+  const Shape s{
+      .batch = x.size(0),
+      .height = x.size(2),
+      .width = x.size(3),
+      .in_channels = x.size(1),
+      .out_channels = weight.size(0),
+      .kernel = kernel,
+      .padding = padding,
+      .activation = activation};
   TORCH_CHECK_VALUE(
       s.out_height() > 0 && s.out_width() > 0, "convolution: expected an image of at least ",
       kernel - 2 * padding, " pixels a side, got ", x.sizes());
@@ -94,7 +99,7 @@ Tensor empty_images(const Tensor& like, int64_t height, int64_t width, int64_t c
 Tensor convolution_on_cpu(
     const Tensor& x_in, const Tensor& weight_in, const OptionalTensor& bias_in, int64_t padding,
     int64_t stride, Activation activation) {
-  const ConvolutionShape s = shape_on_cpu(x_in, weight_in, padding, stride, activation);
+  const Shape s = shape_on_cpu(x_in, weight_in, padding, stride, activation);
   const Tensor y = empty_images(x_in, s.out_height(), s.out_width(), s.out_channels);
   if (y.numel() == 0) {
     return y;
@@ -104,8 +109,7 @@ Tensor convolution_on_cpu(
   AT_DISPATCH_FLOATING_TYPES(x.scalar_type(), "convolution", [&] {
     convolution_cpu<scalar_t>(
         s, x.const_data_ptr<scalar_t>(), weight.const_data_ptr<scalar_t>(),
-        bias.defined() ? bias.const_data_ptr<scalar_t>() : nullptr,
-        y.mutable_data_ptr<scalar_t>());
+        bias.defined() ? bias.const_data_ptr<scalar_t>() : nullptr, y.mutable_data_ptr<scalar_t>());
   });
   return y;
 }
@@ -113,10 +117,9 @@ Tensor convolution_on_cpu(
 Gradients backward_on_cpu(
     const Tensor& grad_in, const Tensor& x_in, const Tensor& weight, const Tensor& output_in,
     int64_t padding, int64_t stride, Activation activation, const Wanted& wanted) {
-  const ConvolutionShape s = shape_on_cpu(x_in, weight, padding, stride, activation);
+  const Shape s = shape_on_cpu(x_in, weight, padding, stride, activation);
   const Tensor nothing = at::empty({0}, x_in.options());
-  const Tensor grad_x =
-      wanted[0] ? empty_images(x_in, s.height, s.width, s.in_channels) : nothing;
+  const Tensor grad_x = wanted[0] ? empty_images(x_in, s.height, s.width, s.in_channels) : nothing;
   const Tensor grad_weight =
       at::empty({s.kernel, s.kernel, s.in_channels, s.out_channels}, x_in.options());
   const Tensor grad_bias = at::empty({s.out_channels}, x_in.options());
@@ -129,9 +132,15 @@ Gradients backward_on_cpu(
       const ActivatedGradient<scalar_t> from{
           grad.const_data_ptr<scalar_t>(), output.const_data_ptr<scalar_t>()};
       if (wanted[0]) {
-        const ConvolutionShape turned{
-            s.batch,  s.out_height(),           s.out_width(), s.out_channels, s.in_channels,
-            s.kernel, s.kernel - 1 - s.padding, s.activation};
+        const Shape turned{
+            .batch = s.batch,
+            .height = s.out_height(),
+            .width = s.out_width(),
+            .in_channels = s.out_channels,
+            .out_channels = s.in_channels,
+            .kernel = s.kernel,
+            .padding = s.kernel - 1 - s.padding,
+            .activation = s.activation};
         const Tensor weights = weight.flip({2, 3}).permute({2, 3, 0, 1}).contiguous();
         convolution_input_gradient_cpu<scalar_t>(
             turned, from, weights.const_data_ptr<scalar_t>(), grad_x.mutable_data_ptr<scalar_t>());
@@ -182,14 +191,13 @@ Tensor convolution_on_gpu(
     return y;
   }
   const Tensor bias = bias_in ? bias_in->contiguous() : Tensor();
-  AT_DISPATCH_FLOATING_TYPES_AND2(
-      at::kHalf, at::kBFloat16, y.scalar_type(), "convolution", [&] {
-        using T = OnGPU<scalar_t>;
-        add_bias_and_activate_cuda<T>(
-            activated_images(y, format, activation),
-            bias.defined() ? static_cast<const T*>(bias.const_data_ptr()) : nullptr,
-            static_cast<T*>(y.mutable_data_ptr()), cuda_stream);
-      });
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, y.scalar_type(), "convolution", [&] {
+    using T = OnGPU<scalar_t>;
+    add_bias_and_activate_cuda<T>(
+        activated_images(y, format, activation),
+        bias.defined() ? static_cast<const T*>(bias.const_data_ptr()) : nullptr,
+        static_cast<T*>(y.mutable_data_ptr()), cuda_stream);
+  });
   return y;
 }
 
@@ -238,7 +246,8 @@ Gradients backward_on_gpu(
   }
   const auto [grad_x, grad_weight, _] = at::convolution_backward(
       before, x.contiguous(format), weight.contiguous(format), at::OptionalIntArrayRef(),
-      {stride, stride}, {padding, padding}, {1, 1}, false, {0, 0}, 1, {wanted[0], wanted[1], false});
+      {stride, stride}, {padding, padding}, {1, 1}, false, {0, 0}, 1,
+      {wanted[0], wanted[1], false});
   return {
       wanted[0] ? grad_x.contiguous(format) : nothing,
       wanted[1] ? grad_weight.contiguous(format) : nothing, grad_bias};
@@ -250,8 +259,9 @@ Tensor convolution(
   check(x, weight);
   const Activation activation = parse_activation(kOp, activation_name);
   TORCH_CHECK_VALUE(
-      !bias || (bias->dim() == 1 && bias->size(0) == weight.size(0) &&
-                bias->scalar_type() == x.scalar_type() && bias->device() == x.device()),
+      !bias ||
+          (bias->dim() == 1 && bias->size(0) == weight.size(0) &&
+           bias->scalar_type() == x.scalar_type() && bias->device() == x.device()),
       "convolution: bias: expected ", weight.size(0), " of ", x.scalar_type(), " on ", x.device(),
       ", got ", bias ? bias->sizes() : at::IntArrayRef());
   Tensor y;
@@ -288,6 +298,6 @@ void register_convolution(torch::Library& library) {
 }
 
 }  // namespace
-}  // namespace emorl
+}  // namespace emorl::convolution
 
-EMORL_REGISTER(emorl::register_convolution)
+EMORL_REGISTER(emorl::convolution::register_convolution)

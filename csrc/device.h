@@ -7,7 +7,7 @@
 
 #include <type_traits>
 
-#include "kernels.h"
+#include "host_device.h"
 
 #if EMORL_CUDA
 #include <c10/cuda/CUDAGuard.h>
@@ -46,7 +46,7 @@ void on_device_of(
 
 // Registers implementations for each device type that is built: function(torch::Library&).
 #if EMORL_CUDA
-#define EMORL_REGISTER(function)                               \
+#define EMORL_REGISTER(function)                                 \
   TORCH_LIBRARY_IMPL(emorl, CPU, library) { function(library); } \
   TORCH_LIBRARY_IMPL(emorl, CUDA, library) { function(library); }
 #else

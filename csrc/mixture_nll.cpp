@@ -12,9 +12,9 @@
 #include <tuple>
 
 #include "device.h"
-#include "kernels.h"
+#include "mixture_nll.h"
 
-namespace emorl {
+namespace emorl::mixture_nll {
 namespace {
 
 using at::Tensor;
@@ -36,14 +36,14 @@ Tensor with_even_pixels(const Tensor& slots) {
   return even ? slots : slots.contiguous();
 }
 
-MixtureStrides strides_of(const Tensor& slots) {
+Strides strides_of(const Tensor& slots) {
   const bool one_column = slots.size(4) == 1;
   return {slots.stride(0), slots.stride(1), slots.stride(2), slots.stride(one_column ? 3 : 4)};
 }
 
 // The arguments, checked. Without mask_logits, they are the last channel of rgb.
 struct Arguments {
-  MixtureShape shape;
+  Shape shape;
   Tensor image, rgb, mask_logits, slot_sigma;
 
   Arguments(
@@ -52,8 +52,8 @@ struct Arguments {
       : image(image_in.contiguous()), rgb(rgb_in) {
     TORCH_CHECK_VALUE(
         image.dim() == 4 && rgb.dim() == 5 && rgb.size(1) > 0 && (mask_in || rgb.size(2) > 0),
-        "mixture_nll: expected image [B,C,H,W] and rgb [B,K,C,H,W] with K > 0, got ",
-        image.sizes(), " and ", rgb.sizes());
+        "mixture_nll: expected image [B,C,H,W] and rgb [B,K,C,H,W] with K > 0, got ", image.sizes(),
+        " and ", rgb.sizes());
     mask_logits = mask_in ? *mask_in : rgb.narrow(2, rgb.size(2) - 1, 1);
     rgb = mask_in ? rgb : rgb.narrow(2, 0, rgb.size(2) - 1);
     shape = {rgb.size(0), rgb.size(1), rgb.size(2), rgb.size(3) * rgb.size(4)};
@@ -85,8 +85,7 @@ struct Arguments {
   }
 
   template <typename T, typename S>
-  MixtureInputs<T, S> inputs(
-      double sigma, Likelihood kind, bool sigmoid, bool density) const {
+  Inputs<T, S> inputs(double sigma, Likelihood kind, bool sigmoid, bool density) const {
     const double log_scale = slot_sigma.defined() ? 0 : std::log(sigma);
     const double half_log_two_pi = 0.91893853320467274178;
     const double values = static_cast<double>(shape.channels * shape.pixels);
@@ -120,11 +119,11 @@ struct Wanted {
   double scale = 1;
 
   template <typename T, typename S>
-  MixtureOutputs<T, S> outputs() const {
+  Outputs<T, S> outputs() const {
     return {
         nll.defined() ? nll.mutable_data_ptr<T>() : nullptr,
         grad.defined() ? static_cast<S*>(grad.mutable_data_ptr()) : nullptr,
-        grad.defined() ? strides_of(grad) : MixtureStrides{},
+        grad.defined() ? strides_of(grad) : Strides{},
         image_scales.defined() ? image_scales.const_data_ptr<T>() : nullptr, scale};
   }
 };
@@ -186,8 +185,8 @@ Tensor scaled(const Tensor& kept, const Tensor& grad_nll) {
   return at::mul_out(grad, kept, grad_nll.view({-1, 1, 1, 1, 1}));
 }
 
-// The gradient of grad_nll . nll: from what the forward pass kept, or else from the inputs once more,
-// which are fewer bytes and more arithmetic.
+// The gradient of grad_nll . nll: from what the forward pass kept, or else from the inputs once
+// more, which are fewer bytes and more arithmetic.
 Tensor mixture_nll_backward(
     const Tensor& grad_nll, const OptionalTensor& kept, const OptionalTensor& image,
     const OptionalTensor& rgb, const OptionalTensor& mask_logits, const OptionalTensor& slot_sigma,
@@ -217,6 +216,6 @@ void register_mixture_nll(torch::Library& library) {
 }
 
 }  // namespace
-}  // namespace emorl
+}  // namespace emorl::mixture_nll
 
-EMORL_REGISTER(emorl::register_mixture_nll)
+EMORL_REGISTER(emorl::mixture_nll::register_mixture_nll)

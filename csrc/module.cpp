@@ -22,7 +22,8 @@ PYBIND11_MODULE(_C, m) {
         info["cuda_architectures"] = EMORL_CUDA_ARCHITECTURES;
         return info;
       },
-      "How this library was built: compiler, flags, cpu_capability, torch version, cuda and its architectures.");
+      "How this library was built: compiler, flags, cpu_capability, torch version, cuda and its "
+      "architectures.");
   m.def(
       "keep_tensor_memory", &emorl::keep_tensor_memory,
       "Let the CPU's tensors reuse each other's memory from now on; False where that cannot be.");

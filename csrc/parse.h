@@ -5,7 +5,7 @@
 
 #include <string_view>
 
-#include "kernels.h"
+#include "activation.h"
 
 namespace emorl {
 

@@ -8,9 +8,9 @@
 #include <tuple>
 
 #include "device.h"
-#include "kernels.h"
+#include "slot_attention.h"
 
-namespace emorl {
+namespace emorl::slot_attention {
 namespace {
 
 using at::Tensor;
@@ -18,7 +18,7 @@ using OptionalTensor = std::optional<Tensor>;
 
 // The arguments of both passes, checked and contiguous. Without v, k plays its part as well.
 struct Arguments {
-  SlotAttentionShape shape;
+  Shape shape;
   Tensor q, k, v, logit_bias, slot_mask;
 
   Arguments(
@@ -69,7 +69,7 @@ struct Arguments {
   }
 
   template <typename T>
-  SlotAttentionInputs<T> inputs(double eps) const {
+  Inputs<T> inputs(double eps) const {
     return {
         q.const_data_ptr<T>(),
         k.const_data_ptr<T>(),
@@ -99,7 +99,7 @@ std::tuple<Tensor, Tensor, Tensor> slot_attention(
   }
   AT_DISPATCH_FLOATING_TYPES(q.scalar_type(), "slot_attention", [&] {
     const auto inputs = args.inputs<scalar_t>(eps);
-    const SlotAttentionOutputs<scalar_t> outputs{
+    const Outputs<scalar_t> outputs{
         updates.mutable_data_ptr<scalar_t>(), mass.mutable_data_ptr<scalar_t>(),
         return_attention ? attention.mutable_data_ptr<scalar_t>() : nullptr};
     on_device_of(
@@ -142,10 +142,14 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> slot_attention_backward(
     scalar_t* to_k = pointer(wanted[1], grad_k);
     const auto& s = args.shape;
     const auto inputs = args.inputs<scalar_t>(eps);
-    const SlotAttentionGradients<scalar_t> gradients{
-        grad_updates_.const_data_ptr<scalar_t>(), updates_.const_data_ptr<scalar_t>(),
-        mass_.const_data_ptr<scalar_t>(), pointer(wanted[0], grad_q), to_k,
-        v ? pointer(wanted[2], grad_v) : to_k, pointer(wanted[3], grad_logit_bias)};
+    const Gradients<scalar_t> gradients{
+        grad_updates_.const_data_ptr<scalar_t>(),
+        updates_.const_data_ptr<scalar_t>(),
+        mass_.const_data_ptr<scalar_t>(),
+        pointer(wanted[0], grad_q),
+        to_k,
+        v ? pointer(wanted[2], grad_v) : to_k,
+        pointer(wanted[3], grad_logit_bias)};
     on_device_of(
         q, [&] { slot_attention_backward_cpu<scalar_t>(s, inputs, gradients); },
         [&](auto stream) {
@@ -164,6 +168,6 @@ void register_slot_attention(torch::Library& library) {
 }
 
 }  // namespace
-}  // namespace emorl
+}  // namespace emorl::slot_attention
 
-EMORL_REGISTER(emorl::register_slot_attention)
+EMORL_REGISTER(emorl::slot_attention::register_slot_attention)

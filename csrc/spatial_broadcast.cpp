@@ -1,4 +1,5 @@
-// Binding of spatial broadcast: checks the tensors, allocates the outputs, calls the device's kernel.
+// Binding of spatial broadcast: checks the tensors, allocates the outputs, calls the device's
+// kernel.
 #include <ATen/DimVector.h>
 #include <ATen/Dispatch.h>
 #include <ATen/OpMathType.h>
@@ -11,10 +12,10 @@
 #include <utility>
 
 #include "device.h"
-#include "kernels.h"
 #include "parse.h"
+#include "spatial_broadcast.h"
 
-namespace emorl {
+namespace emorl::spatial_broadcast {
 namespace {
 
 using at::Tensor;
@@ -46,7 +47,7 @@ bool by_border_class(const Tensor& slot) {
   return slot.dim() == 4 && slot.size(2) == 3 && slot.size(3) == 3;
 }
 
-SpatialBroadcastShape check(const Tensor& slot, const Tensor& position, std::string_view name) {
+Shape check(const Tensor& slot, const Tensor& position, std::string_view name) {
   const bool border_classes = by_border_class(slot);
   TORCH_CHECK_VALUE(
       (border_classes || slot.dim() == 2) && position.dim() == 3 &&
@@ -63,13 +64,18 @@ SpatialBroadcastShape check(const Tensor& slot, const Tensor& position, std::str
       "spatial_broadcast: slot: expected ", position.scalar_type(), " on ", position.device(),
       ", got ", slot.scalar_type(), " on ", slot.device());
   return {
-      slot.size(0),     position.size(0),           position.size(1), position.size(2),
-      is_channels_last(position), border_classes, parse_activation(kOp, name)};
+      .slots = slot.size(0),
+      .channels = position.size(0),
+      .height = position.size(1),
+      .width = position.size(2),
+      .channels_last = is_channels_last(position),
+      .border_classes = border_classes,
+      .activation = parse_activation(kOp, name)};
 }
 
 Tensor spatial_broadcast(
     const Tensor& slot_in, const Tensor& position_in, std::string_view activation) {
-  const SpatialBroadcastShape s = check(slot_in, position_in, activation);
+  const Shape s = check(slot_in, position_in, activation);
   const Tensor output = empty_images(
       {s.slots, s.channels, s.height, s.width}, s.channels_last, position_in.options());
   if (output.numel() == 0) {
@@ -96,7 +102,7 @@ Tensor spatial_broadcast(
 
 // Gradients that are not wanted are empty.
 template <typename T>
-SpatialBroadcastGradients<T> gradients(
+Gradients<T> gradients(
     const Tensor& grad_output, const Tensor& output, const Tensor& grad_slot,
     const Tensor& grad_position) {
   const auto pointer = [](const Tensor& tensor) {
@@ -127,9 +133,14 @@ std::tuple<Tensor, Tensor> spatial_broadcast_backward(
         output_in.device(), ", got ", tensor.scalar_type(), " on ", tensor.device());
   }
   const bool border_classes = by_border_class(slot);
-  const SpatialBroadcastShape s{
-      output_in.size(0), output_in.size(1), output_in.size(2), output_in.size(3),
-      is_channels_last(output_in), border_classes, parse_activation(kOp, activation)};
+  const Shape s{
+      .slots = output_in.size(0),
+      .channels = output_in.size(1),
+      .height = output_in.size(2),
+      .width = output_in.size(3),
+      .channels_last = is_channels_last(output_in),
+      .border_classes = border_classes,
+      .activation = parse_activation(kOp, activation)};
   const auto options = output_in.options();
   const Tensor grad_slot = wanted[0]
       ? empty_images(at::DimVector(slot.sizes()), border_classes, options)
@@ -171,6 +182,6 @@ void add_to(torch::Library& library) {
 }
 
 }  // namespace
-}  // namespace emorl
+}  // namespace emorl::spatial_broadcast
 
-EMORL_REGISTER(emorl::add_to)
+EMORL_REGISTER(emorl::spatial_broadcast::add_to)

@@ -6,7 +6,7 @@ import ctypes
 import os
 import sys
 
-from emorl.ops._library import extension
+from emorl.ops.library import extension
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _LARGEST_BLOCK = 32 << 20  # the most that glibc accepts as its mmap threshold
@@ -19,7 +19,7 @@ def keep_memory() -> bool:
 
     A training step frees and allocates the same large tensors over and over; by default each new
     one costs a page fault per 4 KiB. From now on tensors of 1 MiB and more are handed out by an
-    allocator of the native extension (csrc/cpu/tensor_memory.cpp), which keeps no more than what
+    allocator of the native extension (csrc/tensor_memory.cpp), which keeps no more than what
     was once used at the same time; all else stays in glibc's heap, which keeps up to 1 GiB that
     the process does not use. EMORL_KEEP_MEMORY=0 leaves both alone.
 

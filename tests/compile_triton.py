@@ -25,7 +25,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
-from emorl.ops import _library
+from emorl.ops import library
 from emorl.ops.mixture_nll import _limits
 from emorl.ops.triton import limits
 
@@ -68,7 +68,7 @@ class AbsentGPU:
 def pretend(capability: int) -> None:
     """Let Triton compile, and the operators' limits judge, for this architecture."""
     driver.set_active(AbsentGPU(capability))
-    _library.shared_memory = lambda device: SHARED_MEMORY[capability]
+    library.shared_memory = lambda device: SHARED_MEMORY[capability]
 
 
 def compile_case(case: Case) -> list[dict[str, Any]]:
@@ -114,7 +114,7 @@ def slot_attention(dtype: torch.dtype, slots: int, key_width: int, value_width: 
         launcher.backward(updates, q, k, v, bias, mask, updates, mass, 1e-8, wanted)
 
     def shared() -> int:
-        return limits.slot_attention_layout(*sizes, _library.shared_memory(q.device)).shared
+        return limits.slot_attention_layout(*sizes, library.shared_memory(q.device)).shared
 
     sizes = slots, max(key_width, value_width or 0), dtype
     kind, size = "shared" if v is None else "apart", (slots, key_width, value_width or key_width)

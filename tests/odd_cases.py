@@ -12,7 +12,7 @@ from emorl.bench.cases.convolution import ConvolutionCase
 from emorl.bench.cases.mixture_nll import MixtureNllCase
 from emorl.bench.cases.slot_attention import SlotAttentionCase
 from emorl.bench.cases.spatial_broadcast import SpatialBroadcastCase
-from emorl.ops import _library, convolution, mixture_nll, slot_attention, spatial_broadcast
+from emorl.ops import convolution, library, mixture_nll, slot_attention, spatial_broadcast
 from emorl.ops.convolution import _limit_on_cpu
 
 Case = ConvolutionCase | SlotAttentionCase | MixtureNllCase | SpatialBroadcastCase
@@ -101,7 +101,7 @@ class OddCase:
 
     def beyond(self, inputs: dict[str, Tensor]) -> str | None:
         """Why the native kernels do not take this case, if they do not."""
-        if not isinstance(self.sizes, ConvolutionCase) or _library.on_gpu(inputs["x"]):
+        if not isinstance(self.sizes, ConvolutionCase) or library.on_gpu(inputs["x"]):
             return None
         return _limit_on_cpu(inputs["x"], inputs["weight"], self.sizes.padding, stride=1)
 

@@ -19,12 +19,12 @@ from torch.library import opcheck
 from torch.nn.grad import conv2d_input, conv2d_weight
 
 from emorl.bench.accuracy import assert_as_accurate_as_plain
-from emorl.ops import _library, backends, convolution
+from emorl.ops import backends, convolution, library
 
 KERNELS = [p for p in backend_params("convolution", compiled=True) if p.values[0] == "native"]
 OBSTACLE = backends(DEVICE)["convolution"]["native"]
 needs_native = pytest.mark.skipif(OBSTACLE is not None, reason=str(OBSTACLE))
-ON_GPU = _library.on_gpu(torch.empty(0, device=DEVICE))
+ON_GPU = library.on_gpu(torch.empty(0, device=DEVICE))
 of_the_cpu = pytest.mark.skipif(ON_GPU, reason="what the CPU's kernels promise")
 of_a_gpu = pytest.mark.skipif(not ON_GPU, reason="what the CPU's kernels cannot do")
 

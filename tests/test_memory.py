@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from emorl.ops._library import extension
+from emorl.ops.library import extension
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="only Linux's memory is kept"

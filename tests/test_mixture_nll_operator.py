@@ -11,7 +11,7 @@ from op_testing import DEVICE, allocations, backend_params, unwritten_outputs_ar
 from torch import Tensor
 
 from emorl.bench.cases.mixture_nll import MixtureNllCase
-from emorl.ops import _library, backends, mixture_nll
+from emorl.ops import backends, library, mixture_nll
 from emorl.ops.mixture_nll import new_gradient, reference
 
 OBSTACLE = backends(DEVICE)["mixture_nll"]["native"]
@@ -79,7 +79,7 @@ def test_opcheck_backward(keeps: bool, dtype: torch.dtype, joined: bool, backend
 @pytest.mark.parametrize("joined", [False, True], ids=["apart", "joined"])
 def test_the_cpu_keeps_the_gradient_alone(joined: bool) -> None:
     image, rgb, masks, *_ = arguments(SMALL, True, joined)
-    if _library.on_gpu(rgb):
+    if library.on_gpu(rgb):
         pytest.skip("on a GPU the inputs are kept")
     saved: list[Tensor] = []
 
@@ -293,8 +293,8 @@ def test_limits_are_said_and_auto_keeps_them() -> None:
 
 def test_auto_falls_back_and_explicit_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     obstacles = {"cpu": "there is no compiler here", "cuda": "there is no compiler here"}
-    monkeypatch.setitem(_library._obstacles["mixture_nll"], "native", obstacles)
-    monkeypatch.setitem(_library._obstacles["mixture_nll"], "triton", obstacles)
+    monkeypatch.setitem(library._obstacles["mixture_nll"], "native", obstacles)
+    monkeypatch.setitem(library._obstacles["mixture_nll"], "triton", obstacles)
     inputs = SMALL.inputs()
     torch.testing.assert_close(mixture_nll(**inputs, sigma=0.1), reference(**inputs, sigma=0.1))
     with pytest.raises(ValueError, match="'native' cannot run: there is no compiler here"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from emorl.ops import _library, slot_attention
+from emorl.ops import library, slot_attention
 from emorl.ops.slot_attention import _limits
 from emorl.ops.triton import limits
 
@@ -78,8 +78,8 @@ def test_the_device_decides_for_the_native_kernels(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """64 slots: two arrays of them, their sums, and tiles of 4 pixels, of rows 4 values wider."""
-    monkeypatch.setattr(_library, "on_gpu", lambda tensor: True)
-    monkeypatch.setattr(_library, "shared_memory", lambda device: bytes_there)
+    monkeypatch.setattr(library, "on_gpu", lambda tensor: True)
+    monkeypatch.setattr(library, "shared_memory", lambda device: bytes_there)
     q, v = torch.empty(1, 64, width), torch.empty(1, 3, width)
     expected = reason and f"64 slots of width {width} in {dtype} {reason}"
     assert _limits(q, v, dtype, "native")["native"] == expected
@@ -95,12 +95,12 @@ def test_torch_compile_traces_it(shared_memory: SimpleNamespace) -> None:
 
 
 def test_auto_goes_on_and_the_name_raises(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_library, "_is_interpreted", lambda backend, tensor: False)
-    monkeypatch.setattr(_library, "on_gpu", lambda tensor: True)
-    monkeypatch.setitem(_library._obstacles["slot_attention"], "native", {"cpu": "not built"})
-    monkeypatch.setitem(_library._obstacles["slot_attention"], "triton", {"cpu": None})
+    monkeypatch.setattr(library, "_is_interpreted", lambda backend, tensor: False)
+    monkeypatch.setattr(library, "on_gpu", lambda tensor: True)
+    monkeypatch.setitem(library._obstacles["slot_attention"], "native", {"cpu": "not built"})
+    monkeypatch.setitem(library._obstacles["slot_attention"], "triton", {"cpu": None})
     q, k = torch.randn(1, 64, 128).double(), torch.randn(1, 3, 128).double()
-    assert _library.resolve("slot_attention", "auto", q, {"triton": None}) == "triton"
+    assert library.resolve("slot_attention", "auto", q, {"triton": None}) == "triton"
     expected = slot_attention(q, k, k, backend="reference")
     assert torch.equal(slot_attention(q, k, k), expected)
     with pytest.raises(ValueError, match="'triton' cannot run: 64 slots of width 128 in"):

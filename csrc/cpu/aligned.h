@@ -16,9 +16,7 @@ struct AlignedAllocator {
   template <typename U>
   explicit AlignedAllocator(const AlignedAllocator<U>&) {}
 
-  T* allocate(size_t count) {
-    return static_cast<T*>(::operator new(count * sizeof(T), kLine));
-  }
+  T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), kLine)); }
   void deallocate(T* memory, size_t) { ::operator delete(memory, kLine); }
   bool operator==(const AlignedAllocator&) const = default;
 

@@ -5,14 +5,14 @@
 #include <algorithm>
 #include <array>
 
+#include "convolution.h"
 #include "cpu/aligned.h"
+#include "cpu/gemm.h"
 #include "cpu/parallel.h"
-#include "cpu/small_products.h"
-#include "cpu/vector_activation.h"
+#include "cpu/vector.h"
 #include "cpu/winograd.h"
-#include "kernels.h"
 
-namespace emorl {
+namespace emorl::convolution {
 namespace {
 
 // The first output of a tile.
@@ -25,13 +25,15 @@ struct Square {
   static constexpr bool kSquare = true;
   static constexpr int kPairs = 2, kTaps = 3, kSide = winograd::kPoints<kPairs>;
   static constexpr int kOut = kSide + 1 - kTaps, kProducts = kSide * kSide, kRowTaps = 1;
-  static constexpr int64_t kMaxTasks = 8;  // partial sums of the weights' gradient
+  static constexpr int64_t kMaxTasks = 8;         // partial sums of the weights' gradient
   static constexpr int64_t kRows = 48, step = 0;  // of a block; `step` as in Lines
   int64_t down, across, count, blocks;
 
-  explicit Square(const ConvolutionShape& s)
-      : down(at::divup(s.out_height(), kOut)), across(at::divup(s.out_width(), kOut)),
-        count(s.batch * down * across), blocks(at::divup(count, kRows)) {}
+  explicit Square(const Shape& s)
+      : down(at::divup(s.out_height(), kOut)),
+        across(at::divup(s.out_width(), kOut)),
+        count(s.batch * down * across),
+        blocks(at::divup(count, kRows)) {}
   int64_t outputs(int64_t block) const { return std::min(kRows, count - block * kRows); }
   int64_t inputs(int64_t block) const { return outputs(block); }
   Place place(int64_t block, int64_t row) const {
@@ -47,13 +49,15 @@ struct Lines {
   static constexpr int kPairs = 3, kTaps = 5, kSide = winograd::kPoints<kPairs>;
   static constexpr int kOut = kSide + 1 - kTaps, kProducts = kSide, kRowTaps = kTaps;
   static constexpr int64_t kMaxTasks = 16;  // with 8, longer sums round a third worse
-  static constexpr int64_t kRows = 96;  // wanted in a block
+  static constexpr int64_t kRows = 96;      // wanted in a block
   int64_t height, step, lines, per_image, blocks;
 
-  explicit Lines(const ConvolutionShape& s)
-      : height(s.out_height()), step(at::divup(s.out_width(), kOut)),
+  explicit Lines(const Shape& s)
+      : height(s.out_height()),
+        step(at::divup(s.out_width(), kOut)),
         lines(at::divup(height, at::divup(height, std::max<int64_t>(1, kRows / step)))),
-        per_image(at::divup(height, lines)), blocks(s.batch * per_image) {}
+        per_image(at::divup(height, lines)),
+        blocks(s.batch * per_image) {}
   int64_t outputs(int64_t block) const {
     return std::min(lines, height - block % per_image * lines) * step;
   }
@@ -68,8 +72,8 @@ struct Lines {
 // exist.
 template <typename Scheme, int kWidth, typename T>
 std::array<T*, Scheme::kSquare ? kWidth * kWidth : kWidth> pixels(
-    const Place& place, int64_t padding, T* images, int64_t height, int64_t width,
-    int64_t channels, T* nothing) {
+    const Place& place, int64_t padding, T* images, int64_t height, int64_t width, int64_t channels,
+    T* nothing) {
   std::array<T*, Scheme::kSquare ? kWidth * kWidth : kWidth> at;
   for (size_t i = 0; i < at.size(); ++i) {
     const int64_t y = place.y + static_cast<int64_t>(i / kWidth) - padding;
@@ -93,8 +97,8 @@ struct Transformed {
   T* matrix(int64_t product) { return memory.data() + product * distance; }
 };
 
-// One tile of images, or, with an activation, of its gradient: made from that of its output as it is
-// read, instead of in memory of its own.
+// One tile of images, or, with an activation, of its gradient: made from that of its output as it
+// is read, instead of in memory of its own.
 template <Activation kActivation, typename T, size_t kPixels>
 struct Tile {
   std::array<const T*, kPixels> values, outputs;
@@ -120,8 +124,8 @@ auto tile_of(const ActivatedGradient<T>& from, const Where& where) {
 
 template <Activation kActivation, typename Scheme, typename T>
 void transform_images(
-    const ConvolutionShape& s, const Scheme& scheme, int64_t block,
-    const ActivatedGradient<T>& from, const T* zeros, Transformed<Scheme, T>& to) {
+    const Shape& s, const Scheme& scheme, int64_t block, const ActivatedGradient<T>& from,
+    const T* zeros, Transformed<Scheme, T>& to) {
   using Vec = at::vec::Vectorized<T>;
   constexpr int kSide = Scheme::kSide;
   for (int64_t row = 0; row < scheme.inputs(block); ++row) {
@@ -144,8 +148,8 @@ void transform_images(
 
 template <Activation kActivation, typename Scheme, typename T>
 void write_outputs(
-    const ConvolutionShape& s, const Scheme& scheme, int64_t block, const T* bias, T* y,
-    T* nowhere, Transformed<Scheme, T>& from) {
+    const Shape& s, const Scheme& scheme, int64_t block, const T* bias, T* y, T* nowhere,
+    Transformed<Scheme, T>& from) {
   using Vec = at::vec::Vectorized<T>;
   constexpr int kSide = Scheme::kSide, kOut = Scheme::kOut;
   for (int64_t row = 0; row < scheme.outputs(block); ++row) {
@@ -167,9 +171,8 @@ void write_outputs(
 // Transforms the gradient of the outputs, and adds it up in grad_bias.
 template <Activation kActivation, typename Scheme, typename T>
 void transform_gradients(
-    const ConvolutionShape& s, const Scheme& scheme, int64_t block,
-    const ActivatedGradient<T>& from, const T* zeros, T* grad_bias,
-    Transformed<Scheme, T>& to) {
+    const Shape& s, const Scheme& scheme, int64_t block, const ActivatedGradient<T>& from,
+    const T* zeros, T* grad_bias, Transformed<Scheme, T>& to) {
   using Vec = at::vec::Vectorized<T>;
   constexpr int kSide = Scheme::kSide, kOut = Scheme::kOut;
   for (int64_t row = 0; row < scheme.outputs(block); ++row) {
@@ -196,10 +199,10 @@ void transform_gradients(
   }
 }
 
-// weight [kTaps, kTaps, in, out] and factors [kProducts, kRowTaps, in, out], one of which is made from
-// the other
+// weight [kTaps, kTaps, in, out] and factors [kProducts, kRowTaps, in, out], one of which is made
+// from the other
 template <typename Scheme, int kFrom, int kTo, typename T, typename Transform>
-void transform_weights(const ConvolutionShape& s, const Transform& transform, const T* from, T* to) {
+void transform_weights(const Shape& s, const Transform& transform, const T* from, T* to) {
   using Vec = at::vec::Vectorized<T>;
   constexpr int kRowTaps = Scheme::kRowTaps;
   const int64_t matrix = s.in_channels * s.out_channels;
@@ -224,8 +227,7 @@ void transform_weights(const ConvolutionShape& s, const Transform& transform, co
 }
 
 template <typename Scheme, Activation kBefore, Activation kAfter, typename T>
-void convolve(
-    const ConvolutionShape& s, const ActivatedGradient<T>& x, const T* weight, const T* bias, T* y) {
+void convolve(const Shape& s, const ActivatedGradient<T>& x, const T* weight, const T* bias, T* y) {
   constexpr int kTaps = Scheme::kTaps, kRowTaps = Scheme::kRowTaps;
   const Scheme scheme(s);
   const int64_t matrix = s.in_channels * s.out_channels;
@@ -268,12 +270,12 @@ void add_tasks(int64_t tasks, const AlignedVector<T>& partial, int64_t size, T* 
 
 template <typename Scheme, Activation kActivation, typename T>
 void weight_gradient(
-    const ConvolutionShape& s, const T* x, const ActivatedGradient<T>& from, T* grad_weight,
-    T* grad_bias) {
+    const Shape& s, const T* x, const ActivatedGradient<T>& from, T* grad_weight, T* grad_bias) {
   constexpr int kTaps = Scheme::kTaps, kRowTaps = Scheme::kRowTaps;
   const Scheme scheme(s);
   const int64_t tasks = std::min(Scheme::kMaxTasks, scheme.blocks);
-  const int64_t matrix = s.in_channels * s.out_channels, size = Scheme::kProducts * kRowTaps * matrix;
+  const int64_t matrix = s.in_channels * s.out_channels;
+  const int64_t size = Scheme::kProducts * kRowTaps * matrix;
   const AlignedVector<T> zeros(std::max(s.in_channels, s.out_channels));
   AlignedVector<T> sums(tasks * size), bias_sums(tasks * s.out_channels);
   at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
@@ -306,7 +308,7 @@ void weight_gradient(
 
 // Calls function<Scheme, kActivation>().
 template <typename Function>
-void choose(const ConvolutionShape& s, const Function& function) {
+void choose(const Shape& s, const Function& function) {
   const auto with = [&]<Activation kActivation>() {
     s.kernel == 3 ? function.template operator()<Square, kActivation>()
                   : function.template operator()<Lines, kActivation>();
@@ -321,8 +323,7 @@ void choose(const ConvolutionShape& s, const Function& function) {
 }  // namespace
 
 template <typename T>
-void convolution_cpu(
-    const ConvolutionShape& s, const T* x, const T* weight, const T* bias, T* y) {
+void convolution_cpu(const Shape& s, const T* x, const T* weight, const T* bias, T* y) {
   choose(s, [&]<typename Scheme, Activation kActivation>() {
     convolve<Scheme, Activation::kNone, kActivation>(
         s, ActivatedGradient<T>{x, nullptr}, weight, bias, y);
@@ -331,7 +332,7 @@ void convolution_cpu(
 
 template <typename T>
 void convolution_input_gradient_cpu(
-    const ConvolutionShape& s, const ActivatedGradient<T>& from, const T* weight, T* grad_x) {
+    const Shape& s, const ActivatedGradient<T>& from, const T* weight, T* grad_x) {
   choose(s, [&]<typename Scheme, Activation kActivation>() {
     const T* no_bias = nullptr;
     convolve<Scheme, kActivation, Activation::kNone>(s, from, weight, no_bias, grad_x);
@@ -340,21 +341,19 @@ void convolution_input_gradient_cpu(
 
 template <typename T>
 void convolution_weight_gradient_cpu(
-    const ConvolutionShape& s, const T* x, const ActivatedGradient<T>& from, T* grad_weight,
-    T* grad_bias) {
+    const Shape& s, const T* x, const ActivatedGradient<T>& from, T* grad_weight, T* grad_bias) {
   choose(s, [&]<typename Scheme, Activation kActivation>() {
     weight_gradient<Scheme, kActivation>(s, x, from, grad_weight, grad_bias);
   });
 }
 
-#define INSTANTIATE(T)                                                                       \
-  template void convolution_cpu<T>(                                                          \
-      const ConvolutionShape&, const T*, const T*, const T*, T*);                            \
-  template void convolution_input_gradient_cpu<T>(                                           \
-      const ConvolutionShape&, const ActivatedGradient<T>&, const T*, T*);                   \
-  template void convolution_weight_gradient_cpu<T>(                                          \
-      const ConvolutionShape&, const T*, const ActivatedGradient<T>&, T*, T*);
+#define INSTANTIATE(T)                                                              \
+  template void convolution_cpu<T>(const Shape&, const T*, const T*, const T*, T*); \
+  template void convolution_input_gradient_cpu<T>(                                  \
+      const Shape&, const ActivatedGradient<T>&, const T*, T*);                     \
+  template void convolution_weight_gradient_cpu<T>(                                 \
+      const Shape&, const T*, const ActivatedGradient<T>&, T*, T*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 
-}  // namespace emorl
+}  // namespace emorl::convolution

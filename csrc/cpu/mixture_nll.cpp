@@ -12,10 +12,8 @@
 #include "cpu/mixture_nll_tile.h"
 #include "cpu/parallel.h"
 
-namespace emorl {
+namespace emorl::mixture_nll {
 namespace {
-
-using namespace mixture;
 
 constexpr int64_t kTilesOfTask = 4;
 
@@ -24,7 +22,7 @@ struct Scales {
   std::vector<T> inverse, log;  // of sigma; a common logarithm is in the constant
 
   template <typename S>
-  Scales(const MixtureShape& s, const MixtureInputs<T, S>& in) {
+  Scales(const Shape& s, const Inputs<T, S>& in) {
     for (int64_t k = 0; k < s.slots; ++k) {
       const double sigma = in.slot_sigma == nullptr ? in.sigma : double(in.slot_sigma[k]);
       inverse.push_back(std::min(T(1 / sigma), std::numeric_limits<T>::max()));
@@ -33,7 +31,7 @@ struct Scales {
   }
 };
 
-// Pixels p .. p + vector length of a tile, for pixel_math.h.
+// Pixels p .. p + vector length of a tile, for mixture_nll_pixel.h.
 template <typename T>
 struct TilePixels {
   using Number = T;
@@ -79,16 +77,21 @@ double score_tile(Likelihood kind, int64_t count, TilePixels<T>& pixels) {
 }  // namespace
 
 template <typename T, typename S>
-void mixture_nll_cpu(
-    const MixtureShape& s, const MixtureInputs<T, S>& in, const MixtureOutputs<T, S>& out) {
+void mixture_nll_cpu(const Shape& s, const Inputs<T, S>& in, const Outputs<T, S>& out) {
   const Scales<T> scales(s, in);
   const int64_t per_image = at::divup(s.pixels, kTile * kTilesOfTask), tasks = s.batch * per_image;
   std::vector<double> sums(tasks);
   at::parallel_for(0, tasks, 1, [&](int64_t begin, int64_t end) {
     Tile<T> tile(s);
     TilePixels<T> pixels{
-        int(s.slots), int(s.channels), out.grad != nullptr, in.sigmoid, tile, scales, T(out.scale),
-        0};
+        .slots = int(s.slots),
+        .channels = int(s.channels),
+        .wanted = out.grad != nullptr,
+        .sigmoid = in.sigmoid,
+        .tile = tile,
+        .scales = scales,
+        .grad_scale = T(out.scale),
+        .p = 0};
     for (int64_t task = begin; task < end; ++task) {
       const int64_t image = task / per_image, from = task % per_image * kTile * kTilesOfTask;
       const int64_t to = std::min(s.pixels, from + kTile * kTilesOfTask);
@@ -110,12 +113,11 @@ void mixture_nll_cpu(
   }
 }
 
-#define INSTANTIATE(T, S)           \
-  template void mixture_nll_cpu<T, S>( \
-      const MixtureShape&, const MixtureInputs<T, S>&, const MixtureOutputs<T, S>&);
+#define INSTANTIATE(T, S) \
+  template void mixture_nll_cpu<T, S>(const Shape&, const Inputs<T, S>&, const Outputs<T, S>&);
 INSTANTIATE(float, float)
 INSTANTIATE(double, double)
 INSTANTIATE(float, c10::Half)
 INSTANTIATE(float, c10::BFloat16)
 
-}  // namespace emorl
+}  // namespace emorl::mixture_nll

@@ -7,10 +7,11 @@
 #include <type_traits>
 
 #include "cpu/aligned.h"
-#include "cpu/elementary.h"
-#include "kernels.h"
+#include "cpu/vector.h"
+#include "mixture_nll.h"
+#include "mixture_nll_pixel.h"
 
-namespace emorl::mixture {
+namespace emorl::mixture_nll {
 
 // Pixels: whole vectors for every type, few enough for the rows of 7 slots to fit; many enough for
 // channels-first rows, of which each is a stream of its own, to be fetched in runs.
@@ -76,16 +77,14 @@ struct Tile {
   int64_t slots, channels;
   AlignedVector<T> memory;
 
-  explicit Tile(const MixtureShape& s)
+  explicit Tile(const Shape& s)
       : slots(s.slots),
         channels(s.channels),
         memory((slots * (channels + 1 + kWorkingRows) + channels + 1) * kTile) {}
 
   // Of rgb (c < channels) or of the mask logits (c = channels).
   T* slot(int64_t k, int64_t c) { return row(k * (channels + 1) + c); }
-  T* working(int64_t which, int64_t k) {
-    return row(slots * (channels + 1) + which * slots + k);
-  }
+  T* working(int64_t which, int64_t k) { return row(slots * (channels + 1) + which * slots + k); }
   T* image(int64_t c) { return row(slots * (channels + 1 + kWorkingRows) + c); }
   T* nll() { return image(channels); }
   std::array<T*, kInterleaved> interleaved(int64_t k) {
@@ -126,10 +125,9 @@ void store_row(const T* row, int64_t pixels, int64_t stride, S* to) {
 
 template <typename T, typename S>
 void load_tile(
-    const MixtureShape& s, const MixtureInputs<T, S>& in, int64_t image, int64_t first,
-    Tile<T>& tile) {
+    const Shape& s, const Inputs<T, S>& in, int64_t image, int64_t first, Tile<T>& tile) {
   const int64_t pixels = std::min(kTile, s.pixels - first);
-  const MixtureStrides &rgb = in.rgb_strides, &mask = in.mask_strides;
+  const Strides &rgb = in.rgb_strides, &mask = in.mask_strides;
   for (int64_t c = 0; c < s.channels; ++c) {
     load_row(in.image + (image * s.channels + c) * s.pixels + first, 1, pixels, tile.image(c));
   }
@@ -152,10 +150,9 @@ void load_tile(
 
 template <typename T, typename S>
 void store_gradients(
-    const MixtureShape& s, const MixtureOutputs<T, S>& out, int64_t image, int64_t first,
-    Tile<T>& tile) {
+    const Shape& s, const Outputs<T, S>& out, int64_t image, int64_t first, Tile<T>& tile) {
   const int64_t pixels = std::min(kTile, s.pixels - first);
-  const MixtureStrides& grad = out.grad_strides;
+  const Strides& grad = out.grad_strides;
   for (int64_t k = 0; k < s.slots; ++k) {
     S* to = out.grad + image * grad.image + k * grad.slot + first * grad.pixel;
     if constexpr (std::is_same_v<T, S>) {
@@ -170,4 +167,4 @@ void store_gradients(
   }
 }
 
-}  // namespace emorl::mixture
+}  // namespace emorl::mixture_nll

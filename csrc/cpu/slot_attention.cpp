@@ -3,18 +3,14 @@
 // fixed order, so a result depends on nothing but the inputs.
 #include "cpu/slot_attention_tile.h"
 
-namespace emorl {
+namespace emorl::slot_attention {
 namespace {
-
-template <typename T>
-constexpr int64_t kLanes = at::vec::Vectorized<T>::size();
 
 // Adds one tile's share of the updates to sums [slots, value_width] and of the mass to lanes.
 template <typename T>
 void forward_tile(
-    const SlotAttentionShape& s, const SlotAttentionInputs<T>& in,
-    const SlotAttentionOutputs<T>& out, const Slots<T>& slots, int64_t image, int64_t first,
-    Scratch<T>& scratch, T* sums, T* lanes) {
+    const Shape& s, const Inputs<T>& in, const Outputs<T>& out, const Slots<T>& slots,
+    int64_t image, int64_t first, Scratch<T>& scratch, T* sums, T* lanes) {
   const int64_t pixels = std::min(kTile, s.pixels - first), row = image * s.pixels + first;
   T* weights = scratch.attention.data();
   Ahead ahead = next_tile(s, in, image, first);
@@ -29,8 +25,8 @@ void forward_tile(
   }
   add_over_pixels(slots.count(), pixels, weights, lanes);
   tile_gemm<T, kTile>(
-      slots.count(), s.value_width, pixels, {weights, 1}, in.v + row * s.value_width,
-      s.value_width, sums, s.value_width, Store::kAdd, ahead);
+      slots.count(), s.value_width, pixels, {weights, 1}, in.v + row * s.value_width, s.value_width,
+      sums, s.value_width, Store::kAdd, ahead);
 }
 
 // The slots' incoming gradients, packed: g = grad_updates / mass, followed by q; g alone,
@@ -39,8 +35,7 @@ template <typename T>
 struct SlotGradients {
   AlignedVector<T> g, g_transposed, dot;
 
-  SlotGradients(
-      const SlotAttentionShape& s, const SlotAttentionGradients<T>& grad, const Slots<T>& slots)
+  SlotGradients(const Shape& s, const Gradients<T>& grad, const Slots<T>& slots)
       : g(slots.gather(grad.grad_updates, s.value_width)) {
     T* values = g.data();
     for (const int64_t row : slots.index) {
@@ -79,13 +74,12 @@ void softmax_backward(int64_t slots, int64_t pixels, T eps, Scratch<T>& scratch)
   }
 }
 
-// Writes one tile of grad_k and grad_v. Their sum is one product: the gradients of the logits follow
-// the weights in memory, as q follows g.
+// Writes one tile of grad_k and grad_v. Their sum is one product: the gradients of the logits
+// follow the weights in memory, as q follows g.
 template <typename T>
 void write_tile(
-    const SlotAttentionShape& s, const SlotAttentionGradients<T>& grad,
-    const SlotGradients<T>& incoming, int64_t count, int64_t row, int64_t pixels,
-    Scratch<T>& scratch, Ahead& ahead) {
+    const Shape& s, const Gradients<T>& grad, const SlotGradients<T>& incoming, int64_t count,
+    int64_t row, int64_t pixels, Scratch<T>& scratch, Ahead& ahead) {
   const int64_t d = s.key_width, e = s.value_width, rows = s.batch * s.pixels;
   const T *weights = scratch.attention.data(), *grad_logits = scratch.grad_logits(count);
   const T *g = incoming.g.data(), *q = g + count * e;
@@ -106,9 +100,9 @@ void write_tile(
 // grad_logit_bias to lanes. The gradient of a weight is g_j . v - g_j . updates_j.
 template <typename T>
 void backward_tile(
-    const SlotAttentionShape& s, const SlotAttentionInputs<T>& in,
-    const SlotAttentionGradients<T>& grad, const Slots<T>& slots, const SlotGradients<T>& incoming,
-    int64_t image, int64_t first, Scratch<T>& scratch, T* sums, T* lanes) {
+    const Shape& s, const Inputs<T>& in, const Gradients<T>& grad, const Slots<T>& slots,
+    const SlotGradients<T>& incoming, int64_t image, int64_t first, Scratch<T>& scratch, T* sums,
+    T* lanes) {
   const int64_t pixels = std::min(kTile, s.pixels - first), row = image * s.pixels + first;
   const int64_t count = slots.count(), d = s.key_width, e = s.value_width;
   const T *k = in.k + row * d, *v = in.v + row * e, *v_transposed = scratch.k.data();
@@ -123,8 +117,8 @@ void backward_tile(
     std::fill_n(grad_logits + j * kTile, kTile, -incoming.dot[j]);
   }
   tile_gemm<T, 1>(
-      count, kTile, e, {incoming.g_transposed.data(), count}, v_transposed, kTile, grad_logits, kTile,
-      Store::kAdd, ahead);
+      count, kTile, e, {incoming.g_transposed.data(), count}, v_transposed, kTile, grad_logits,
+      kTile, Store::kAdd, ahead);
   softmax_backward(count, pixels, in.eps, scratch);
   add_over_pixels(count, pixels, grad_logits, lanes);
   if (grad.grad_q != nullptr) {
@@ -136,9 +130,7 @@ void backward_tile(
 }  // namespace
 
 template <typename T>
-void slot_attention_cpu(
-    const SlotAttentionShape& s, const SlotAttentionInputs<T>& in,
-    const SlotAttentionOutputs<T>& out) {
+void slot_attention_cpu(const Shape& s, const Inputs<T>& in, const Outputs<T>& out) {
   const Tasks tasks(s);
   const int64_t rows = tasks.count * s.slots;
   AlignedVector<T> sums(rows * s.value_width), lanes(rows * kLanes<T>);
@@ -171,9 +163,7 @@ void slot_attention_cpu(
 }
 
 template <typename T>
-void slot_attention_backward_cpu(
-    const SlotAttentionShape& s, const SlotAttentionInputs<T>& in,
-    const SlotAttentionGradients<T>& grad) {
+void slot_attention_backward_cpu(const Shape& s, const Inputs<T>& in, const Gradients<T>& grad) {
   const Tasks tasks(s);
   const int64_t rows = tasks.count * s.slots;
   AlignedVector<T> sums(rows * s.key_width), lanes(rows * kLanes<T>);
@@ -206,12 +196,10 @@ void slot_attention_backward_cpu(
   }
 }
 
-#define INSTANTIATE(T)                                                                         \
-  template void slot_attention_cpu<T>(                                                         \
-      const SlotAttentionShape&, const SlotAttentionInputs<T>&, const SlotAttentionOutputs<T>&); \
-  template void slot_attention_backward_cpu<T>(                                                \
-      const SlotAttentionShape&, const SlotAttentionInputs<T>&, const SlotAttentionGradients<T>&);
+#define INSTANTIATE(T)                                                                    \
+  template void slot_attention_cpu<T>(const Shape&, const Inputs<T>&, const Outputs<T>&); \
+  template void slot_attention_backward_cpu<T>(const Shape&, const Inputs<T>&, const Gradients<T>&);
 INSTANTIATE(float)
 INSTANTIATE(double)
 
-}  // namespace emorl
+}  // namespace emorl::slot_attention

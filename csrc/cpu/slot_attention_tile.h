@@ -2,19 +2,18 @@
 // of an image, and the attention of one tile of pixels.
 #pragma once
 
-#include <ATen/cpu/vec/vec.h>
-
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <vector>
 
 #include "cpu/aligned.h"
+#include "cpu/gemm.h"
 #include "cpu/parallel.h"
-#include "cpu/tile_gemm.h"
-#include "kernels.h"
+#include "cpu/transpose.h"
+#include "slot_attention.h"
 
-namespace emorl {
+namespace emorl::slot_attention {
 
 // Pixels: whole vectors for every type, few enough for a tile to fit the first-level cache.
 constexpr int64_t kTile = 32;
@@ -26,7 +25,7 @@ constexpr int64_t kTile = 32;
 struct Tasks {
   int64_t tiles, per_image, count, grain;
 
-  explicit Tasks(const SlotAttentionShape& s) {
+  explicit Tasks(const Shape& s) {
     constexpr int64_t kWorthAThread = 1 << 15;
     tiles = (s.pixels + kTile - 1) / kTile;
     per_image = std::max<int64_t>(1, std::lround(std::sqrt(static_cast<double>(tiles))));
@@ -45,7 +44,7 @@ struct Slots {
   std::vector<int64_t> index;  // row in [batch * slots]
   AlignedVector<T> q, q_transposed, bias;
 
-  Slots(const SlotAttentionShape& s, const SlotAttentionInputs<T>& in, int64_t image) {
+  Slots(const Shape& s, const Inputs<T>& in, int64_t image) {
     for (int64_t row = image * s.slots; row < (image + 1) * s.slots; ++row) {
       if (in.slot_mask == nullptr || in.slot_mask[row]) {
         index.push_back(row);
@@ -80,9 +79,9 @@ struct Slots {
 template <typename T>
 struct Scratch {
   AlignedVector<T> k, v;       // [width, kTile], transposed
-  AlignedVector<T> attention;  // [slots, kTile]; backward: then the gradients of the logits, the same
+  AlignedVector<T> attention;  // [slots, kTile]; backward: then the logits' gradients, the same
 
-  Scratch(const SlotAttentionShape& s, bool backward)
+  Scratch(const Shape& s, bool backward)
       : k(s.key_width * kTile),
         v(backward ? s.value_width * kTile : 0),
         attention((backward ? 2 : 1) * s.slots * kTile) {}
@@ -91,8 +90,7 @@ struct Scratch {
 
 // The keys and values of the tile after the one that begins at pixel `first` of an image.
 template <typename T>
-Ahead next_tile(
-    const SlotAttentionShape& s, const SlotAttentionInputs<T>& in, int64_t image, int64_t first) {
+Ahead next_tile(const Shape& s, const Inputs<T>& in, int64_t image, int64_t first) {
   const int64_t next = std::min(first + kTile, s.pixels), row = image * s.pixels + next;
   const int64_t pixels = std::min(kTile, s.pixels - next);
   return Ahead(
@@ -130,8 +128,8 @@ void softmax_over_slots(int64_t slots, int64_t others, int64_t pixels, T* logits
 // scratch.attention = softmax over slots of q k^T + bias, for the pixels k[0 .. pixels)
 template <typename T>
 void attend(
-    const SlotAttentionShape& s, const Slots<T>& slots, int64_t pixels, const T* k,
-    Scratch<T>& scratch, Ahead& ahead) {
+    const Shape& s, const Slots<T>& slots, int64_t pixels, const T* k, Scratch<T>& scratch,
+    Ahead& ahead) {
   T* attention = scratch.attention.data();
   transpose(pixels, s.key_width, k, s.key_width, scratch.k.data(), kTile);
   for (int64_t j = 0; j < slots.count(); ++j) {
@@ -160,7 +158,7 @@ void add_over_pixels(int64_t slots, int64_t pixels, T* values, T* lanes) {
 template <typename T>
 T sum_lanes(const T* lanes) {
   T sum = 0;
-  for (int64_t i = 0; i < at::vec::Vectorized<T>::size(); ++i) {
+  for (int64_t i = 0; i < kLanes<T>; ++i) {
     sum += lanes[i];
   }
   return sum;
@@ -169,8 +167,8 @@ T sum_lanes(const T* lanes) {
 // out[row] = sum over the tasks of this image; rows of slots that take no part become 0.
 template <typename T>
 void add_partials(
-    const SlotAttentionShape& s, const Tasks& tasks, int64_t image,
-    const std::vector<int64_t>& index, int64_t width, const T* partials, T* out) {
+    const Shape& s, const Tasks& tasks, int64_t image, const std::vector<int64_t>& index,
+    int64_t width, const T* partials, T* out) {
   std::fill_n(out + image * s.slots * width, s.slots * width, T(0));
   for (int64_t task = image * tasks.per_image; task < (image + 1) * tasks.per_image; ++task) {
     const T* partial = partials + task * s.slots * width;
@@ -182,4 +180,4 @@ void add_partials(
   }
 }
 
-}  // namespace emorl
+}  // namespace emorl::slot_attention

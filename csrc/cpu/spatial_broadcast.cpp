@@ -7,16 +7,19 @@
 
 #include "cpu/parallel.h"
 #include "cpu/spatial_broadcast_run.h"
+#include "spatial_broadcast.h"
 
-namespace emorl {
+namespace emorl::spatial_broadcast {
 namespace {
+
+// Bytes; an output above is gone from the caches before it is read.
+constexpr int64_t kCache = 1 << 24;
 
 // The rows of all planes of an image, divided among tasks and within them into tiles.
 struct Division {
   int64_t rows, row, tile, tasks, grain;  // row: elements in one row
 
-  explicit Division(const SpatialBroadcastShape& s)
-      : rows(s.planes() * s.height), row(s.width * s.inner()) {
+  explicit Division(const Shape& s) : rows(s.planes() * s.height), row(s.width * s.inner()) {
     constexpr int64_t kTile = 1 << 13, kTasksPerThread = 4, kWorthThreads = 1 << 15;
     tile = std::max<int64_t>(1, kTile / row);
     // The partial sums of a task must be few beside the elements that it adds.
@@ -36,7 +39,7 @@ struct Division {
 
 // function(class, first column, columns) for each part of a row that belongs to one border class
 template <typename Function>
-void for_each_run(const SpatialBroadcastShape& s, int64_t row, Function function) {
+void for_each_run(const Shape& s, int64_t row, Function function) {
   if (!s.border_classes) {
     function(0, 0, s.width);
     return;
@@ -50,7 +53,7 @@ void for_each_run(const SpatialBroadcastShape& s, int64_t row, Function function
 }
 
 template <typename T, Activation kActivation, bool kStream>
-void forward(const SpatialBroadcastShape& s, const T* slot, const T* position, T* output) {
+void forward(const Shape& s, const T* slot, const T* position, T* output) {
   const Division d(s);
   const int64_t inner = s.inner();
   const auto add_rows = [&](int64_t m, int64_t first, int64_t last) {
@@ -74,7 +77,7 @@ void forward(const SpatialBroadcastShape& s, const T* slot, const T* position, T
       });
     }
     if (kStream) {
-      end_stream();
+      finish_streams();
     }
   });
 }
@@ -83,8 +86,7 @@ void forward(const SpatialBroadcastShape& s, const T* slot, const T* position, T
 // partial [slots, classes, channels].
 template <typename T, Activation kActivation>
 void backward_task(
-    const SpatialBroadcastShape& s, const SpatialBroadcastGradients<T>& grad, const Division& d,
-    int64_t task, double* partial) {
+    const Shape& s, const Gradients<T>& grad, const Division& d, int64_t task, double* partial) {
   const int64_t inner = s.inner();
   std::vector<Wide<T>> position_sums(std::min(d.tile, d.rows) * d.row), slot_sums(inner);
   const auto add_row = [&](int64_t m, int64_t row, Wide<T>* to) {
@@ -108,14 +110,13 @@ void backward_task(
       }
     }
     if (grad.grad_position != nullptr) {
-      std::copy_n(
-          position_sums.data(), (last - first) * d.row, grad.grad_position + first * d.row);
+      std::copy_n(position_sums.data(), (last - first) * d.row, grad.grad_position + first * d.row);
     }
   });
 }
 
 template <typename T, Activation kActivation>
-void backward(const SpatialBroadcastShape& s, const SpatialBroadcastGradients<T>& grad) {
+void backward(const Shape& s, const Gradients<T>& grad) {
   const Division d(s);
   const int64_t width = s.slots * s.classes() * s.channels;
   std::vector<double> partials(d.tasks * width);
@@ -140,8 +141,7 @@ void backward(const SpatialBroadcastShape& s, const SpatialBroadcastGradients<T>
 template <typename Function>
 void with_constant(Activation activation, Function function) {
   switch (activation) {
-    case Activation::kElu:
-      return function(std::integral_constant<Activation, Activation::kElu>());
+    case Activation::kElu: return function(std::integral_constant<Activation, Activation::kElu>());
     case Activation::kRelu:
       return function(std::integral_constant<Activation, Activation::kRelu>());
     case Activation::kNone:
@@ -152,27 +152,28 @@ void with_constant(Activation activation, Function function) {
 }  // namespace
 
 template <typename T>
-void spatial_broadcast_cpu(
-    const SpatialBroadcastShape& s, const T* slot, const T* position, T* output) {
+void spatial_broadcast_cpu(const Shape& s, const T* slot, const T* position, T* output) {
   with_constant(s.activation, [&](auto activation) {
-    is_streamed(s, output) ? forward<T, activation(), true>(s, slot, position, output)
-                           : forward<T, activation(), false>(s, slot, position, output);
+    if constexpr (kIsWide<T>) {
+      if (is_streamed(output, s.inner(), s.slots * s.pixels(), kCache)) {
+        return forward<T, activation(), true>(s, slot, position, output);
+      }
+    }
+    forward<T, activation(), false>(s, slot, position, output);
   });
 }
 
 template <typename T>
-void spatial_broadcast_backward_cpu(
-    const SpatialBroadcastShape& s, const SpatialBroadcastGradients<T>& grad) {
+void spatial_broadcast_backward_cpu(const Shape& s, const Gradients<T>& grad) {
   with_constant(s.activation, [&](auto activation) { backward<T, activation()>(s, grad); });
 }
 
-#define INSTANTIATE(T)                                                                          \
-  template void spatial_broadcast_cpu<T>(const SpatialBroadcastShape&, const T*, const T*, T*); \
-  template void spatial_broadcast_backward_cpu<T>(                                              \
-      const SpatialBroadcastShape&, const SpatialBroadcastGradients<T>&);
+#define INSTANTIATE(T)                                                          \
+  template void spatial_broadcast_cpu<T>(const Shape&, const T*, const T*, T*); \
+  template void spatial_broadcast_backward_cpu<T>(const Shape&, const Gradients<T>&);
 INSTANTIATE(float)
 INSTANTIATE(double)
 INSTANTIATE(at::BFloat16)
 INSTANTIATE(at::Half)
 
-}  // namespace emorl
+}  // namespace emorl::spatial_broadcast

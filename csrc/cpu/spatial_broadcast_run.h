@@ -6,14 +6,13 @@
 #include <ATen/cpu/vec/vec.h>
 
 #include <algorithm>
-#include <bit>
 #include <type_traits>
 
-#include "cpu/vector_activation.h"
-#include "kernels.h"
+#include "activation.h"
+#include "cpu/stream.h"
+#include "cpu/vector.h"
 
-namespace emorl {
-namespace {
+namespace emorl::spatial_broadcast {
 
 // Numbers are computed in float at least, so a vector of half precision is a vector of floats.
 template <typename T>
@@ -21,16 +20,14 @@ using Wide = at::opmath_type<T>;
 template <typename T>
 using Vec = at::vec::Vectorized<Wide<T>>;
 template <typename T>
-constexpr int64_t kLanes = Vec<T>::size();
-template <typename T>
 constexpr bool kIsWide = std::is_same_v<T, Wide<T>>;
 
 // function(first, count) for whole vectors, then for what is left
 template <typename T, typename Function>
 inline void for_each_vector(int64_t count, Function function) {
   int64_t i = 0;
-  for (; i + kLanes<T> <= count; i += kLanes<T>) {
-    function(i, kLanes<T>);
+  for (; i + kLanes<Wide<T>> <= count; i += kLanes<Wide<T>>) {
+    function(i, kLanes<Wide<T>>);
   }
   if (i < count) {
     function(i, count - i);
@@ -41,10 +38,10 @@ inline void for_each_vector(int64_t count, Function function) {
 template <typename T>
 inline Vec<T> load(const T* from, int64_t count) {
   if constexpr (kIsWide<T>) {
-    return count == kLanes<T> ? Vec<T>::loadu(from) : Vec<T>::loadu(from, count);
+    return count == kLanes<Wide<T>> ? Vec<T>::loadu(from) : Vec<T>::loadu(from, count);
   } else {
-    T rest[kLanes<T>] = {};
-    if (count < kLanes<T>) {
+    T rest[kLanes<Wide<T>>] = {};
+    if (count < kLanes<Wide<T>>) {
       from = std::copy_n(from, count, rest) - count;
     }
     Vec<T> value;
@@ -56,52 +53,23 @@ inline Vec<T> load(const T* from, int64_t count) {
 template <typename T>
 inline void store(const Vec<T>& value, T* to, int64_t count) {
   if constexpr (kIsWide<T>) {
-    count == kLanes<T> ? value.store(to) : value.store(to, count);
+    count == kLanes<Wide<T>> ? value.store(to) : value.store(to, count);
   } else {
-    T narrow[2 * kLanes<T>];
+    T narrow[2 * kLanes<Wide<T>>];
     at::vec::convert_from_float<T>(value, value).store(narrow);
     std::copy_n(narrow, count, to);
   }
-}
-
-// Whether the output is large enough to be gone from the caches before it is read, and its vectors
-// are aligned as stores past the caches require.
-template <typename T>
-bool is_streamed(
-    [[maybe_unused]] const SpatialBroadcastShape& s, [[maybe_unused]] const T* output) {
-#ifdef CPU_CAPABILITY_AVX2
-  constexpr size_t kCached = 1 << 24;
-  return kIsWide<T> && s.inner() % kLanes<T> == 0 &&
-      reinterpret_cast<uintptr_t>(output) % sizeof(Vec<T>) == 0 &&
-      s.slots * s.channels * s.pixels() * sizeof(T) > kCached;
-#else
-  return false;
-#endif
-}
-
-// As store, of whole vectors, without reading the old content of the memory into the caches first
-template <typename T>
-inline void stream([[maybe_unused]] const Vec<T>& value, [[maybe_unused]] T* to) {
-#ifdef CPU_CAPABILITY_AVX2
-  if constexpr (kIsWide<T>) {
-    _mm256_stream_si256(reinterpret_cast<__m256i*>(to), std::bit_cast<__m256i>(value));
-  }
-#endif
-}
-
-// Other threads must see what was streamed.
-inline void end_stream() {
-#ifdef CPU_CAPABILITY_AVX2
-  _mm_sfence();
-#endif
 }
 
 // output = act(slot + position) for adjacent pixels of one class
 template <typename T, Activation kActivation, bool kStream>
 void add_run(const T* slot, const T* position, int64_t pixels, int64_t inner, T* output) {
   const auto put = [&](const Vec<T>& sum, int64_t i, int64_t count) {
-    const Vec<T> value = activate<kActivation>(sum);
-    kStream ? stream<T>(value, output + i) : store<T>(value, output + i, count);
+    if constexpr (kStream) {
+      stream(activate<kActivation>(sum), output + i);
+    } else {
+      store<T>(activate<kActivation>(sum), output + i, count);
+    }
   };
   if (inner == 1) {
     const Vec<T> value(static_cast<Wide<T>>(*slot));
@@ -134,17 +102,14 @@ void add_run_backward(
   };
   if (inner == 1) {
     Vec<T> total(0);
-    for_each_vector<T>(
-        pixels, [&](int64_t i, int64_t count) { total = total + derive(i, count); });
+    for_each_vector<T>(pixels, [&](int64_t i, int64_t count) { total = total + derive(i, count); });
     *slot_sums += at::vec::vec_reduce_all<W>([](auto& a, auto& b) { return a + b; }, total);
     return;
   }
   for (int64_t p = 0; p < pixels * inner; p += inner) {
-    for_each_vector<T>(inner, [&](int64_t c, int64_t count) {
-      add(derive(p + c, count), slot_sums + c, count);
-    });
+    for_each_vector<T>(
+        inner, [&](int64_t c, int64_t count) { add(derive(p + c, count), slot_sums + c, count); });
   }
 }
 
-}  // namespace
-}  // namespace emorl
+}  // namespace emorl::spatial_broadcast

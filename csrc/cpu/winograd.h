@@ -1,6 +1,6 @@
-// Winograd's minimal filtering: m outputs of a filter of r taps from m + r - 1 products instead of m r
-// (Winograd 1980; Lavin & Gray 2016), with the points 0, infinity and kPairs pairs +-a. The points
-// are such that little is lost to rounding, and their powers are exact.
+// Winograd's minimal filtering: m outputs of a filter of r taps from m + r - 1 products instead of
+// m r (Winograd 1980; Lavin & Gray 2016), with the points 0, infinity and kPairs pairs +-a. The
+// points are such that little is lost to rounding, and their powers are exact.
 #pragma once
 
 #include <c10/macros/Macros.h>
@@ -104,11 +104,10 @@ C10_ALWAYS_INLINE void divide_by_distances(const Vec* from, Vec* to) {
 // to `divide_by_distances`, which the weights take over.
 template <int kPairs, typename Vec>
 C10_ALWAYS_INLINE void transform_input(const Vec* from, Vec* to) {
-  const auto sum = [&](const Product<kPairs>& product, int first, int count)
-                       __attribute__((always_inline)) {
-    Vec total = from[first + 2 * count] * Vec(product.coefficient[count]);
-    for (int i = 0; i < count; ++i) {
-      total = total + from[first + 2 * i] * Vec(product.coefficient[i]);
+  const auto sum = [&](const Product<kPairs>& of, int first, int n) __attribute__((always_inline)) {
+    Vec total = from[first + 2 * n] * Vec(of.coefficient[n]);
+    for (int i = 0; i < n; ++i) {
+      total = total + from[first + 2 * i] * Vec(of.coefficient[i]);
     }
     return total;
   };
@@ -139,11 +138,12 @@ C10_ALWAYS_INLINE void transform_weight_gradient(const Vec* from, Vec* to) {
   evaluate_transposed<kPairs, kTaps>(values, to);
 }
 
-// Applies a transform to a tile: in one dimension to its only row, in two to its columns and then to
-// its rows. `load(i, j)` gives a vector of channels of the kFrom wide tile, `store(i, j, vector)` takes
-// one of the kTo wide one.
-template <bool kSquare, int kFrom, int kTo, typename Vec, typename Transform, typename Load,
-          typename Store>
+// Applies a transform to a tile: in one dimension to its only row, in two to its columns and then
+// to its rows. `load(i, j)` gives a vector of channels of the kFrom wide tile, `store(i, j,
+// vector)` takes one of the kTo wide one.
+template <
+    bool kSquare, int kFrom, int kTo, typename Vec, typename Transform, typename Load,
+    typename Store>
 void transform_tile(const Transform& transform, const Load& load, const Store& store) {
   constexpr int kRows = kSquare ? kTo : 1;
   Vec half[kRows][kFrom], column[kFrom], changed[kTo];

@@ -2,11 +2,11 @@
 // activation, and backward the activation's derivative and the bias's gradient. Each block leaves
 // its sums, and a second kernel adds them in a fixed order, so results repeat bit by bit.
 #include "activation.h"
+#include "convolution.h"
 #include "cuda/launch.cuh"
 #include "cuda/number.cuh"
-#include "kernels.h"
 
-namespace emorl {
+namespace emorl::convolution {
 namespace {
 
 constexpr const char* kOp = "convolution";
@@ -84,8 +84,8 @@ struct Place {
 };
 
 template <typename T, int kWidth>
-__global__ void __launch_bounds__(kThreads) add_bias_and_activate_kernel(
-    const __grid_constant__ Plan p, const T* bias, T* images) {
+__global__ void __launch_bounds__(kThreads)
+    add_bias_and_activate_kernel(const __grid_constant__ Plan p, const T* bias, T* images) {
   const Place place(p);
   Wide<T> added[kWidth] = {};
 #pragma unroll
@@ -105,8 +105,7 @@ __global__ void __launch_bounds__(kThreads) add_bias_and_activate_kernel(
 // sums [shares, channels], or null
 template <typename T, int kWidth>
 __global__ void __launch_bounds__(kThreads) activation_backward_kernel(
-    const __grid_constant__ Plan p, const T* grad, const T* output, T* grad_images,
-    Wide<T>* sums) {
+    const __grid_constant__ Plan p, const T* grad, const T* output, T* grad_images, Wide<T>* sums) {
   __shared__ Wide<T> lanes[kThreads * kWidth];
   const Place place(p);
   Wide<T> sum[kWidth] = {};
@@ -193,14 +192,13 @@ int widest(const ActivatedImages& s, Pointers... pointers) {
 }  // namespace
 
 template <typename T>
-void add_bias_and_activate_cuda(
-    const ActivatedImages& s, const T* bias, T* images, void* stream) {
+void add_bias_and_activate_cuda(const ActivatedImages& s, const T* bias, T* images, void* stream) {
   constexpr int kWidth = kWidestAccess / sizeof(T);
   const Plan p(s, widest<T>(s, images));
   launch(
       {kOp, p.grid(), kThreads, 0, stream},
-      p.width == 1 ? add_bias_and_activate_kernel<T, 1> : add_bias_and_activate_kernel<T, kWidth>, p,
-      bias, images);
+      p.width == 1 ? add_bias_and_activate_kernel<T, 1> : add_bias_and_activate_kernel<T, kWidth>,
+      p, bias, images);
 }
 
 int64_t activation_backward_cuda_scratch(const ActivatedImages& s, int64_t size_of_t) {
@@ -228,13 +226,13 @@ void activation_backward_cuda(
   }
 }
 
-#define INSTANTIATE(T)                                                                   \
+#define INSTANTIATE(T)                                                                      \
   template void add_bias_and_activate_cuda<T>(const ActivatedImages&, const T*, T*, void*); \
-  template void activation_backward_cuda<T>(                                             \
+  template void activation_backward_cuda<T>(                                                \
       const ActivatedImages&, const ActivatedGradient<T>&, T*, T*, void*, void*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 INSTANTIATE(Float16Bits)
 INSTANTIATE(BFloat16Bits)
 
-}  // namespace emorl
+}  // namespace emorl::convolution

@@ -95,8 +95,7 @@ void launch(const Launch& l, void (*kernel)(Parameters...), Arguments&&... argum
   config.blockDim = dim3(l.threads);
   config.dynamicSmemBytes = l.shared_bytes;
   config.stream = static_cast<cudaStream_t>(l.stream);
-  check_cuda(
-      cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), l.what);
+  check_cuda(cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...), l.what);
 }
 
 }  // namespace emorl

@@ -3,10 +3,10 @@
 // kernel adds them in a fixed order, so results repeat bit by bit.
 #include "cuda/launch.cuh"
 #include "cuda/number.cuh"
-#include "kernels.h"
-#include "pixel_math.h"
+#include "mixture_nll.h"
+#include "mixture_nll_pixel.h"
 
-namespace emorl {
+namespace emorl::mixture_nll {
 namespace {
 
 constexpr const char* kOp = "mixture_nll";
@@ -26,7 +26,7 @@ struct Plan {
   int64_t blocks;       // of an image
   int64_t shared_bytes;
 
-  Plan(const MixtureShape& s, int64_t size_of_number) : pixels(kMaxThreads) {
+  Plan(const Shape& s, int64_t size_of_number) : pixels(kMaxThreads) {
     const auto bytes = [&] {
       return s.slots * ((s.channels + kRowsAfterChannels) * pixels + 2) * size_of_number;
     };
@@ -48,7 +48,7 @@ struct Channels<0> {
   int channels;  // any number
 };
 
-// One pixel of one image, for pixel_math.h; pointers are at this pixel.
+// One pixel of one image, for mixture_nll_pixel.h; pointers are at this pixel.
 template <typename T, int kChannels>
 struct ThreadPixel : Channels<kChannels> {
   using Number = T;
@@ -67,7 +67,8 @@ struct ThreadPixel : Channels<kChannels> {
   // The logits are not needed any more when kShare is set.
   __device__ T& working(WorkingRow which, int k) const {
     return row(
-        k, this->channels +
+        k,
+        this->channels +
             (which == kShare      ? kLogitRow
                  : which == kMask ? kMaskRow
                                   : kOtherRow));
@@ -89,7 +90,7 @@ struct ThreadPixel : Channels<kChannels> {
 
 template <typename T, typename S, int kChannels>
 __device__ void load_slots(
-    const MixtureInputs<T, S>& in, int64_t image, int64_t pixel, ThreadPixel<T, kChannels>& p) {
+    const Inputs<T, S>& in, int64_t image, int64_t pixel, ThreadPixel<T, kChannels>& p) {
   const S* rgb = in.rgb + image * in.rgb_strides.image + pixel * in.rgb_strides.pixel;
   const S* masks = in.mask_logits + image * in.mask_strides.image + pixel * in.mask_strides.pixel;
 #pragma unroll 4  // loads in flight
@@ -111,9 +112,8 @@ __device__ void load_slots(
 
 template <typename T, typename S, int kChannels>
 __device__ void store_gradients(
-    const MixtureOutputs<T, S>& out, int64_t image, int64_t pixel,
-    const ThreadPixel<T, kChannels>& p) {
-  const MixtureStrides& strides = out.grad_strides;
+    const Outputs<T, S>& out, int64_t image, int64_t pixel, const ThreadPixel<T, kChannels>& p) {
+  const Strides& strides = out.grad_strides;
   S* grad = out.grad + image * strides.image + pixel * strides.pixel;
 #pragma unroll 1  // or nvcc takes some of the packs apart again
   for (int k = 0; k < p.slots; ++k) {
@@ -151,12 +151,13 @@ __device__ double block_sum(double value) {
 // kChannels: 0 for any number
 template <typename T, typename S, Likelihood kKind, int kChannels>
 __global__ void __launch_bounds__(kMaxThreads, 8) mixture_nll_kernel(
-    const __grid_constant__ MixtureShape s, const __grid_constant__ MixtureInputs<T, S> in,
-    const __grid_constant__ MixtureOutputs<T, S> out, const __grid_constant__ Plan plan,
+    const __grid_constant__ Shape s, const __grid_constant__ Inputs<T, S> in,
+    const __grid_constant__ Outputs<T, S> out, const __grid_constant__ Plan plan,
     double* partial_sums) {
   T *inverse = shared_memory<T>(), *log = inverse + s.slots, *rows = log + s.slots;
   for (int k = threadIdx.x; k < s.slots; k += blockDim.x) {
-    const double sigma = in.slot_sigma == nullptr ? in.sigma : static_cast<double>(in.slot_sigma[k]);
+    const double sigma =
+        in.slot_sigma == nullptr ? in.sigma : static_cast<double>(in.slot_sigma[k]);
     inverse[k] = Elementary<T>::minimum(T(1 / sigma), T(sizeof(T) == sizeof(float) ? 3e38 : 1e308));
     log[k] = in.slot_sigma == nullptr ? T(0) : T(::log(sigma));
   }
@@ -196,8 +197,8 @@ __global__ void __launch_bounds__(kMaxThreads, 8) mixture_nll_kernel(
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kMaxThreads) add_partial_sums_kernel(
-    const double* partial_sums, int64_t blocks, double constant, T* nll) {
+__global__ void __launch_bounds__(kMaxThreads)
+    add_partial_sums_kernel(const double* partial_sums, int64_t blocks, double constant, T* nll) {
   double sum = 0;
   for (int64_t i = threadIdx.x; i < blocks; i += blockDim.x) {
     sum += partial_sums[blockIdx.x * blocks + i];
@@ -210,15 +211,14 @@ __global__ void __launch_bounds__(kMaxThreads) add_partial_sums_kernel(
 
 // Whether every pixel's values of a slot are one Pack.
 template <typename S>
-bool is_packed(const S* values, const MixtureStrides& strides) {
+bool is_packed(const S* values, const Strides& strides) {
   return strides.channel == 1 && aligned<S, kPacked>(values) && strides.image % kPacked == 0 &&
       strides.slot % kPacked == 0 && strides.pixel % kPacked == 0;
 }
 
 template <typename T, typename S>
-bool is_packed(
-    const MixtureShape& s, const MixtureInputs<T, S>& in, const MixtureOutputs<T, S>& out) {
-  const MixtureStrides &rgb = in.rgb_strides, &masks = in.mask_strides;
+bool is_packed(const Shape& s, const Inputs<T, S>& in, const Outputs<T, S>& out) {
+  const Strides &rgb = in.rgb_strides, &masks = in.mask_strides;
   return s.channels == kPackedChannels && is_packed(in.rgb, rgb) &&
       in.mask_logits == in.rgb + kPackedChannels && masks.image == rgb.image &&
       masks.slot == rgb.slot && masks.pixel == rgb.pixel &&
@@ -227,8 +227,7 @@ bool is_packed(
 
 template <typename T, typename S, int kChannels>
 auto kernel_for(Likelihood kind) {
-  return kind == Likelihood::kGaussian
-      ? mixture_nll_kernel<T, S, Likelihood::kGaussian, kChannels>
+  return kind == Likelihood::kGaussian ? mixture_nll_kernel<T, S, Likelihood::kGaussian, kChannels>
       : kind == Likelihood::kMixture
       ? mixture_nll_kernel<T, S, Likelihood::kMixture, kChannels>
       : mixture_nll_kernel<T, S, Likelihood::kMixtureJoint, kChannels>;
@@ -236,14 +235,14 @@ auto kernel_for(Likelihood kind) {
 
 }  // namespace
 
-int64_t mixture_nll_cuda_blocks(const MixtureShape& s, int64_t size_of_number) {
+int64_t mixture_nll_cuda_blocks(const Shape& s, int64_t size_of_number) {
   return Plan(s, size_of_number).blocks;
 }
 
 template <typename T, typename S>
 void mixture_nll_cuda(
-    const MixtureShape& s, const MixtureInputs<T, S>& in, const MixtureOutputs<T, S>& out,
-    double* partial_sums, void* stream) {
+    const Shape& s, const Inputs<T, S>& in, const Outputs<T, S>& out, double* partial_sums,
+    void* stream) {
   if (s.batch == 0) {
     return;
   }
@@ -260,13 +259,12 @@ void mixture_nll_cuda(
   }
 }
 
-#define INSTANTIATE(T, S)                                                           \
-  template void mixture_nll_cuda<T, S>(                                             \
-      const MixtureShape&, const MixtureInputs<T, S>&, const MixtureOutputs<T, S>&, \
-      double*, void*);
+#define INSTANTIATE(T, S)               \
+  template void mixture_nll_cuda<T, S>( \
+      const Shape&, const Inputs<T, S>&, const Outputs<T, S>&, double*, void*);
 INSTANTIATE(float, float)
 INSTANTIATE(double, double)
 INSTANTIATE(float, Float16Bits)
 INSTANTIATE(float, BFloat16Bits)
 
-}  // namespace emorl
+}  // namespace emorl::mixture_nll

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "kernels.h"
+#include "host_device.h"
 
 namespace emorl {
 

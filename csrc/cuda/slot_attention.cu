@@ -6,7 +6,7 @@
 #include "cuda/slot_attention_backward.cuh"
 #include "cuda/slot_attention_forward.cuh"
 
-namespace emorl {
+namespace emorl::slot_attention {
 namespace {
 
 constexpr const char* kOp = "slot_attention";
@@ -67,11 +67,16 @@ int choose_shares(int64_t tiles, int64_t images, int64_t blocks) {
 
 template <typename T, int kSlots, typename... Parameters>
 Pass<Parameters...> make_pass(
-    void (*kernel)(Parameters...), bool backward, const SlotAttentionShape& s,
-    const SlotAttentionInputs<T>& in) {
+    void (*kernel)(Parameters...), bool backward, const Shape& s, const Inputs<T>& in) {
   Plan plan{
-      static_cast<int>(s.slots), static_cast<int>(s.key_width), static_cast<int>(s.value_width),
-      s.pixels, 1, kMaxTile, 1, in.v == in.k && s.key_width == s.value_width};
+      static_cast<int>(s.slots),
+      static_cast<int>(s.key_width),
+      static_cast<int>(s.value_width),
+      s.pixels,
+      1,
+      kMaxTile,
+      1,
+      in.v == in.k && s.key_width == s.value_width};
   const int64_t bytes = choose_tile<T, kSlots>(plan, backward);
   const int width = backward ? plan.key_width : plan.value_width;
   const int tasks = groups_of_4(width) * (kSlots / kSlotGroup);
@@ -101,14 +106,14 @@ auto with_slots(int64_t slots, Run run) {
 }
 
 template <typename T>
-auto forward_pass(const SlotAttentionShape& s, const SlotAttentionInputs<T>& in) {
+auto forward_pass(const Shape& s, const Inputs<T>& in) {
   return with_slots(s.slots, [&]<int kSlots>() {
     return make_pass<T, kSlots>(slot_attention_kernel<T, kSlots>, false, s, in);
   });
 }
 
 template <typename T>
-auto backward_pass(const SlotAttentionShape& s, const SlotAttentionInputs<T>& in) {
+auto backward_pass(const Shape& s, const Inputs<T>& in) {
   return with_slots(s.slots, [&]<int kSlots>() {
     return make_pass<T, kSlots>(slot_attention_backward_kernel<T, kSlots>, true, s, in);
   });
@@ -117,37 +122,33 @@ auto backward_pass(const SlotAttentionShape& s, const SlotAttentionInputs<T>& in
 template <typename... Parameters, typename... Arguments>
 void launch_pass(const Pass<Parameters...>& pass, void* stream, Arguments... arguments) {
   launch(
-      {kOp, pass.grid, kThreads, pass.shared_bytes, stream}, pass.kernel, pass.plan,
-      arguments...);
+      {kOp, pass.grid, kThreads, pass.shared_bytes, stream}, pass.kernel, pass.plan, arguments...);
 }
 
 template <typename T>
 void add_shares(
-    const SlotAttentionShape& s, const Plan& plan, const bool* slot_mask, int width, bool normalise,
+    const Shape& s, const Plan& plan, const bool* slot_mask, int width, bool normalise,
     const T* sums, const T* masses, T* out, T* mass_out, void* stream) {
   launch(
-      {kOp, grid(s.batch * s.slots, kOp), kAddingThreads, 0, stream}, add_slot_sums_kernel<T>,
-      sums, masses, slot_mask, plan.slots, width, plan.shares, normalise, out, mass_out);
+      {kOp, grid(s.batch * s.slots, kOp), kAddingThreads, 0, stream}, add_slot_sums_kernel<T>, sums,
+      masses, slot_mask, plan.slots, width, plan.shares, normalise, out, mass_out);
 }
 
 }  // namespace
 
 template <typename T>
-int64_t slot_attention_cuda_scratch(
-    const SlotAttentionShape& s, const SlotAttentionInputs<T>& in) {
+int64_t slot_attention_cuda_scratch(const Shape& s, const Inputs<T>& in) {
   return s.batch * forward_pass(s, in).plan.shares * s.slots * (s.value_width + 1);
 }
 
 template <typename T>
-int64_t slot_attention_backward_cuda_scratch(
-    const SlotAttentionShape& s, const SlotAttentionInputs<T>& in) {
+int64_t slot_attention_backward_cuda_scratch(const Shape& s, const Inputs<T>& in) {
   return s.batch * backward_pass(s, in).plan.shares * s.slots * (s.key_width + 1);
 }
 
 template <typename T>
 void slot_attention_cuda(
-    const SlotAttentionShape& s, const SlotAttentionInputs<T>& in,
-    const SlotAttentionOutputs<T>& out, T* scratch, void* stream) {
+    const Shape& s, const Inputs<T>& in, const Outputs<T>& out, T* scratch, void* stream) {
   const auto pass = forward_pass(s, in);
   T* masses = scratch + s.batch * pass.plan.shares * s.slots * s.value_width;
   launch_pass(pass, stream, in, out.attention, scratch, masses);
@@ -158,8 +159,7 @@ void slot_attention_cuda(
 
 template <typename T>
 void slot_attention_backward_cuda(
-    const SlotAttentionShape& s, const SlotAttentionInputs<T>& in,
-    const SlotAttentionGradients<T>& grad, T* scratch, void* stream) {
+    const Shape& s, const Inputs<T>& in, const Gradients<T>& grad, T* scratch, void* stream) {
   const auto pass = backward_pass(s, in);
   T* bias_sums = scratch + s.batch * pass.plan.shares * s.slots * s.key_width;
   launch_pass(pass, stream, in, grad, scratch, bias_sums);
@@ -170,18 +170,14 @@ void slot_attention_backward_cuda(
   }
 }
 
-#define INSTANTIATE(T)                                                                            \
-  template int64_t slot_attention_cuda_scratch<T>(                                                \
-      const SlotAttentionShape&, const SlotAttentionInputs<T>&);                                  \
-  template int64_t slot_attention_backward_cuda_scratch<T>(                                       \
-      const SlotAttentionShape&, const SlotAttentionInputs<T>&);                                  \
-  template void slot_attention_cuda<T>(                                                           \
-      const SlotAttentionShape&, const SlotAttentionInputs<T>&, const SlotAttentionOutputs<T>&,   \
-      T*, void*);                                                                                 \
-  template void slot_attention_backward_cuda<T>(                                                  \
-      const SlotAttentionShape&, const SlotAttentionInputs<T>&, const SlotAttentionGradients<T>&, \
-      T*, void*);
+#define INSTANTIATE(T)                                                                      \
+  template int64_t slot_attention_cuda_scratch<T>(const Shape&, const Inputs<T>&);          \
+  template int64_t slot_attention_backward_cuda_scratch<T>(const Shape&, const Inputs<T>&); \
+  template void slot_attention_cuda<T>(                                                     \
+      const Shape&, const Inputs<T>&, const Outputs<T>&, T*, void*);                        \
+  template void slot_attention_backward_cuda<T>(                                            \
+      const Shape&, const Inputs<T>&, const Gradients<T>&, T*, void*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 
-}  // namespace emorl
+}  // namespace emorl::slot_attention

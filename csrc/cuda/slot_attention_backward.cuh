@@ -4,13 +4,13 @@
 #include "cuda/slot_attention_attend.cuh"
 #include "cuda/slot_attention_sums.cuh"
 
-namespace emorl {
+namespace emorl::slot_attention {
 
 // In shared memory: g = grad_updates / mass for slots that take part, else 0; offset = g . updates.
 template <typename T, int kSlots>
 __device__ void load_gradients(
-    const Plan& plan, const SlotAttentionInputs<T>& in, const SlotAttentionGradients<T>& grad,
-    int64_t image, const Memory<T, kSlots>& memory) {
+    const Plan& plan, const Inputs<T>& in, const Gradients<T>& grad, int64_t image,
+    const Memory<T, kSlots>& memory) {
   const int e = plan.value_width;
   const int64_t row = image * plan.slots;
   fetch_slots<T, kSlots>(grad.grad_updates + row * e, plan.slots, e, memory.g);
@@ -117,8 +117,7 @@ __device__ void write_rows(
 template <typename T, int kSlots>
 __global__ void __launch_bounds__(kThreads, kBlocksAimedAt<T, kSlots, true>)
     slot_attention_backward_kernel(
-        Plan plan, SlotAttentionInputs<T> in, SlotAttentionGradients<T> grad, T* sums,
-        T* bias_sums) {
+        Plan plan, Inputs<T> in, Gradients<T> grad, T* sums, T* bias_sums) {
   const Memory<T, kSlots> memory(plan, true, shared_memory<T>());
   const Tiles<T, kSlots> tiles(plan, memory, in);
   const int64_t image = tiles.image;
@@ -155,4 +154,4 @@ __global__ void __launch_bounds__(kThreads, kBlocksAimedAt<T, kSlots, true>)
   }
 }
 
-}  // namespace emorl
+}  // namespace emorl::slot_attention

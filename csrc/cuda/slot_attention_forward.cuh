@@ -4,7 +4,7 @@
 #include "cuda/slot_attention_attend.cuh"
 #include "cuda/slot_attention_sums.cuh"
 
-namespace emorl {
+namespace emorl::slot_attention {
 
 // One pixel's attention, where this thread has it, to global memory [slots, all pixels].
 template <typename T, int kSlots>
@@ -22,8 +22,7 @@ __device__ void write_attention(
 // sums [batch, shares, slots, value_width] of (attention + eps) v; masses [batch, shares, slots]
 template <typename T, int kSlots>
 __global__ void __launch_bounds__(kThreads, kBlocksAimedAt<T, kSlots, false>)
-    slot_attention_kernel(
-        Plan plan, SlotAttentionInputs<T> in, T* attention, T* sums, T* masses) {
+    slot_attention_kernel(Plan plan, Inputs<T> in, T* attention, T* sums, T* masses) {
   const Memory<T, kSlots> memory(plan, false, shared_memory<T>());
   const Tiles<T, kSlots> tiles(plan, memory, in);
   const int64_t image = tiles.image;
@@ -58,4 +57,4 @@ __global__ void __launch_bounds__(kThreads, kBlocksAimedAt<T, kSlots, false>)
   }
 }
 
-}  // namespace emorl
+}  // namespace emorl::slot_attention

@@ -4,7 +4,7 @@
 
 #include "cuda/slot_attention_tile.cuh"
 
-namespace emorl {
+namespace emorl::slot_attention {
 
 // One thread's share of sums[j, column] += sum_p weights[p, j] rows[p, column]: a group of slots, a
 // group of columns, and every pixel_groups-th pixel of a tile.
@@ -134,4 +134,4 @@ __global__ void __launch_bounds__(kAddingThreads) add_slot_sums_kernel(
   }
 }
 
-}  // namespace emorl
+}  // namespace emorl::slot_attention

@@ -6,13 +6,13 @@
 
 #include "cuda/launch.cuh"
 #include "cuda/vec4.cuh"
-#include "kernels.h"
+#include "slot_attention.h"
 
 #ifndef EMORL_STAGES
 #define EMORL_STAGES 2
 #endif
 
-namespace emorl {
+namespace emorl::slot_attention {
 
 constexpr int kWarp = 32, kThreads = 128;
 constexpr unsigned kAllLanes = 0xffffffffu;
@@ -32,9 +32,8 @@ constexpr bool kLargeSharedMemory = false;
 // For how many blocks the registers of a multiprocessor should last: about as many as its shared
 // memory lasts for with rows of 64 floats. 1: the compiler takes what it likes.
 template <typename T, int kSlots, bool kBackward>
-constexpr int kBlocksAimedAt = sizeof(T) > 4 || kSlots > 16
-    ? 1
-    : (kSlots == 8 ? 4 : 3) - (kBackward && !kLargeSharedMemory);
+constexpr int kBlocksAimedAt =
+    sizeof(T) > 4 || kSlots > 16 ? 1 : (kSlots == 8 ? 4 : 3) - (kBackward && !kLargeSharedMemory);
 
 __host__ __device__ inline int groups_of_4(int width) { return (width + 3) / 4; }
 
@@ -105,8 +104,7 @@ __device__ void fetch4(const T* from, T* to) {
 // Fetches `rows` rows of `width` values, with zeros up to whole Vec4. Rows that cannot be moved by
 // Vec4 are copied at once.
 template <typename T>
-__device__ void fetch_rows(
-    const T* from, int rows, int width, bool aligned, T* to) {
+__device__ void fetch_rows(const T* from, int rows, int width, bool aligned, T* to) {
   const int row_pitch = pitch(width);
   Walk at(groups_of_4(width));
   if (aligned) {  // the rows lie one after another
@@ -147,11 +145,10 @@ template <typename T, int kSlots>
 struct Tiles {
   const Plan& plan;
   const Memory<T, kSlots>& memory;
-  const SlotAttentionInputs<T>& in;
+  const Inputs<T>& in;
   int image, begin, end;
 
-  __device__ Tiles(
-      const Plan& plan_, const Memory<T, kSlots>& memory_, const SlotAttentionInputs<T>& in_)
+  __device__ Tiles(const Plan& plan_, const Memory<T, kSlots>& memory_, const Inputs<T>& in_)
       : plan(plan_), memory(memory_), in(in_), image(blockIdx.x / plan.shares) {
     const int64_t share = blockIdx.x - image * plan.shares;
     begin = static_cast<int>(share * plan.tiles() / plan.shares);
@@ -199,4 +196,4 @@ struct Tiles {
   }
 };
 
-}  // namespace emorl
+}  // namespace emorl::slot_attention

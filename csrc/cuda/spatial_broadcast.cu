@@ -1,8 +1,8 @@
-// Spatial broadcast on the GPU. Each block of the backward pass leaves its sums over pixels and over
-// slots; further kernels add them in a fixed order, so results repeat bit by bit.
+// Spatial broadcast on the GPU. Each block of the backward pass leaves its sums over pixels and
+// over slots; further kernels add them in a fixed order, so results repeat bit by bit.
 #include "cuda/spatial_broadcast_tile.cuh"
 
-namespace emorl {
+namespace emorl::spatial_broadcast {
 namespace {
 
 template <typename T, int kWidth>
@@ -61,8 +61,7 @@ __global__ void __launch_bounds__(kThreads, 1) spatial_broadcast_backward_kernel
         const auto y = load<T, kWidth>(output + m * image + place.offsets[r]);
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) {
-          const Wide<T> value =
-              activate_backward(p.activation, widen(grad.x[i]), widen(y.x[i]));
+          const Wide<T> value = activate_backward(p.activation, widen(grad.x[i]), widen(y.x[i]));
           over_slots[r].x[i] += value;
           over_pixels[i] += value;
         }
@@ -96,8 +95,8 @@ constexpr int kSumChannels = 32, kSumRows = 8;
 // grad_slot [slots, classes, channels] = sums over the tiles of each class; a block takes one slot
 // and class and kSumChannels channels.
 template <typename T>
-__global__ void __launch_bounds__(kSumChannels* kSumRows) add_tiles_kernel(
-    const __grid_constant__ Plan p, const Wide<T>* tile_sums, T* grad_slot) {
+__global__ void __launch_bounds__(kSumChannels* kSumRows)
+    add_tiles_kernel(const __grid_constant__ Plan p, const Wide<T>* tile_sums, T* grad_slot) {
   __shared__ Wide<T> rows[kSumRows][kSumChannels];
   const int64_t m = blockIdx.x / p.classes;
   const int of_class = blockIdx.x % p.classes, lane = threadIdx.x % kSumChannels;
@@ -137,7 +136,7 @@ constexpr const char* kBackward = "spatial_broadcast_backward";
 
 // Channels that a thread can move at once: 16 bytes, if they never straddle pixels or alignment.
 template <typename T, typename... Pointers>
-int widest(const SpatialBroadcastShape& s, Pointers... pointers) {
+int widest(const Shape& s, Pointers... pointers) {
   constexpr int kWidth = kWidestAccess / sizeof(T);
   const bool packed = (aligned<T, kWidth>(pointers) && ...);
   return s.channels_last && s.channels % kWidth == 0 && packed ? kWidth : 1;
@@ -147,7 +146,7 @@ int widest(const SpatialBroadcastShape& s, Pointers... pointers) {
 
 template <typename T>
 void spatial_broadcast_cuda(
-    const SpatialBroadcastShape& s, const T* slot, const T* position, T* output, void* stream) {
+    const Shape& s, const T* slot, const T* position, T* output, void* stream) {
   const Plan p(s, widest<T>(s, slot, position, output));
   if (p.vector == 1) {
     launch(
@@ -161,7 +160,7 @@ void spatial_broadcast_cuda(
   }
 }
 
-int64_t spatial_broadcast_backward_cuda_scratch(const SpatialBroadcastShape& s, int64_t size_of_t) {
+int64_t spatial_broadcast_backward_cuda_scratch(const Shape& s, int64_t size_of_t) {
   const auto needed = [](const Plan& p) { return p.tile_sums() + p.shares * p.image(); };
   const int64_t one_by_one = needed(Plan(s, 1));
   const int64_t by_vectors = needed(Plan(s, static_cast<int>(kWidestAccess / size_of_t)));
@@ -170,8 +169,7 @@ int64_t spatial_broadcast_backward_cuda_scratch(const SpatialBroadcastShape& s, 
 
 template <typename T>
 void spatial_broadcast_backward_cuda(
-    const SpatialBroadcastShape& s, const SpatialBroadcastGradients<T>& grad, void* scratch,
-    void* stream) {
+    const Shape& s, const Gradients<T>& grad, void* scratch, void* stream) {
   const Plan p(s, widest<T>(s, grad.grad_output, grad.output));
   auto* tile_sums = static_cast<Wide<T>*>(scratch);
   Wide<T>* position_sums = tile_sums + p.tile_sums();
@@ -189,25 +187,23 @@ void spatial_broadcast_backward_cuda(
     const int64_t rows = static_cast<int64_t>(p.slots) * p.classes;
     const int64_t channel_blocks = (p.channels + kSumChannels - 1) / kSumChannels;
     launch(
-        {kBackward, grid(rows, kBackward, channel_blocks), kSumChannels * kSumRows, 0, stream}, add_tiles_kernel<T>, p, tile_sums,
-        grad.grad_slot);
+        {kBackward, grid(rows, kBackward, channel_blocks), kSumChannels * kSumRows, 0, stream},
+        add_tiles_kernel<T>, p, tile_sums, grad.grad_slot);
   }
   if (grad.grad_position != nullptr) {
     const int64_t blocks = (p.image() + kThreads - 1) / kThreads;
     launch(
-        {kBackward, grid(blocks, kBackward), kThreads, 0, stream}, add_position_sums_kernel<T>, p.image(), p.shares,
-        position_sums, grad.grad_position);
+        {kBackward, grid(blocks, kBackward), kThreads, 0, stream}, add_position_sums_kernel<T>,
+        p.image(), p.shares, position_sums, grad.grad_position);
   }
 }
 
-#define INSTANTIATE(T)                                                        \
-  template void spatial_broadcast_cuda<T>(                                    \
-      const SpatialBroadcastShape&, const T*, const T*, T*, void*);           \
-  template void spatial_broadcast_backward_cuda<T>(                           \
-      const SpatialBroadcastShape&, const SpatialBroadcastGradients<T>&, void*, void*);
+#define INSTANTIATE(T)                                                                  \
+  template void spatial_broadcast_cuda<T>(const Shape&, const T*, const T*, T*, void*); \
+  template void spatial_broadcast_backward_cuda<T>(const Shape&, const Gradients<T>&, void*, void*);
 INSTANTIATE(float)
 INSTANTIATE(double)
 INSTANTIATE(Float16Bits)
 INSTANTIATE(BFloat16Bits)
 
-}  // namespace emorl
+}  // namespace emorl::spatial_broadcast

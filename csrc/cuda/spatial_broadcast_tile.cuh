@@ -5,9 +5,9 @@
 #include "activation.h"
 #include "cuda/launch.cuh"
 #include "cuda/number.cuh"
-#include "kernels.h"
+#include "spatial_broadcast.h"
 
-namespace emorl {
+namespace emorl::spatial_broadcast {
 namespace {
 
 constexpr int kThreads = 256, kPixels = 4;  // a thread's pixels
@@ -22,19 +22,21 @@ __host__ __device__ inline Extent extent(int line_class, int size, bool border_c
   if (!border_classes) {
     return {0, size};
   }
-  return line_class == 0 ? Extent{0, 1} : line_class == 1 ? Extent{1, size - 2} : Extent{size - 1, 1};
+  return line_class == 0 ? Extent{0, 1}
+      : line_class == 1  ? Extent{1, size - 2}
+                         : Extent{size - 1, 1};
 }
 
 struct Plan {
   int slots, channels, height, width, classes;
   bool channels_last;
   Activation activation;
-  int vector;                       // adjacent channels that a thread takes
-  int channel_lanes, pixel_lanes;   // threads of a block, along both
-  int channel_blocks, shares;       // of the channels and of the slots
-  int first_tile[kClasses + 1];     // of each class, and how many there are
+  int vector;                      // adjacent channels that a thread takes
+  int channel_lanes, pixel_lanes;  // threads of a block, along both
+  int channel_blocks, shares;      // of the channels and of the slots
+  int first_tile[kClasses + 1];    // of each class, and how many there are
 
-  Plan(const SpatialBroadcastShape& s, int vector_)
+  Plan(const Shape& s, int vector_)
       : slots(s.slots),
         channels(s.channels),
         height(s.height),
@@ -104,4 +106,4 @@ struct Place {
 };
 
 }  // namespace
-}  // namespace emorl
+}  // namespace emorl::spatial_broadcast

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emorl.ops import _library
-from emorl.ops._library import Backend, cast, define_op, resolve
+from emorl.ops import library
+from emorl.ops.library import Backend, cast, define_op, resolve
 from emorl.ops.spatial_broadcast import Activation, empty_images, is_channels_last
 
 _ACTIVATIONS: dict[str, Callable[..., Tensor]] = {"elu": F.elu, "relu": F.relu}
@@ -71,7 +71,7 @@ def convolution(
     if activation not in get_args(Activation):
         expected = ", ".join(get_args(Activation))
         raise ValueError(f"convolution: activation: expected one of {expected}, got {activation!r}")
-    if not _library.on_gpu(x):
+    if not library.on_gpu(x):
         if backend == "auto" and min(weight.shape[:2]) < _WORTH_CHANNELS:
             backend = "reference"
         limit = _limit_on_cpu(x, weight, padding, stride)
@@ -126,7 +126,7 @@ def _limit_on_cpu(x: Tensor, weight: Tensor, padding: int, stride: int) -> str |
 
 def _channels_last(x: Tensor) -> bool:
     """The order of the native results in memory."""
-    return is_channels_last(x) if _library.on_gpu(x) else True
+    return is_channels_last(x) if library.on_gpu(x) else True
 
 
 def _fake(
@@ -151,7 +151,7 @@ def _fake_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     nothing = x.new_empty(0)
     last = _channels_last(x)
-    if _library.on_gpu(x):
+    if library.on_gpu(x):
         weights = empty_images(x, tuple(weight.shape), last)
     else:
         weights = x.new_empty(*weight.shape[2:], *weight.shape[1::-1]).permute(3, 2, 0, 1)

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.library import register_autograd
 
-from emorl.ops import _library
-from emorl.ops._library import Backend, cast, define_op, resolve, usable
+from emorl.ops import library
+from emorl.ops.library import Backend, cast, define_op, resolve, usable
 
 Likelihood = Literal["gaussian", "mixture", "mixture_joint"]
 RGBActivation = Literal["sigmoid", "none"]
@@ -223,7 +223,7 @@ def _keeps_gradient(arguments: _Arguments, backend: str) -> bool:
     """Whether the forward pass computes the gradient, as the CPU's does where none is rounded."""
     _, rgb, masks, *_ = arguments
     wanted = rgb.requires_grad or (masks is not None and masks.requires_grad)
-    on_cpu = backend == "native" and not _library.on_gpu(rgb)
+    on_cpu = backend == "native" and not library.on_gpu(rgb)
     return on_cpu and torch.is_grad_enabled() and wanted and rgb.dtype not in _NARROW
 
 

@@ -11,15 +11,15 @@ from typing import Literal, get_args, overload
 import torch
 from torch import Tensor
 
-from emorl.ops import _library
-from emorl.ops._heads import (
+from emorl.ops import library
+from emorl.ops.library import Backend, cast, define_op, resolve
+from emorl.ops.slot_attention_heads import (
     SingleHead,
     heads_as_images,
     heads_as_slots,
     images_as_heads,
     slots_as_heads,
 )
-from emorl.ops._library import Backend, cast, define_op, resolve
 from emorl.ops.triton import limits
 
 SoftmaxOver = Literal["slots", "slots_heads"]
@@ -155,18 +155,18 @@ def _limits(q: Tensor, v: Tensor, dtype: torch.dtype, backend: str) -> dict[str,
         native = f"at most 64 slots and width 256 on a GPU, got {slots} slots, width {width}"
     elif limits.padded(slots) * limits.padded(width) > on_chip:
         native = f"{slots} slots of width {width} in {dtype} are more than {on_chip} values"
-    elif _library.on_gpu(q):
+    elif library.on_gpu(q):
         needed = _shared_memory_needed(slots, q.shape[2], v.shape[2]) * dtype.itemsize
-        available = _library.shared_memory(q.device)
+        available = library.shared_memory(q.device)
         if needed > available:
             native = (
                 f"{slots} slots of width {width} in {dtype} need {needed} bytes of shared memory, "
                 f"this GPU has {available}"
             )
     triton = None
-    if backend == "triton" or (backend == "auto" and _library.on_gpu(q)):  # the search takes 8 us
+    if backend == "triton" or (backend == "auto" and library.on_gpu(q)):  # the search takes 8 us
         triton = limits.slot_attention(slots, width, dtype, q.device)
-    return {"triton": triton, "native": native if _library.on_gpu(q) else None}
+    return {"triton": triton, "native": native if library.on_gpu(q) else None}
 
 
 def _shared_memory_needed(slots: int, key_width: int, value_width: int) -> int:

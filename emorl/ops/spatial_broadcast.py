@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emorl.ops._library import Backend, cast, define_op, resolve
+from emorl.ops.library import Backend, cast, define_op, resolve
 
 Activation = Literal["elu", "relu", "none"]
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from emorl.memory import keep_memory
 from emorl.models import ObjectCentricModel, Objective
-from emorl.ops._library import extension
+from emorl.ops.library import extension
 from emorl.training.config import Precision, TrainerConfig
 
 

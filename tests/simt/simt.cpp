@@ -1,6 +1,6 @@
-// Runs the blocks of a launch one after another, and a block's threads as fibres: each runs until it
-// waits or ends, then the next one. Nothing here but `touched` is thread-local: those are the kernels'
-// variables.
+// Runs the blocks of a launch one after another, and a block's threads as fibres: each runs until
+// it waits or ends, then the next one. Nothing here but `touched` is thread-local: those are the
+// kernels' variables.
 #include <cuda_pipeline.h>
 #include <cuda_runtime.h>
 #include <link.h>
@@ -169,13 +169,17 @@ bool release(size_t begin, size_t end, State waiting, const char* barrier) {
   for (auto it = first; it != last; ++it) {
     const Thread& other = **it;
     if (other.state == State::kDone) {
-      refuse(std::string(barrier) + " that thread " + describe(other.index) +
-             " never reaches: it has returned", one);
+      refuse(
+          std::string(barrier) + " that thread " + describe(other.index) +
+              " never reaches: it has returned",
+          one);
     }
     if (other.state != waiting || other.where.line() != one.where.line() ||
         std::strcmp(other.where.file_name(), one.where.file_name()) != 0) {
-      refuse(std::string(barrier) + " that thread " + describe(other.index) +
-             " does not reach: it waits at " + describe(other.where), one);
+      refuse(
+          std::string(barrier) + " that thread " + describe(other.index) +
+              " does not reach: it waits at " + describe(other.where),
+          one);
     }
   }
   std::for_each(first, last, [](const auto& thread) { thread->state = State::kReady; });
@@ -278,7 +282,9 @@ void* lane_value(int lane) {
 void* dynamic_shared_memory() { return now.shared.get(); }
 
 void copy_later(void* to, const void* from, size_t bytes, size_t zeros, const Here& here) {
-  const auto is_aligned = [&](const void* x) { return reinterpret_cast<uintptr_t>(x) % bytes == 0; };
+  const auto is_aligned = [&](const void* x) {
+    return reinterpret_cast<uintptr_t>(x) % bytes == 0;
+  };
   if (bytes != 4 && bytes != 8 && bytes != 16) {
     fail("__pipeline_memcpy_async() of other than 4, 8 or 16 bytes", here);
   }
@@ -322,8 +328,8 @@ cudaError_t occupancy(int* blocks, int threads, size_t dynamic_bytes) {
   const auto bytes = static_cast<int64_t>(dynamic_bytes) + kReservedShared;
   const int by_registers = std::max(1, kRegisters / kRegistersOfThread / threads);
   const int by_memory = static_cast<int>(kSharedPerMultiprocessor / bytes);
-  *blocks = std::min({
-      by_registers, by_memory, kThreadsPerMultiprocessor / threads, kBlocksPerMultiprocessor});
+  *blocks = std::min(
+      {by_registers, by_memory, kThreadsPerMultiprocessor / threads, kBlocksPerMultiprocessor});
   return cudaSuccess;
 }
 
@@ -373,15 +379,9 @@ cudaError_t cudaGetDevice(int* device) {
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
   switch (attribute) {
-    case cudaDevAttrMultiProcessorCount:
-      *value = simt::device.multiprocessors;
-      return cudaSuccess;
-    case cudaDevAttrComputeCapabilityMajor:
-      *value = 9;
-      return cudaSuccess;
-    case cudaDevAttrComputeCapabilityMinor:
-      *value = 0;
-      return cudaSuccess;
+    case cudaDevAttrMultiProcessorCount: *value = simt::device.multiprocessors; return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMajor: *value = 9; return cudaSuccess;
+    case cudaDevAttrComputeCapabilityMinor: *value = 0; return cudaSuccess;
     case cudaDevAttrMaxSharedMemoryPerMultiprocessor:
       *value = simt::kSharedPerMultiprocessor;
       return cudaSuccess;

@@ -40,7 +40,7 @@ def chosen_for(name: str) -> tuple[str, int, int]:
 
 def pytest_configure() -> None:
     """Sizes that the operators refuse on a GPU are refused here as well."""
-    importlib.import_module("emorl.ops._library").on_gpu = lambda tensor: True
+    importlib.import_module("emorl.ops.library").on_gpu = lambda tensor: True
 
 
 def pytest_report_header() -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from emorl.nn.precision import full_precision
 from emorl.ops import Backend, mixture_nll, mixture_nll_and_gradient
-from emorl.ops._library import usable
+from emorl.ops.library import usable
 
 MixtureKind = Literal["mixture", "mixture_joint", "logistic"]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from emorl.ops import _library
+from emorl.ops import library
 
 MAX_SLOTS, MAX_WIDTH = 64, 256
 
@@ -35,7 +35,7 @@ def slot_attention(slots: int, width: int, dtype: torch.dtype, device: torch.dev
         dtype: What the kernels compute in, float32 or float64.
         device: Where the tensors are.
     """
-    available = _library.shared_memory(device)
+    available = library.shared_memory(device)
     if slot_attention_layout(slots, width, dtype, available) is not None:
         return None
     if slots > MAX_SLOTS or width > MAX_WIDTH:

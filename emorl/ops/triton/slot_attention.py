@@ -8,7 +8,7 @@ import torch
 import triton
 from torch import Tensor
 
-from emorl.ops import _library
+from emorl.ops import library
 from emorl.ops.triton import limits
 from emorl.ops.triton.slot_attention_kernels import (
     add_shares_kernel,
@@ -64,7 +64,7 @@ def _layout(q: Tensor, values: Tensor) -> dict[str, int]:
     """Sizes of the kernels' blocks and options of their launch; `limits` knows what fits."""
     slots, key_width, value_width = q.shape[1], q.shape[2], values.shape[2]
     sizes = slots, max(key_width, value_width), q.dtype
-    layout = limits.slot_attention_layout(*sizes, _library.shared_memory(q.device))
+    layout = limits.slot_attention_layout(*sizes, library.shared_memory(q.device))
     if layout is None:
         raise ValueError(f"slot_attention: {limits.slot_attention(*sizes, q.device)}")
     return {

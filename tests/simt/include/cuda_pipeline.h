@@ -1,5 +1,5 @@
-// Stand-in for CUDA's header: a copy happens no earlier than the thread waits for it, and its target
-// is NaN until then.
+// Stand-in for CUDA's header: a copy happens no earlier than the thread waits for it, and its
+// target is NaN until then.
 #pragma once
 
 #include <cuda_runtime.h>

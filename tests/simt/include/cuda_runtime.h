@@ -1,5 +1,5 @@
-// Stand-in for CUDA's header: kernels compiled as C++ run on the CPU, a block's threads as fibres of
-// one OS thread (simt.cpp). docs/simt.md says what that shows and what it cannot.
+// Stand-in for CUDA's header: kernels compiled as C++ run on the CPU, a block's threads as fibres
+// of one OS thread (simt.cpp). docs/simt.md says what that shows and what it cannot.
 #pragma once
 
 #include <math.h>

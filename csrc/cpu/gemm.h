@@ -1,20 +1,25 @@
-// Small matrix products whose operands stay in the first-level cache.
+// Small matrix products whose operands stay in the caches, with accumulators in registers.
 #pragma once
-
-#include <ATen/cpu/vec/vec.h>
 
 #include <algorithm>
 #include <cstdint>
-#include <type_traits>
 #include <utility>
+
+#include "cpu/stream.h"
+#include "cpu/vector.h"
 
 namespace emorl {
 
-#if defined(CPU_CAPABILITY_AVX512)
-constexpr int64_t kMaxRows = 8;  // 8 x 2 accumulators and their operands, in 32 registers
-#else
-constexpr int64_t kMaxRows = 6;  // 6 x 2, in 16
+// What the registers hold: rows of two vectors of sums, with their operands; rows of two vectors of
+// a factor, with two sums; sums alone, and how many vectors of them lie side by side.
+#if defined(CPU_CAPABILITY_AVX512)  // has 32
+constexpr int kMaxRows = 8, kMaxHeld = 14, kMaxSums = 24, kWidest = 4;
+#else  // 16
+constexpr int kMaxRows = 6, kMaxHeld = 6, kMaxSums = 12, kWidest = 2;
 #endif
+
+// `multiply` makes rows in multiples of this, so both its matrices need as many.
+constexpr int64_t kRowsAtOnce = 12;
 
 // Element (i, j) is data[i * kRow + j * column]. A row's distance that is known beforehand becomes
 // part of the instruction that reads it; otherwise every row takes up a register.
@@ -22,46 +27,27 @@ template <typename T, int64_t kRow>
 struct Strided {
   const T* data;
   int64_t column;
+
+  T at(int64_t i, int64_t j) const { return data[i * kRow + j * column]; }
 };
 
-// How a product reaches memory: added to what is there, written, or written past the caches, which
-// saves reading the target first; it must then be aligned to vectors.
-enum class Store { kAdd, kWrite, kStream };
-
+// Element (i, j) is data[i * row + j].
 template <typename T>
-void stream(const at::vec::Vectorized<T>& value, T* to) {
-#if defined(CPU_CAPABILITY_AVX2)
-  if constexpr (std::is_same_v<T, float>) {
-    _mm256_stream_ps(to, value);
-  } else {
-    _mm256_stream_pd(to, value);
-  }
-#elif defined(CPU_CAPABILITY_AVX512)
-  if constexpr (std::is_same_v<T, float>) {
-    _mm512_stream_ps(to, value);
-  } else {
-    _mm512_stream_pd(to, value);
-  }
-#else
-  value.store(to);
-#endif
-}
+struct Rows {
+  const T* data;
+  int64_t row;
 
-// Makes streamed results visible to other threads.
-inline void finish_streams() {
-#if defined(CPU_CAPABILITY_AVX2) || defined(CPU_CAPABILITY_AVX512)
-  _mm_sfence();
-#endif
-}
+  T at(int64_t i, int64_t j) const { return data[i * row + j]; }
+};
 
-// Whether rows of `width` values from here on can be streamed, and are too many for the caches.
+// How a product reaches memory: added to what is there, term by term or as a sum, which rounds less
+// where there are many; written; or streamed.
+enum class Store { kAdd, kAddSum, kWrite, kStream };
+
+// For `count` rows of `width` values from here on, which are not read soon.
 template <typename T>
 Store store_for(const T* rows, int64_t width, int64_t count) {
-  constexpr int64_t kVector = at::vec::Vectorized<T>::size() * sizeof(T), kCache = 1 << 20;
-  const bool aligned = reinterpret_cast<uintptr_t>(rows) % kVector == 0 &&
-      width * static_cast<int64_t>(sizeof(T)) % kVector == 0;
-  return aligned && width * count * static_cast<int64_t>(sizeof(T)) > kCache ? Store::kStream
-                                                                             : Store::kWrite;
+  return is_streamed(rows, width, count, 1 << 20) ? Store::kStream : Store::kWrite;
 }
 
 // Two stretches of memory that are needed soon, fetched into the second-level cache line by line
@@ -96,11 +82,15 @@ class Ahead {
   const char *at_, *end_, *second_, *last_;
 };
 
+struct NothingAhead {
+  void next() {}
+};
+
 // kRows x kVectors accumulators in registers. Where kPartial, only `count` columns exist.
-template <typename T, int64_t kRow, int kRows, int kVectors, bool kPartial>
+template <int kRows, int kVectors, bool kPartial = false, typename A, typename T, typename Fetch>
 void gemm_block(
-    int64_t depth, Strided<T, kRow> a, const T* b, int64_t ldb, T* c, int64_t ldc, Store how,
-    int64_t count, Ahead& ahead) {
+    int64_t depth, A a, const T* b, int64_t ldb, T* c, int64_t ldc, Store how, Fetch& ahead,
+    int64_t count = 0) {
   using Vec = at::vec::Vectorized<T>;
   const auto load = [&](const T* from) {
     return kPartial ? Vec::loadu(from, count) : Vec::loadu(from);
@@ -108,50 +98,51 @@ void gemm_block(
   // Loops over sums are unrolled, or the compiler would keep these in memory between two loops.
   Vec sum[kRows][kVectors];
   if (how == Store::kAdd) {
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) {
         sum[i][j] = load(c + i * ldc + j * Vec::size());
       }
     }
   } else {
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) {
         sum[i][j] = Vec(T(0));
       }
     }
   }
   // for i, n: sum[i, n] += a[i, d] * b[d, n]
-  Ahead fetch = ahead;  // in registers
+  Fetch fetch = ahead;  // in registers
   for (int64_t d = 0; d < depth; ++d) {
     fetch.next();
     Vec row[kVectors];
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) {
       row[j] = load(b + d * ldb + j * Vec::size());
     }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i) {
-      const Vec factor(a.data[i * kRow + d * a.column]);
-#pragma GCC unroll 2
+      const Vec factor(a.at(i, d));
+#pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) {
         sum[i][j] = at::vec::fmadd(factor, row[j], sum[i][j]);
       }
     }
   }
   ahead = fetch;
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int i = 0; i < kRows; ++i) {
-#pragma GCC unroll 2
+#pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) {
       T* target = c + i * ldc + j * Vec::size();
       if (how == Store::kStream) {
         stream(sum[i][j], target);
       } else {
-        sum[i][j].store(target, kPartial ? count : int64_t(Vec::size()));
+        const Vec result = how == Store::kAddSum ? load(target) + sum[i][j] : sum[i][j];
+        result.store(target, kPartial ? count : int64_t(Vec::size()));
       }
     }
   }
@@ -161,17 +152,17 @@ template <typename T, int64_t kRow, int kRows>
 void gemm_rows(
     int64_t columns, int64_t depth, Strided<T, kRow> a, const T* b, int64_t ldb, T* c, int64_t ldc,
     Store how, Ahead& ahead) {
-  constexpr int64_t kWidth = at::vec::Vectorized<T>::size();
+  constexpr int64_t kWidth = kLanes<T>;
   int64_t n = 0;
   for (; n + 2 * kWidth <= columns; n += 2 * kWidth) {
-    gemm_block<T, kRow, kRows, 2, false>(depth, a, b + n, ldb, c + n, ldc, how, 0, ahead);
+    gemm_block<kRows, 2>(depth, a, b + n, ldb, c + n, ldc, how, ahead);
   }
   if (n + kWidth <= columns) {
-    gemm_block<T, kRow, kRows, 1, false>(depth, a, b + n, ldb, c + n, ldc, how, 0, ahead);
+    gemm_block<kRows, 1>(depth, a, b + n, ldb, c + n, ldc, how, ahead);
     n += kWidth;
   }
   if (n < columns) {
-    gemm_block<T, kRow, kRows, 1, true>(depth, a, b + n, ldb, c + n, ldc, how, columns - n, ahead);
+    gemm_block<kRows, 1, true>(depth, a, b + n, ldb, c + n, ldc, how, ahead, columns - n);
   }
 }
 
@@ -192,7 +183,7 @@ void tile_gemm(
       case 4: run.template operator()<4>(); break;
       case 5: run.template operator()<5>(); break;
       case 6: run.template operator()<6>(); break;
-      case 7: run.template operator()<std::min<int64_t>(7, kMaxRows)>(); break;
+      case 7: run.template operator()<std::min(7, kMaxRows)>(); break;
       default: run.template operator()<kMaxRows>(); break;
     }
     a.data += count * kRow;
@@ -201,14 +192,8 @@ void tile_gemm(
   }
 }
 
-#if defined(CPU_CAPABILITY_AVX512)
-constexpr int kMaxHeld = 14;  // 14 x 2 vectors, two sums and a factor, in 32 registers
-#else
-constexpr int kMaxHeld = 6;  // 6 x 2, in 16
-#endif
-
-// Writes c[m, n] = sum_d a[m, d] b[d, n] for a known depth, with a slice of b held in registers: the
-// stores lie evenly between multiplications, so that memory can keep up with streamed ones.
+// Writes c[m, n] = sum_d a[m, d] b[d, n] for a known depth, with a slice of b held in registers:
+// the stores lie evenly between multiplications, so that memory can keep up with streamed ones.
 template <typename T, int kDepth>
 void short_gemm_held(
     int64_t rows, int64_t columns, Strided<T, 1> a, const T* b, int64_t ldb, T* c, int64_t ldc,
@@ -225,7 +210,7 @@ void short_gemm_held(
       fetch.next();
       Vec first(T(0)), second(T(0));
       for (int d = 0; d < kDepth; ++d) {
-        const Vec factor(a.data[m + d * a.column]);
+        const Vec factor(a.at(m, d));
         first = at::vec::fmadd(factor, held[d][0], first);
         second = at::vec::fmadd(factor, held[d][1], second);
       }
@@ -247,7 +232,7 @@ template <typename T, int kDepth = kMaxHeld>
 void short_gemm(
     int64_t rows, int64_t columns, int64_t depth, Strided<T, 1> a, const T* b, int64_t ldb, T* c,
     int64_t ldc, Store how, Ahead& ahead) {
-  constexpr int64_t kWidth = 2 * at::vec::Vectorized<T>::size();
+  constexpr int64_t kWidth = 2 * kLanes<T>;
   if (depth == 0 || depth > kMaxHeld || columns % kWidth != 0) {
     tile_gemm<T, 1>(rows, columns, depth, a, b, ldb, c, ldc, how, ahead);
   } else if (depth == kDepth) {
@@ -257,58 +242,41 @@ void short_gemm(
   }
 }
 
-// Where at::vec has no fast one. Rows i, i + 4, i + 8 and i + 12 share a vector, so that quarters of
-// vectors are transposed by themselves.
-#if defined(CPU_CAPABILITY_AVX512)
-inline void transpose_16x4(const float* from, int64_t ld_from, float* to, int64_t ld_to) {
-  const auto rows = [&](int64_t i) {
-    const auto quarter = [&](int64_t row) { return _mm_loadu_ps(from + row * ld_from); };
-    __m512 x = _mm512_castps128_ps512(quarter(i));
-    x = _mm512_mask_broadcast_f32x4(x, 0x00f0, quarter(i + 4));
-    x = _mm512_mask_broadcast_f32x4(x, 0x0f00, quarter(i + 8));
-    return _mm512_mask_broadcast_f32x4(x, 0xf000, quarter(i + 12));
-  };
-  const __m512 a = rows(0), b = rows(1), c = rows(2), d = rows(3);
-  const __m512d low_ab = _mm512_castps_pd(_mm512_unpacklo_ps(a, b));
-  const __m512d low_cd = _mm512_castps_pd(_mm512_unpacklo_ps(c, d));
-  const __m512d high_ab = _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
-  const __m512d high_cd = _mm512_castps_pd(_mm512_unpackhi_ps(c, d));
-  _mm512_storeu_ps(to, _mm512_castpd_ps(_mm512_unpacklo_pd(low_ab, low_cd)));
-  _mm512_storeu_ps(to + ld_to, _mm512_castpd_ps(_mm512_unpackhi_pd(low_ab, low_cd)));
-  _mm512_storeu_ps(to + 2 * ld_to, _mm512_castpd_ps(_mm512_unpacklo_pd(high_ab, high_cd)));
-  _mm512_storeu_ps(to + 3 * ld_to, _mm512_castpd_ps(_mm512_unpackhi_pd(high_ab, high_cd)));
-}
-#endif
-
-// to[j, i] = from[i, j], a square of one vector's width
-template <typename T>
-void transpose_square(const T* from, int64_t ld_from, T* to, int64_t ld_to) {
-#if defined(CPU_CAPABILITY_AVX512)
-  if constexpr (std::is_same_v<T, float>) {
-    for (int64_t j = 0; j < 16; j += 4) {
-      transpose_16x4(from + j, ld_from, to + j * ld_to, ld_to);
-    }
-    return;
-  }
-#endif
-  constexpr int64_t kWidth = at::vec::Vectorized<T>::size();
-  at::vec::transpose_mxn<T, kWidth, kWidth>(from, ld_from, to, ld_to);
-}
-
-// to[j, i] = from[i, j]
-template <typename T>
-void transpose(
-    int64_t rows, int64_t columns, const T* from, int64_t ld_from, T* to, int64_t ld_to) {
-  constexpr int64_t kWidth = at::vec::Vectorized<T>::size();
-  const int64_t whole_rows = rows - rows % kWidth, whole_columns = columns - columns % kWidth;
-  for (int64_t i = 0; i < whole_rows; i += kWidth) {
-    for (int64_t j = 0; j < whole_columns; j += kWidth) {
-      transpose_square(from + i * ld_from + j, ld_from, to + j * ld_to + i, ld_to);
+// c[i, :] = or += sum_d a[i, d] b[d, :], columns a multiple of the vectors' length
+template <typename T, int kVectors = kWidest>
+void multiply(
+    int64_t rows, int64_t depth, int64_t columns, const T* a, const T* b, T* c, bool add) {
+  if constexpr (kVectors > 1) {
+    if (columns % (kVectors * kLanes<T>) != 0) {
+      return multiply<T, kVectors / 2>(rows, depth, columns, a, b, c, add);
     }
   }
-  for (int64_t i = 0; i < rows; ++i) {
-    for (int64_t j = i < whole_rows ? whole_columns : 0; j < columns; ++j) {
-      to[j * ld_to + i] = from[i * ld_from + j];
+  constexpr int kRows = std::min<int>(kRowsAtOnce, kMaxSums / kVectors);
+  NothingAhead nothing;
+  for (int64_t n = 0; n < columns; n += kVectors * kLanes<T>) {
+    for (int64_t m = 0; m < rows; m += kRows) {
+      gemm_block<kRows, kVectors>(
+          depth, Rows<T>{a + m * depth, depth}, b + n, columns, c + m * columns + n, columns,
+          add ? Store::kAddSum : Store::kWrite, nothing);
+    }
+  }
+}
+
+// c[i, :] += sum_d a[d, i] b[d, :], rows a multiple of 8, columns of the vectors' length
+template <typename T, int kVectors = (kWidest > 2 ? 2 : 1)>
+void add_transposed(int64_t depth, int64_t rows, int64_t columns, const T* a, const T* b, T* c) {
+  if constexpr (kVectors > 1) {
+    if (columns % (kVectors * kLanes<T>) != 0) {
+      return add_transposed<T, 1>(depth, rows, columns, a, b, c);
+    }
+  }
+  constexpr int kRows = 8;
+  NothingAhead nothing;
+  for (int64_t n = 0; n < columns; n += kVectors * kLanes<T>) {
+    for (int64_t m = 0; m < rows; m += kRows) {
+      gemm_block<kRows, kVectors>(
+          depth, Strided<T, 1>{a + m, rows}, b + n, columns, c + m * columns + n, columns,
+          Store::kAdd, nothing);
     }
   }
 }

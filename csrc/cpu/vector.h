@@ -1,13 +1,16 @@
-// The activations of activation.h on CPU vectors.
+// Vectors of the CPU: how long they are, and the elementary functions of host_device.h on them.
 #pragma once
 
 #include <ATen/cpu/vec/vec.h>
 
 #include <cstdint>
 
-#include "activation.h"
+#include "host_device.h"
 
 namespace emorl {
+
+template <typename T>
+constexpr int64_t kLanes = at::vec::Vectorized<T>::size();
 
 // e^x - 1 for x <= 0, anything else for x > 0
 inline at::vec::Vectorized<double> expm1_of_negative(const at::vec::Vectorized<double>& x) {
@@ -41,12 +44,17 @@ inline at::vec::Vectorized<float> expm1_of_negative(const at::vec::Vectorized<fl
 }
 
 template <typename T>
-struct Piecewise<at::vec::Vectorized<T>> {
+struct Elementary<at::vec::Vectorized<T>> {
   using V = at::vec::Vectorized<T>;
+  static V exp(const V& x) { return x.exp(); }
+  static V log(const V& x) { return x.log(); }
+  static V expm1_of_negative(const V& x) { return emorl::expm1_of_negative(x); }
+  // a where one is NaN; at::vec::maximum and minimum take four instructions to let NaN through
+  static V maximum(const V& a, const V& b) { return at::vec::clamp_min(a, b); }
+  static V minimum(const V& a, const V& b) { return at::vec::clamp_max(a, b); }
   static V if_positive(const V& x, const V& then, const V& otherwise) {
     return V::blendv(then, otherwise, x <= V(T(0)));
   }
-  static V expm1(const V& x) { return expm1_of_negative(x); }
 };
 
 }  // namespace emorl

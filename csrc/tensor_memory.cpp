@@ -22,7 +22,7 @@ namespace {
 constexpr size_t kPage = 4096;
 constexpr size_t kHugePage = 2 << 20;
 constexpr size_t kSmallest = 1 << 20;  // smaller tensors are left to the default allocator
-constexpr size_t kWaste = 4;           // a kept block serves if at most a quarter of it stays unused
+constexpr size_t kWaste = 4;           // a kept block serves if at most a quarter stays unused
 
 // Blocks would all begin at a page, and what is read together then competes for the same lines of
 // the cache; so each begins this much further into its first page than the one before.
@@ -32,17 +32,15 @@ struct Block {
   char* data;
   size_t size;  // of whole pages, the first of which may begin before `data`
 
-  void release() const {
-    munmap(data - reinterpret_cast<uintptr_t>(data) % kPage, size);
-  }
+  void release() const { munmap(data - reinterpret_cast<uintptr_t>(data) % kPage, size); }
 };
 
 size_t whole_pages(size_t size) { return (size + kPage - 1) / kPage * kPage; }
 
 // Pages that begin where a huge page can; null if there are none.
 char* map_pages(size_t size) {
-  void* mapped = mmap(
-      nullptr, size + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* mapped =
+      mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped == MAP_FAILED) {
     return nullptr;
   }
@@ -137,7 +135,7 @@ class KeepingAllocator final : public c10::Allocator {
   static KeepingAllocator* installed_;
 
   c10::Allocator* others_;
-  std::mutex mutex_;  // nothing forks while it is held
+  std::mutex mutex_;         // nothing forks while it is held
   std::vector<Block> kept_;  // in the order of their release
   std::unordered_map<void*, size_t> in_use_;
   size_t used_ = 0, kept_size_ = 0, most_used_ = 0, mapped_ = 0;

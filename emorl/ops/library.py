@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.library import register_fake
 
-from emorl.ops._gradient import refuse_second_derivative, register_gradient
+from emorl.ops.gradient import refuse_second_derivative, register_gradient
 
 Backend = Literal["auto", "native", "triton", "reference"]
 

@@ -1,38 +1,10 @@
-// What happens at one pixel, written once: V is the number of a CUDA thread (float, double) or a
-// CPU vector that holds many pixels' numbers.
+// The likelihood of one pixel and its gradient, written once: V is the number of a CUDA thread
+// (float, double) or a CPU vector that holds many pixels' numbers.
 #pragma once
 
-#include <cmath>
-#include <cstdint>
+#include "host_device.h"
 
-#ifdef __CUDACC__
-#define EMORL_INLINE __host__ __device__ __forceinline__
-#else
-#define EMORL_INLINE inline
-#endif
-
-namespace emorl {
-
-// Elementary functions; CPU vectors specialise it.
-template <typename V>
-struct Elementary {
-  static EMORL_INLINE V exp(V x) {
-    if constexpr (sizeof(V) == sizeof(float)) {
-      return ::expf(x);
-    } else {
-      return ::exp(x);
-    }
-  }
-  static EMORL_INLINE V log(V x) {
-    if constexpr (sizeof(V) == sizeof(float)) {
-      return ::logf(x);
-    } else {
-      return ::log(x);
-    }
-  }
-  static EMORL_INLINE V maximum(V a, V b) { return a < b ? b : a; }
-  static EMORL_INLINE V minimum(V a, V b) { return b < a ? b : a; }
-};
+namespace emorl::mixture_nll {
 
 template <typename V>
 EMORL_INLINE V sigmoid(V x) {
@@ -173,4 +145,4 @@ EMORL_INLINE typename P::Value gaussian_pixel(P& p) {
   return nll;
 }
 
-}  // namespace emorl
+}  // namespace emorl::mixture_nll
