@@ -28,8 +28,8 @@ from emorl.bench.steps import Case, training_step
 from emorl.bench.workers import ALL_DIED, Step, Worker, first_losses, in_turns
 from emorl.models.efficient_morl import EfficientMORL, hierarchy, plain
 from emorl.models.efficient_morl import model as efficient_morl
-from emorl.nn.absorption import LinearFeatures
 from emorl.nn.decoder import SpatialBroadcastDecoder
+from emorl.nn.encoder import LinearFeatures
 from emorl.nn.score import Decode, Likelihood, Score
 from emorl.ops import Backend, slot_attention
 

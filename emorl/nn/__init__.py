@@ -1,8 +1,7 @@
 """Building blocks that several models share, each usable alone."""
 
-from emorl.nn.absorption import AbsorbedAttention, LinearFeatures
 from emorl.nn.decoder import DeconvolutionDecoder, SpatialBroadcastDecoder, make_decoder
-from emorl.nn.encoder import ImageEncoder
+from emorl.nn.encoder import AbsorbedAttention, ImageEncoder, LinearFeatures
 from emorl.nn.gaussian import (
     BatchShare,
     Gaussian,
@@ -12,8 +11,8 @@ from emorl.nn.gaussian import (
     standard_normal,
 )
 from emorl.nn.positions import PositionMap, position_ramps
-from emorl.nn.precision import full_precision
 from emorl.nn.score import Score, score_once
+from emorl.ops.library import full_precision
 
 __all__ = [
     "AbsorbedAttention",

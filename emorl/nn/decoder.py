@@ -13,10 +13,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emorl.nn.convolution import convolve
 from emorl.nn.initialisation import RELEASED_GAIN, init_xavier
 from emorl.nn.positions import CoordinateGrid, PositionMap
 from emorl.ops import Backend, spatial_broadcast
+from emorl.ops.convolution import convolve
 
 DecoderKind = Literal["iodine", "small", "big"]
 Activation = Literal["elu", "relu"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from emorl.nn.precision import full_precision
+from emorl.ops.library import full_precision
 
 
 def position_ramps(height: int, width: int, device: torch.device | None = None) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from emorl.nn.gaussian import Gaussian
-from emorl.nn.precision import full_precision
+from emorl.ops.library import full_precision
 
 Weight = float | Tensor  # a tensor without dimensions where it lies on a device
 # From the slots of some images, [images * K, D], and which images these are, to what is scored.

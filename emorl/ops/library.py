@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -175,6 +176,19 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 def usable(tensor: Tensor) -> Tensor:
     """`tensor` detached, which autograd may record; copied if it is of the inference mode."""
     return tensor.clone() if tensor.is_inference() else tensor.detach()
+
+
+def full_precision(like: Tensor) -> AbstractContextManager[object]:
+    """A context in which autocast does nothing on the device of `like`.
+
+    For what computes with slots, positions and gradients: it costs little beside the networks over
+    pixels, and bfloat16's 8 bits are too few for recurrent states, variances and divergences. A
+    narrow tensor that comes from such a network is to be converted inside.
+    """
+    device = like.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.autocast(device, enabled=False)
+    return nullcontext()
 
 
 def on_gpu(tensor: Tensor) -> bool:

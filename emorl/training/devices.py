@@ -4,33 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
-from torch import Tensor, nn
 
 from emorl.memory import keep_memory
-from emorl.models import ObjectCentricModel, Objective
 from emorl.ops.library import extension
 from emorl.training.config import Precision, TrainerConfig
-
-
-class ObjectiveOf(nn.Module):
-    """Lets wrappers of `forward` (data parallelism, autocast) reach a model's objective."""
-
-    def __init__(self, model: ObjectCentricModel) -> None:
-        super().__init__()
-        self.model = model
-        # A curriculum changes which parameters are used, so data parallelism has to look for those
-        # that are not. It warns where it finds none; this one it always finds.
-        self.unused = nn.Parameter(torch.zeros(1))
-
-    def forward(self, images: Tensor, **arguments: Any) -> tuple[Tensor, Objective]:
-        """The loss by itself, where wrappers look for it, and all of the objective."""
-        objective = self.model.objective(images, **arguments)
-        return objective.loss, objective
 
 
 def make_accelerator(config: TrainerConfig) -> Accelerator:

@@ -18,11 +18,11 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from emorl.data import Batch, BatchSampler, ObjectDataset, collate
-from emorl.models import ObjectCentricModel
+from emorl.models import ObjectCentricModel, Objective
 from emorl.models.geco import GECO
 from emorl.nn import BatchShare
 from emorl.nn.gaussian import seed_for
@@ -31,7 +31,6 @@ from emorl.runs.files import clean
 from emorl.runs.log import Row
 from emorl.training.config import TrainerConfig
 from emorl.training.devices import (
-    ObjectiveOf,
     make_accelerator,
     precision_of,
     require_one_step,
@@ -364,3 +363,19 @@ class Trainer:
 def _images(samples: Batch | Sequence[dict[str, Any]]) -> Tensor:
     """Collates what training needs; masks and factors stay where they are."""
     return collate(samples).image
+
+
+class ObjectiveOf(nn.Module):
+    """Lets wrappers of `forward` (data parallelism, autocast) reach a model's objective."""
+
+    def __init__(self, model: ObjectCentricModel) -> None:
+        super().__init__()
+        self.model = model
+        # A curriculum changes which parameters are used, so data parallelism has to look for those
+        # that are not. It warns where it finds none; this one it always finds.
+        self.unused = nn.Parameter(torch.zeros(1))
+
+    def forward(self, images: Tensor, **arguments: Any) -> tuple[Tensor, Objective]:
+        """The loss by itself, where wrappers look for it, and all of the objective."""
+        objective = self.model.objective(images, **arguments)
+        return objective.loss, objective

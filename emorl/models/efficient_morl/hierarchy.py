@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorl.models.efficient_morl.dual_gru import DualGRU, SingleGRU
-from emorl.nn.absorption import AbsorbedAttention, LinearFeatures
+from emorl.nn.encoder import AbsorbedAttention, LinearFeatures
 from emorl.nn.gaussian import Gaussian, kl_divergence
 from emorl.nn.initialisation import RELEASED_GAIN, init_xavier
-from emorl.nn.precision import full_precision
 from emorl.ops import Backend
+from emorl.ops.library import full_precision
 
 PriorKind = Literal["bottom_up", "reversed", "reversed++"]
 GRUKind = Literal["dual", "single"]

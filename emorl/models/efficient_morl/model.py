@@ -20,9 +20,8 @@ from emorl.models.efficient_morl.hierarchy import (
 )
 from emorl.models.efficient_morl.refinement import RefinementNetwork
 from emorl.models.terms import numbered
-from emorl.nn.absorption import LinearFeatures
 from emorl.nn.decoder import make_decoder
-from emorl.nn.encoder import ImageEncoder
+from emorl.nn.encoder import ImageEncoder, LinearFeatures
 from emorl.nn.gaussian import kl_divergence
 from emorl.nn.score import ScoredPosterior, loss_gradient, recordable, refinable, score_once
 from emorl.ops import mixture_nll, mixture_nll_and_gradient
@@ -119,7 +118,7 @@ class EfficientMORL(ObjectCentricModel):
             kl_layers, prior = self.prior(layers, request.generator)
             posterior, slots = hierarchy.posteriors[-1], hierarchy.samples[-1]
             kl = sum(kl_layers, torch.zeros_like(slots[:, 0]))
-            state, norm, steps = self.refinement.initial_state(posterior), None, []
+            state, norm, steps = None, None, []
             for step in range(request.refinement_steps + 1):
                 last = step == request.refinement_steps
                 steps.append(self._score(slots, kl, norm, request, trained, last))

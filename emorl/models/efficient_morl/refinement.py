@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from emorl.nn.gaussian import Gaussian
 from emorl.nn.initialisation import init_xavier
-from emorl.nn.precision import full_precision
+from emorl.ops.library import full_precision
 
 
 class RefinementNetwork(nn.Module):
@@ -32,12 +32,8 @@ class RefinementNetwork(nn.Module):
         init_xavier(self)
         self.cell = nn.GRUCell(dim, dim)  # keeps PyTorch's initialisation
 
-    def initial_state(self, posterior: Gaussian) -> Tensor:
-        """Zeros, [M, D]."""
-        return torch.zeros_like(posterior.mean)
-
     def forward(
-        self, posterior: Gaussian, gradient: Gaussian, state: Tensor
+        self, posterior: Gaussian, gradient: Gaussian, state: Tensor | None
     ) -> tuple[Gaussian, Tensor]:
         """One refinement step.
 
@@ -45,12 +41,12 @@ class RefinementNetwork(nn.Module):
             posterior: [M, D].
             gradient: of the loss with respect to the posterior's mean and raw variance, [M, D]
                 each, without a graph.
-            state: recurrent state, [M, D].
+            state: recurrent state, [M, D]; None for zeros, at first.
 
         Returns:
             The update to add to the posterior, and the next state.
         """
-        with full_precision(state):
+        with full_precision(posterior.mean):
             normalised = [F.layer_norm(g, (self.dim,)) for g in gradient]
             encoded = self.encoded(F.elu(self.hidden(torch.cat([*posterior, *normalised], dim=1))))
             state = self.cell(encoded, state)

@@ -12,9 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emorl.nn.precision import full_precision
 from emorl.ops import Backend, mixture_nll, mixture_nll_and_gradient
-from emorl.ops.library import usable
+from emorl.ops.library import full_precision, usable
 
 MixtureKind = Literal["mixture", "mixture_joint", "logistic"]
 

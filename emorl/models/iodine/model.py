@@ -25,7 +25,6 @@ from emorl.models.terms import numbered
 from emorl.nn.decoder import SpatialBroadcastDecoder
 from emorl.nn.gaussian import Gaussian, SoftplusGaussian, kl_divergence
 from emorl.nn.initialisation import init_fan_in
-from emorl.nn.precision import full_precision
 from emorl.nn.score import (
     Score,
     ScoredPosterior,
@@ -34,6 +33,7 @@ from emorl.nn.score import (
     refinable,
     score_once,
 )
+from emorl.ops.library import full_precision
 
 
 class IODINE(ObjectCentricModel):

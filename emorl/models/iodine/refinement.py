@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from emorl.nn.gaussian import Gaussian
 from emorl.nn.initialisation import init_fan_in, init_xavier
-from emorl.nn.precision import full_precision
+from emorl.ops.library import full_precision
 
 Pooling = Literal["flatten", "mean"]
 State = tuple[Tensor, Tensor]

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from emorl.nn.precision import full_precision
 from emorl.nn.score import frozen
+from emorl.ops.library import full_precision
 
 # From what was decoded to the NLL of each image, differentiable; or, with a number, the gradient of
 # that number times their sum as well.

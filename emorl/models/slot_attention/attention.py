@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emorl.nn.absorption import AbsorbedAttention, LinearFeatures
+from emorl.nn.encoder import AbsorbedAttention, LinearFeatures
 from emorl.nn.initialisation import init_xavier
 from emorl.ops import Backend
 
