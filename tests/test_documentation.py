@@ -28,7 +28,7 @@ PAGES += sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*
 WALK = "docs/design.md"  # all paths in it exist
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 NOT_RUN = ("bibtex", "text")
-SECONDS = 120  # for a shell block
+SECONDS = 300  # for a shell block, on a busy machine
 
 # What is printed, and what is run instead of it: fewer steps, images and processes.
 SUBSTITUTIONS = {
