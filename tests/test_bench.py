@@ -12,9 +12,8 @@ from conftest import OPTIONAL
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = {path.stem for path in (ROOT / "emorl/bench").glob("[!_]*.py")} | {"cases"}
-# Configurations and training steps need the extra "train"; the plain model is not in the package.
-NEED_EXTRA = {"against_released", "models", "step_times", "steps"}
-NEED_CHECKOUT = {"rewritings"}
+# Configurations and training steps need the extra "train".
+NEED_EXTRA = {"against_released", "models", "rewritings", "step_times", "steps"}
 IMPORT = """
 import importlib, sys
 blocked, names = sys.argv[1].split(), sys.argv[2:]
@@ -28,7 +27,7 @@ for name in names:
 
 @pytest.mark.parametrize(
     ("modules", "blocked"),
-    [(MODULES - NEED_EXTRA - NEED_CHECKOUT, OPTIONAL), (NEED_EXTRA, set())],
+    [(MODULES - NEED_EXTRA, OPTIONAL), (NEED_EXTRA, set())],
     ids=["torch alone", "the extra train"],
 )
 def test_modules_are_imported_without(modules: set[str], blocked: set[str], tmp_path: Path) -> None:
