@@ -162,8 +162,9 @@ def reader_environment(folder: Path) -> dict[str, str]:
         script = folder / "bin" / name
         script.write_text(f'#!/bin/sh\nexec {sys.executable} {arguments} "$@"\n')
         script.chmod(0o755)
+    inherited = {name: x for name, x in os.environ.items() if not name.startswith("PYTEST_")}
     return {
-        **os.environ,
+        **inherited,
         "PATH": f"{folder / 'bin'}:{os.environ['PATH']}",
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",

@@ -149,7 +149,7 @@ def _single_head(
 def _limits(q: Tensor, v: Tensor, dtype: torch.dtype, backend: str) -> dict[str, str | None]:
     """Why the GPU's kernels, which keep all slots on the chip, cannot run these sizes."""
     if not library.on_gpu(q) and backend != "triton":  # the CPU's kernels take all sizes
-        return {}
+        return {"triton": None, "native": None}
     slots, width = q.shape[1], max(q.shape[2], v.shape[2])
     on_chip = 64 * 1024 // dtype.itemsize  # values: 64 slots of width 256 in float32
     native = None
