@@ -9,7 +9,6 @@ take turns, so that all see the same machine. Losses that differ by more than ro
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 
 from emorl.bench import released
-from emorl.bench.records import machine
+from emorl.bench.records import machine, write
 from emorl.bench.steps import ON_GPU, Case, training_step, variant_step
 from emorl.bench.workers import ALL_DIED, Step, Worker, first_losses, in_turns
 from emorl.compat.official import load_checkpoint
@@ -169,8 +168,7 @@ def main() -> None:
             results.append(result)
             print(describe(result), flush=True)
             if options.out:  # after each: a later failure loses nothing
-                record = {"machine": machine(options.threads), "results": results}
-                options.out.write_text(json.dumps(record, indent=2) + "\n")
+                write(options.out, {"machine": machine(options.threads), "results": results})
     if wrong := [f"{r['case']}: {r['differing']}" for r in results if r["differing"]]:
         sys.exit(f"the losses differ: {wrong}")
     if not all(result["variants"] for result in results):

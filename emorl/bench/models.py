@@ -25,7 +25,7 @@ from queue import SimpleQueue
 from statistics import mean, median
 from typing import Any
 
-from emorl.bench.records import machine
+from emorl.bench.records import machine, write
 from emorl.runs import RunFolder
 from emorl.training.config import RunConfig
 from emorl.training.config_file import find_config, load_config
@@ -94,7 +94,7 @@ def measure(
     print(f"{model} {seed}: FG-ARI {metrics['generated']['fg_ari']['mean']:.3f}", flush=True)
     done = {"model": model, "seed": seed, "steps": int(rows[-1]["step"]), "planned_steps": planned}
     result: dict[str, Any] = {**done, "metrics": metrics}
-    result_of(run, folder).write_text(json.dumps(result, indent=2) + "\n")
+    write(result_of(run, folder), result)  # whoever goes on takes it for whole
 
 
 def result_of(run: tuple[str, int], folder: Path) -> Path:
@@ -181,8 +181,7 @@ def main() -> None:
     on_cores(partial(measure, folder=folder, steps=steps, minutes=minutes), missing, options.cores)
     results = [json.loads(result_of(run, folder).read_text()) for run in runs]
     if options.out:
-        record = {"machine": machine(1), "minutes": minutes, "runs": results}
-        options.out.write_text(json.dumps(record, indent=2) + "\n")
+        write(options.out, {"machine": machine(1), "minutes": minutes, "runs": results})
     print(describe(results))
 
 

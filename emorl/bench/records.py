@@ -1,15 +1,19 @@
-"""What a record of a benchmark says: its times, and the machine."""
+"""What a record of a benchmark says: its times, and the machine; and its file."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import json
 import platform
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+
+from emorl.runs.files import write_atomically
 
 
 def quantiles(seconds: Sequence[float]) -> dict[str, float]:
@@ -31,3 +35,8 @@ def machine(threads: int) -> dict[str, Any]:
         "cuda": torch.version.cuda if on_gpu else None,
         "gpu": torch.cuda.get_device_name() if on_gpu else None,
     }
+
+
+def write(path: Path, content: object) -> None:
+    """Put JSON in its place, whole or not at all: an earlier record stays until then."""
+    write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())

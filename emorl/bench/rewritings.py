@@ -10,7 +10,6 @@ processes take turns.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emorl.bench.records import machine
+from emorl.bench.records import machine, write
 from emorl.bench.steps import Case, training_step
 from emorl.bench.workers import ALL_DIED, Step, Worker, first_losses, in_turns
 from emorl.models.efficient_morl import EfficientMORL, hierarchy, plain
@@ -216,8 +215,7 @@ def main() -> None:
         results.append(measure(case, options.threads, options.rounds))
         print(describe(results[-1]), flush=True)
         if options.out:
-            record = {"machine": machine(options.threads), "results": results}
-            options.out.write_text(json.dumps(record, indent=2) + "\n")
+            write(options.out, {"machine": machine(options.threads), "results": results})
     if not all(result["rows"] for result in results):
         sys.exit(1)
 
