@@ -113,6 +113,7 @@ class EfficientMORL(ObjectCentricModel):
         features = self.encoder(2 * request.target - 1)
         with refinable(self.decoder, refined=request.refinement_steps > 0) as trained:
             features = features._replace(hidden=recordable(features.hidden))
+            request = request._replace(target=recordable(request.target))
             hierarchy = self._hierarchy(features, request)
             layers = hierarchy.posteriors if self.config.stochastic_layers else []
             kl_layers, prior = self.prior(layers, request.generator)
@@ -147,7 +148,7 @@ class EfficientMORL(ObjectCentricModel):
         last: bool,
     ) -> ScoredPosterior:
         """Decode a sample and score it; its image is kept where it is looked at."""
-        target = recordable(request.target)
+        target = request.target
         score = score_once(
             lambda z, images: self._decode(z, target[images]),
             lambda decoded, images, scale: self._likelihood(decoded, target[images], scale),
