@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-MODEL_FILES = ("config.json", "model.safetensors")
+from emorl.models.pretrained import CONFIG, WEIGHTS
+
+MODEL_FILES = (CONFIG, WEIGHTS)
 """What `save_pretrained` writes; a checkpoint is a model folder with a state."""
 STATE_FILE = "training.pt"
 
