@@ -68,7 +68,7 @@ $(OLD_TRITON)/triton: | venv
 	  --target $(OLD_TRITON) 'triton==3.6.0'
 
 test-aot: venv $(OLD_TRITON)/triton
-	$(BIN)/python tests/aot.py $(OLD_TRITON)
+	$(BIN)/python tests/ops/aot.py $(OLD_TRITON)
 
 bench: bench-ops bench-step bench-rewritings
 

@@ -24,8 +24,7 @@ GRACE=30  # seconds for a part to end by itself, once its limit struck: the trai
 AFTER=110 # seconds of a call for what follows training: that end, its tar, the evaluation
 REHEARSAL=benchmarks/results/gpu-rehearsal-cpu.jsonl
 CARRIED=.gpu
-OPS=(tests/test_slot_attention*.py tests/test_mixture_nll*.py tests/test_spatial_broadcast*.py
-  tests/test_convolution.py)
+OPS=(tests/ops/test_{slot_attention,mixture_nll,spatial_broadcast,convolution}*.py)
 declare -A PARTS=(
   [check]="wheels build native-is-there tests-native tests-graph tests-generator memcheck racecheck
     tests-triton"
@@ -83,8 +82,8 @@ missing = {op: found['native'] for op, found in backends('$DEVICE').items() if f
 sys.exit(f'no native kernels on $DEVICE: {missing}' if missing else 0)"
 }
 tests-native() { tests "${OPS[@]}" -k native; }
-tests-graph() { tests tests/test_training_graph.py tests/test_host_waits.py; }
-tests-generator() { tests tests/test_data_tetrominoes.py; }
+tests-graph() { tests tests/training/test_graph.py tests/test_host_waits.py; }
+tests-generator() { tests tests/data/test_tetrominoes.py; }
 tests-triton() { # in parallel where pytest-xdist is
   local parallel=()
   "$PYTHON" -c "import xdist" 2>/dev/null && parallel=(-n 14)

@@ -24,9 +24,8 @@ runtime=$(g++ -print-file-name=libasan.so):$(g++ -print-file-name=libstdc++.so.6
 run_tests() {
   env LD_PRELOAD="$runtime" ASAN_OPTIONS=detect_leaks=0 \
     UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 OMP_NUM_THREADS=2 \
-    "$PYTHON" -m pytest -q --capture=sys -p no:cacheprovider "$@" tests/test_slot_attention*.py \
-    tests/test_mixture_nll*.py tests/test_spatial_broadcast*.py tests/test_convolution.py \
-    tests/test_odd_cases.py
+    "$PYTHON" -m pytest -q --capture=sys -p no:cacheprovider "$@" \
+    tests/ops/test_{slot_attention,mixture_nll,spatial_broadcast,convolution,odd_cases}*.py
 }
 run_tests -k "not triton" "$@"
 

@@ -29,9 +29,9 @@ FOLDERS = ["emorl", "csrc", "tests", "benchmarks"]
 FILES = ["setup.py", "CMakeLists.txt", "pyproject.toml", "README.md", "LICENSE"]
 # Operators, models against references, recorded numbers, training, several processes.
 TESTS = (
-    "absorption convolution decoder efficient_morl evaluation iodine mixture_nll* monet noise "
-    "official parity precision rewritings score_decoded several_processes slot_attention* slot_mlp "
-    "spatial_broadcast* training training_optimizers"
+    "ops nn models compat evaluation bench/test_rewritings.py test_parity.py "
+    "training/test_trainer.py training/test_optimizers.py training/test_precision.py "
+    "training/test_several_processes.py"
 )
 COLUMNS = "row extension ATen oneDNN MKL threads passed failed skipped seconds"
 EXTENSIONS = ["AVX512", "AVX2"]
@@ -139,10 +139,9 @@ def test(machine: Machine, arguments: list[str]) -> tuple[dict[str, int], list[s
     """Counts of passed, failed and skipped tests, and the names of the failed ones."""
     copy, report = COPIES / machine.extension, COPIES / "report.xml"
     report.unlink(missing_ok=True)
-    files = [x for name in TESTS.split() for x in sorted((copy / "tests").glob(f"test_{name}.py"))]
     # The Triton kernels' interpreter is slow, and computes with numpy.
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "not triton"]
-    command += [f"--junitxml={report}", *arguments, *map(str, dict.fromkeys(files))]
+    command += [f"--junitxml={report}", *arguments, *(f"tests/{name}" for name in TESTS.split())]
     with (COPIES / "pytest.log").open("a") as log:
         log.write(f"\n{machine}\n")
         log.flush()

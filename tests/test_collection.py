@@ -26,9 +26,9 @@ def test_missing_packages_skip_files_and_stop_nothing():
         [sys.executable, "-c", COLLECT, *blocked], cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout[-2000:]
-    for file in ("tests/test_slot_attention.py", "benchmarks/test_training_step.py"):
+    for file in ("tests/ops/test_slot_attention.py", "benchmarks/test_training_step.py"):
         assert f"\n{file}: " in f"\n{done.stdout}"
-    for file, package in (("test_data_tfrecord", "google_crc32c"), ("test_data_hdf5", "h5py")):
+    for file, package in (("test_tfrecord", "google_crc32c"), ("test_hdf5", "h5py")):
         assert f"{file}.py: {package} is not installed" in done.stdout
 
 

@@ -49,7 +49,7 @@ EXEMPT = {
     "pip install torch": "would change the environment that the tests run in",
     "#!/bin/bash\n#SBATCH": "needs Slurm",
     "python -m emorl.bench.against_released": "needs a checkout of the released code",
-    "python -m emorl.bench.models": "five models, ten minutes each; see test_models_benchmark.py",
+    "python -m emorl.bench.models": "five models, ten minutes each; see tests/bench/test_models.py",
 }
 # Files that a reader has: our fixtures, under the names that the blocks give them.
 READERS_FILES = {

@@ -103,7 +103,7 @@ class Simulator:
         self, *names: str, environment: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run what runs native operators in the test files whose names begin so."""
-        files = sorted({str(x) for name in names for x in ROOT.glob(f"tests/{name}*.py")})
+        files = sorted({str(x) for name in names for x in ROOT.glob(f"tests/ops/{name}*.py")})
         options = ["-q", "-p", "simt_plugin", "-p", "no:cacheprovider"]
         command = [sys.executable, "-m", "pytest", *options, "-o", f"pythonpath={self.folder}"]
         path = os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")])

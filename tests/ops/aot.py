@@ -1,6 +1,6 @@
 """Compile all Triton kernels for A100 and H100 without a GPU, and print what became of them.
 
-    python tests/aot.py [folder with another Triton] ...
+    python tests/ops/aot.py [folder with another Triton] ...
 
 One table row for each operator, dtype, architecture and version of Triton: cases compiled and
 refused, and the most shared memory that a kernel takes. `make test-aot` runs it.
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 KERNELS = sorted(ROOT.glob("emorl/ops/triton/*_kernels.py"))
 OPERATORS = [path.stem.removesuffix("_kernels") for path in KERNELS]
 HEADER = "| operator | dtype | architecture | Triton | compiled | refused | shared memory, bytes |"
@@ -26,7 +26,7 @@ def compile_cases(operator: str, cases: str, triton: Path | None = None) -> list
     """The records of `compile_triton.py`, with the installed Triton or the one in a folder."""
     environment = {name: x for name, x in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(str(x) for x in (triton, ROOT) if x)
-    command = [sys.executable, str(ROOT / "tests/compile_triton.py"), operator, cases]
+    command = [sys.executable, str(ROOT / "tests/ops/compile_triton.py"), operator, cases]
     result = subprocess.run(command, env=environment, capture_output=True, text=True)
     if result.returncode != 0:
         raise RuntimeError(f"{' '.join(command)}\n{result.stderr[-4000:]}")

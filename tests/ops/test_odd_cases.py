@@ -12,7 +12,7 @@ from op_testing import DEVICE, unwritten_outputs_are_nan  # noqa: F401
 
 from emorl.ops import backends
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MISSING = {name: backends(DEVICE)[name]["native"] for name in OPERATORS.values()}
 
 

@@ -1,6 +1,6 @@
 """Compile an operator's Triton kernels, as they are launched, for GPUs that need not be there.
 
-    python tests/compile_triton.py <operator> extremes|grid
+    python tests/ops/compile_triton.py <operator> extremes|grid
 
 Prints one JSON object a line: each kernel that was compiled, and each case that was refused. A
 process of its own, since Triton decides when a kernel is defined whether to interpret it.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import OPTIONAL
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MODULES = {path.stem for path in (ROOT / "emorl/bench").glob("[!_]*.py")} | {"cases"}
 # Configurations and training steps need the extra "train".
 NEED_EXTRA = {"against_released", "models", "rewritings", "step_times", "steps"}
