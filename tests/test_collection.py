@@ -1,4 +1,4 @@
-"""Tests can be collected, and those that need no optional package run, where such are missing."""
+"""Where tests lie, and that they are collected where optional packages are missing."""
 
 from __future__ import annotations
 
@@ -18,6 +18,22 @@ sys.modules.update(dict.fromkeys(sys.argv[1:]))
 options = ["--collect-only", "-qq", "-rs", "-p", "no:cacheprovider"]
 sys.exit(pytest.main([*options, "tests", "benchmarks"]))
 """
+
+# Tests of no one folder or module of the package.
+CROSS_CUTTING = {
+    *("build", "collection", "cuda_compile", "dependencies", "documentation", "gpu_script"),
+    *("host_waits", "parity", "path_to_kernel"),
+}
+
+
+def test_tests_mirror_the_package() -> None:
+    """In one level of folders: imports find what lies there, and ops/triton would be Triton."""
+    tests, package = ROOT / "tests", ROOT / "emorl"
+    folders = {path.parent.relative_to(tests) for path in tests.rglob("*.py")}
+    rooms = {path.parent.relative_to(package) for path in package.glob("*/__init__.py")}
+    assert folders - rooms == {Path(), Path("simt")}
+    names = {path.stem.removeprefix("test_") for path in tests.glob("test_*.py")}
+    assert names - {path.stem for path in package.glob("*.py")} == CROSS_CUTTING
 
 
 def test_missing_packages_skip_files_and_stop_nothing():
