@@ -109,7 +109,7 @@ def test_contributing_says_the_same():
     ],
 )
 def test_an_arrow_up_is_found_in_every_form(source):
-    arrows = [arrow for _, arrow in upward(source, "emorl.nn.gaussian")]
+    arrows = [arrow for _, arrow in upward(source, "emorl.nn.posterior")]
     assert "nn -> training" in arrows
     assert not [*upward(source, "emorl.cli.train")], "down is allowed"
 

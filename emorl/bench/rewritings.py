@@ -27,9 +27,8 @@ from emorl.bench.steps import Case, training_step
 from emorl.bench.workers import ALL_DIED, Step, Worker, first_losses, in_turns
 from emorl.models.efficient_morl import EfficientMORL, hierarchy, plain
 from emorl.models.efficient_morl import model as efficient_morl
-from emorl.nn.decoder import SpatialBroadcastDecoder
-from emorl.nn.encoder import LinearFeatures
-from emorl.nn.score import Decode, Likelihood, Score
+from emorl.nn.networks import LinearFeatures, SpatialBroadcastDecoder
+from emorl.nn.posterior import Decode, Likelihood, Score
 from emorl.ops import Backend, slot_attention
 
 REWRITINGS = {

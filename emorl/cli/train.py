@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 
 from emorl.cli import INTERRUPTED
@@ -30,15 +29,20 @@ def run(arguments: list[str]) -> int:
     config = load_config(path, options.model, overrides)
     out = Path(options.out or f"runs/{config.model}/{path.stem}")
 
-    from emorl.training.run import train
+    from emorl.report import write_report
+    from emorl.training.run import prepare
 
-    result = train(config, out, resume=options.resume is not None)
-    if os.environ.get("RANK", "0") != "0":  # the first process speaks for all
+    trainer = prepare(config, out, resume=options.resume is not None)
+    is_main = trainer.accelerator.is_main_process
+    result = trainer.run()
+    trainer.accelerator.end_training()
+    if not is_main:
         return INTERRUPTED if result.interrupted else 0
     if result.interrupted:
         print(f"stopped after step {result.step} of {result.steps} and saved", end="; ")
         print(f"go on with: emorl train --out {out} --resume auto")
         return INTERRUPTED
+    write_report(out)
     print(f"{result.step} steps done; see {RunFolder(out).report}")
     return 0
 

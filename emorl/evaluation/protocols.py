@@ -10,7 +10,7 @@ from torch import Tensor, distributed
 from emorl.data import Batch, ObjectDataset
 from emorl.metrics import adjusted_rand_index, mean_iou, mean_squared_error
 from emorl.models import ObjectCentricModel, Objective
-from emorl.nn.gaussian import seed_for
+from emorl.nn.posterior import seed_for
 
 
 def evaluate(

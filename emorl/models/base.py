@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from emorl.models import pretrained
 from emorl.models.config import ModelConfig
 from emorl.models.geco import GECO
-from emorl.nn.gaussian import share_of
-from emorl.nn.score import Weight
+from emorl.nn.posterior import Weight, share_of
 
 
 @dataclass

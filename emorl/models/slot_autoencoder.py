@@ -15,8 +15,8 @@ from torch import Tensor
 from emorl.models.base import Decomposition, ObjectCentricModel, Objective, Request, Stage
 from emorl.models.config import ModelConfig
 from emorl.models.slot_attention.attention import SlotIterations
-from emorl.nn.decoder import Activation, DecoderKind, make_decoder
 from emorl.nn.initialisation import RELEASED_GAIN
+from emorl.nn.networks import Activation, DecoderKind, make_decoder
 from emorl.ops import mixture_nll
 
 Variant = Literal["original", "efficient_morl"]

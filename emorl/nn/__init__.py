@@ -1,17 +1,25 @@
 """Building blocks that several models share, each usable alone."""
 
-from emorl.nn.decoder import DeconvolutionDecoder, SpatialBroadcastDecoder, make_decoder
-from emorl.nn.encoder import AbsorbedAttention, ImageEncoder, LinearFeatures
-from emorl.nn.gaussian import (
+from emorl.nn.networks import (
+    AbsorbedAttention,
+    DeconvolutionDecoder,
+    ImageEncoder,
+    LinearFeatures,
+    PositionMap,
+    SpatialBroadcastDecoder,
+    make_decoder,
+    position_ramps,
+)
+from emorl.nn.posterior import (
     BatchShare,
     Gaussian,
+    Score,
     SoftplusGaussian,
     kl_divergence,
+    score_once,
     share_of,
     standard_normal,
 )
-from emorl.nn.positions import PositionMap, position_ramps
-from emorl.nn.score import Score, score_once
 from emorl.ops.library import full_precision
 
 __all__ = [

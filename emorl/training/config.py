@@ -7,9 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from emorl.training.optimizers import OptimizerName
-from emorl.training.schedule import Curriculum, check_curriculum
 
 Precision = Literal["auto", "no", "tf32", "bf16"]
+Curriculum = dict[str, list[tuple[int, int | float]]]
+
+SIZES = ("refinement_steps", "num_slots")
+SCHEDULABLE = (*SIZES, "kl_weight")
+"""What a curriculum can change: whole numbers, and a weight."""
 
 
 @dataclass
@@ -171,6 +175,28 @@ class RunConfig:
     model: str = "efficient_morl"
     data: DataConfig = field(default_factory=DataConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
+
+
+def check_curriculum(curriculum: Curriculum) -> None:
+    """Make sure that every argument has a value at every step.
+
+    Raises:
+        ValueError: for a name that cannot be scheduled, a schedule that does not begin at step 0
+            or is not in increasing order of steps, and a fraction where a count is expected.
+    """
+    for name, stages in curriculum.items():
+        where = f"trainer.curriculum.{name}"
+        if name not in SCHEDULABLE:
+            raise ValueError(f"{where}: expected one of {', '.join(SCHEDULABLE)}, got {name}")
+        begins = [begin for begin, _ in stages]
+        if not begins or begins[0] != 0 or begins != sorted(set(begins)):
+            raise ValueError(
+                f"{where}: expected [[0, value], [later step, value], ...], got steps {begins}"
+            )
+        for _, value in stages:
+            if value < 0 or (name in SIZES and not isinstance(value, int)):
+                kind = "whole number" if name in SIZES else "number"
+                raise ValueError(f"{where}: expected a {kind} >= 0, got {value}")
 
 
 def _at_least(name: str, value: float | None, least: int) -> None:

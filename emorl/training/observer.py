@@ -11,12 +11,11 @@ import torch
 from emorl.data import ObjectDataset
 from emorl.evaluation import evaluate
 from emorl.models import ObjectCentricModel
-from emorl.nn.gaussian import seed_for
+from emorl.nn.posterior import seed_for
 from emorl.report import write_pictures
 from emorl.runs import RunFolder
 from emorl.runs.log import Row, RunLog
-from emorl.training.config import TrainerConfig
-from emorl.training.schedule import objective_arguments
+from emorl.training.config import SIZES, TrainerConfig
 
 _PICTURED = 8
 
@@ -51,23 +50,24 @@ class Observer:
         """Log, measure and draw what is due.
 
         Args:
-            row: the step's numbers; row["step"] steps are done.
+            row: the step's numbers and what the curriculum said; row["step"] steps are done.
             seconds: that the step took.
             last: whether training ends with this step.
         """
         step = int(row["step"])
+        sizes = {name: row[name] for name in SIZES if name in self.config.curriculum}
         self._seconds += seconds
         self._steps += 1
         row["images_per_second"] = self._steps * self.config.batch_size / self._seconds
         self.log.step(row)
         measured = _due(step, self.config.eval_every)
         if measured:
-            row["fg_ari"] = self._measure(step)
+            row["fg_ari"] = self._measure(sizes)
         if last or measured or _due(step, self.config.log_every):
             self.log.row(row)
             self._seconds, self._steps = 0.0, 0
         if self.config.picture_every and (last or _due(step, self.config.picture_every)):
-            self.log.images(self._draw(step), step)
+            self.log.images(self._draw(step, sizes), step)
 
     def say(self, lines: Sequence[str]) -> None:
         """Tell the user something."""
@@ -78,7 +78,7 @@ class Observer:
         """Bring everything to the files."""
         self.log.close()
 
-    def _measure(self, step: int) -> float:
+    def _measure(self, sizes: dict[str, Any]) -> float:
         """FG-ARI on held-out images, with the same noise at every step."""
         assert self.held_out is not None  # the trainer has made sure
         result = evaluate(
@@ -86,12 +86,12 @@ class Observer:
             self.held_out,
             images=self.config.eval_images,
             batch_size=self.config.batch_size,
-            **self._sizes(step),
+            **sizes,
         )
         return float(result["metrics"]["fg_ari"]["mean"])
 
     @torch.no_grad()
-    def _draw(self, step: int) -> list[Path]:
+    def _draw(self, step: int, sizes: dict[str, Any]) -> list[Path]:
         """Pictures of the first images' current decomposition."""
         dataset = self.held_out or self.dataset
         batch = dataset.__getitems__(range(dataset.count(_PICTURED)))
@@ -99,14 +99,9 @@ class Observer:
         noise = torch.Generator(device).manual_seed(seed_for("pictures", self.config.seed))
         images = batch.image.to(device)
         self.model.eval()
-        decomposition = self.model(images, generator=noise, details=True, **self._sizes(step))
+        decomposition = self.model(images, generator=noise, details=True, **sizes)
         self.model.train()
         return write_pictures(self.run.pictures_of(step), images, decomposition, batch.mask)
-
-    def _sizes(self, step: int) -> dict[str, Any]:
-        """The numbers of slots and refinement steps that the curriculum has reached."""
-        arguments = objective_arguments(self.config.curriculum, step - 1)
-        return {name: value for name, value in arguments.items() if name != "kl_weight"}
 
 
 def _due(step: int, every: int) -> bool:

@@ -1,4 +1,4 @@
-"""A run from its configuration: the folder, the data, the model, the training, the report."""
+"""A run from its configuration: the folder, the data, the model, and what trains it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 
 from emorl.models import MODELS
-from emorl.report import write_report
 from emorl.runs import RunFolder
 from emorl.training.config import RunConfig
 from emorl.training.config_file import load_config, save_config
@@ -16,21 +15,23 @@ from emorl.training.config_keys import flat
 from emorl.training.devices import make_accelerator
 from emorl.training.images import held_out_images, training_images
 from emorl.training.plan import describe_plan, is_open, keep_plan, plan_steps
-from emorl.training.trainer import Trainer, TrainingResult
+from emorl.training.trainer import Trainer
 
 
-def train(config: RunConfig, run_dir: str | Path, *, resume: bool = False) -> TrainingResult:
-    """Train as `config` says and leave everything about it in `run_dir`.
+def prepare(config: RunConfig, run_dir: str | Path, *, resume: bool = False) -> Trainer:
+    """Make everything that a run needs: its folder, with config.yaml, its data and its model.
 
     Args:
         config: the run.
         run_dir: the run's folder; what goes there, `RunFolder` lists.
         resume: go on from the newest checkpoint there, or begin if there is none.
 
+    Returns:
+        The trainer, whose `run` is left to call.
+
     Raises:
         ValueError: in one line, for a folder in use, data that cannot be opened, a model that
             cannot be built, or a checkpoint of another network.
-        NonFiniteError: if training diverges.
     """
     run_dir = Path(run_dir)
     if resume and is_open(config.trainer):
@@ -52,15 +53,12 @@ def train(config: RunConfig, run_dir: str | Path, *, resume: bool = False) -> Tr
         workers=config.data.workers,
         resume=resume,
         accelerator=accelerator,
+        notes=notes,
     )
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         save_config(config, RunFolder(run_dir).config)
-    result = trainer.run(notes)
-    if accelerator.is_main_process and not result.interrupted:
-        write_report(run_dir)
-    accelerator.end_training()
-    return result
+    return trainer
 
 
 def _with_earlier_plan(config: RunConfig, run_dir: Path) -> RunConfig:

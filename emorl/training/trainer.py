@@ -25,22 +25,17 @@ from emorl.data import Batch, BatchSampler, ObjectDataset, collate
 from emorl.models import ObjectCentricModel, Objective
 from emorl.models.geco import GECO
 from emorl.nn import BatchShare
-from emorl.nn.gaussian import seed_for
+from emorl.nn.posterior import seed_for
 from emorl.runs import RunFolder, checkpoint
 from emorl.runs.files import clean
 from emorl.runs.log import Row
-from emorl.training.config import TrainerConfig
-from emorl.training.devices import (
-    make_accelerator,
-    precision_of,
-    require_one_step,
-)
+from emorl.training.config import Curriculum, TrainerConfig
+from emorl.training.devices import make_accelerator, precision_of, require_one_step
 from emorl.training.graph import GraphedStep
 from emorl.training.graph import check as check_graph
 from emorl.training.interrupt import StopRequest, ignore_signals
 from emorl.training.observer import Observer
 from emorl.training.optimizers import make_optimizers
-from emorl.training.schedule import learning_rate, objective_arguments
 
 _STOP = "stop"
 
@@ -79,6 +74,7 @@ class Trainer:
         workers: processes that prepare batches.
         resume: go on from the newest checkpoint in `run_dir`, if there is one.
         accelerator: from `make_accelerator`, which is called if there is none.
+        notes: lines for the user before the first step.
 
     Raises:
         ValueError: if the batch cannot be shared out, `eval_every` has no images, or the
@@ -96,7 +92,9 @@ class Trainer:
         workers: int = 0,
         resume: bool = False,
         accelerator: Accelerator | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
+        self.notes = notes
         self.accelerator = accelerator or make_accelerator(config)
         self.model = model.to(self.accelerator.device)
         if config.compile:
@@ -120,11 +118,8 @@ class Trainer:
             self._load(self.last_checkpoint)
         require_one_step(self.accelerator, self.step, self.run_folder.path)
 
-    def run(self, notes: Sequence[str] = ()) -> TrainingResult:
+    def run(self) -> TrainingResult:
         """Train to the last step, or until Ctrl-C or SIGTERM, and save.
-
-        Args:
-            notes: lines for the user before the first step.
 
         Raises:
             NonFiniteError: naming the step, the term and the last good checkpoint.
@@ -132,7 +127,7 @@ class Trainer:
         observer = self._observer() if self.accelerator.is_main_process else None
         try:
             if observer:
-                observer.say([*notes, *self._warnings()])
+                observer.say([*self.notes, *self._warnings()])
             with StopRequest() as stop:
                 interrupted = self._loop(stop, observer)
                 saved = self._save()
@@ -180,19 +175,11 @@ class Trainer:
 
     def _train_step(self, images: Tensor, stop: bool) -> Row:
         """A step, which waits for the device once: for its scalars."""
-        rate = learning_rate(
-            self.step,
-            base=self.config.learning_rate,
-            warmup_steps=self.config.warmup_steps,
-            decay_rate=self.config.decay_rate,
-            decay_steps=self.config.decay_steps,
-            steps=self.config.steps,
-            cooldown_steps=self.config.cooldown_steps,
-        )
+        rate = learning_rate(self.config, self.step)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = rate
-        arguments = self._arguments()
+        arguments = objective_arguments(self.config.curriculum, self.step)
         if self.graph:
             self._seed_noise(0)
             row = self.graph(images, self.geco, self.step, arguments) | {_STOP: float(stop)}
@@ -266,9 +253,6 @@ class Trainer:
                     f"step {self.step + 1}: {name} is {value}; stopped before the weights were "
                     f"changed; last good checkpoint: {last}"
                 )
-
-    def _arguments(self) -> dict[str, Any]:
-        return objective_arguments(self.config.curriculum, self.step)
 
     def _batches(self) -> Iterator[Tensor]:
         """The images of each step, uint8 [B, 3, H, W] on the device."""
@@ -363,6 +347,39 @@ class Trainer:
 def _images(samples: Batch | Sequence[dict[str, Any]]) -> Tensor:
     """Collates what training needs; masks and factors stay where they are."""
     return collate(samples).image
+
+
+def learning_rate(config: TrainerConfig, step: int) -> float:
+    """Linear warm-up, exponential decay whose clock starts when the warm-up ends, linear cool-down.
+
+    `base * t / warmup` up to t = warmup, then `base * decay_rate ** ((t - warmup) / decay_steps)`,
+    as EfficientMORL was trained; its first step therefore has the rate 0. The cool-down multiplies
+    by `(steps - t) / cooldown` over the last steps of the run.
+
+    Args:
+        config: base, warm-up, decay and cool-down.
+        step: optimiser steps done so far, t >= 0.
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * step / config.warmup_steps
+    decay = 1.0
+    if config.decay_steps is not None:
+        decay = float(config.decay_rate ** ((step - config.warmup_steps) / config.decay_steps))
+    cooldown = min(1.0, (config.steps - step) / max(1, config.cooldown_steps))
+    return config.learning_rate * decay * cooldown
+
+
+def objective_arguments(curriculum: Curriculum, step: int) -> dict[str, Any]:
+    """Keyword arguments of `model.objective` at a step: for each name, the last value begun.
+
+    Example:
+        >>> objective_arguments({"refinement_steps": [(0, 3), (100_000, 1)]}, 99_999)
+        {'refinement_steps': 3}
+    """
+    return {
+        name: [value for begin, value in stages if begin <= step][-1]
+        for name, stages in curriculum.items()
+    }
 
 
 class ObjectiveOf(nn.Module):

@@ -15,7 +15,7 @@ from emorl.runs import checkpoint
 from emorl.training.config import RunConfig, TrainerConfig
 from emorl.training.config_file import find_config, load_config
 from emorl.training.plan import is_open, keep_plan, plan_steps, shorten
-from emorl.training.run import train
+from emorl.training.run import prepare
 from emorl.training.trainer import Trainer
 
 PLANNED = {"steps": 1000, "cooldown_steps": 700, "least_steps": 200, "max_minutes": 10.0}
@@ -109,7 +109,7 @@ def test_the_trial_times_the_steps_after_its_warm_up(tmp_path):
 
 def test_a_killed_run_keeps_its_plan_and_the_trial_leaves_no_trace(tmp_path, monkeypatch, trials):
     whole, killed, again = (tmp_path / name for name in ("whole", "killed", "again"))
-    assert train(smoke(), whole).steps == 9
+    assert prepare(smoke(), whole).run().steps == 9
     written = load_config(whole / "config.yaml").trainer
     assert (written.steps, written.cooldown_steps, written.least_steps) == (9, 6, None)
 
@@ -123,11 +123,11 @@ def test_a_killed_run_keeps_its_plan_and_the_trial_leaves_no_trace(tmp_path, mon
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_train_step", mortal)
         with pytest.raises(MemoryError):
-            train(smoke(), killed)
+            prepare(smoke(), killed).run()
     monkeypatch.setattr(f"{__name__}.SECONDS", 200.0)  # a plan of today would be another
     assert len(trials) == 2
-    assert train(smoke(), killed, resume=True).steps == 9
-    train(load_config(whole / "config.yaml"), again)
+    assert prepare(smoke(), killed, resume=True).run().steps == 9
+    prepare(load_config(whole / "config.yaml"), again).run()
     assert len(trials) == 2
     for run in (killed, again):
         assert (run / "config.yaml").read_text() == (whole / "config.yaml").read_text()

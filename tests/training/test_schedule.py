@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from emorl.training.schedule import check_curriculum, learning_rate, objective_arguments
+from emorl.training.config import TrainerConfig, check_curriculum
+from emorl.training.trainer import learning_rate, objective_arguments
 
 
 @pytest.mark.parametrize(
@@ -18,21 +19,13 @@ from emorl.training.schedule import check_curriculum, learning_rate, objective_a
     ],
 )
 def test_released_learning_rate(step, expected):
-    rate = learning_rate(
-        step,
-        base=4e-4,
-        warmup_steps=10_000,
-        decay_rate=0.5,
-        decay_steps=100_000,
-        steps=300_000,
-        cooldown_steps=0,
-    )
+    rate = learning_rate(TrainerConfig(), step)
     assert rate == pytest.approx(expected, rel=1e-12)
 
 
 def constant(step, **options):
-    defaults = {"warmup_steps": 0, "decay_rate": 0.5, "decay_steps": None, "steps": 2 * 10**6}
-    return learning_rate(step, base=0.1, **{**defaults, "cooldown_steps": 0, **options})
+    settings = {"warmup_steps": 0, "decay_steps": None, "steps": 2 * 10**6, **options}
+    return learning_rate(TrainerConfig(learning_rate=0.1, **settings), step)
 
 
 @pytest.mark.parametrize(

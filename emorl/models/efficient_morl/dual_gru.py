@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from emorl.nn.gaussian import Gaussian
 from emorl.nn.initialisation import init_xavier
+from emorl.nn.posterior import Gaussian
 
 
 class DualGRU(nn.Module):

@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorl.models.efficient_morl.dual_gru import DualGRU, SingleGRU
-from emorl.nn.encoder import AbsorbedAttention, LinearFeatures
-from emorl.nn.gaussian import Gaussian, kl_divergence
 from emorl.nn.initialisation import RELEASED_GAIN, init_xavier
+from emorl.nn.networks import AbsorbedAttention, LinearFeatures
+from emorl.nn.posterior import Gaussian, kl_divergence
 from emorl.ops import Backend
 from emorl.ops.library import full_precision
 

@@ -20,10 +20,15 @@ from emorl.models.efficient_morl.hierarchy import (
 )
 from emorl.models.efficient_morl.refinement import RefinementNetwork
 from emorl.models.terms import numbered
-from emorl.nn.decoder import make_decoder
-from emorl.nn.encoder import ImageEncoder, LinearFeatures
-from emorl.nn.gaussian import kl_divergence
-from emorl.nn.score import ScoredPosterior, loss_gradient, recordable, refinable, score_once
+from emorl.nn.networks import ImageEncoder, LinearFeatures, make_decoder
+from emorl.nn.posterior import (
+    ScoredPosterior,
+    kl_divergence,
+    loss_gradient,
+    recordable,
+    refinable,
+    score_once,
+)
 from emorl.ops import mixture_nll, mixture_nll_and_gradient
 
 

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emorl.nn.gaussian import Gaussian
 from emorl.nn.initialisation import init_xavier
+from emorl.nn.posterior import Gaussian
 from emorl.ops.library import full_precision
 
 

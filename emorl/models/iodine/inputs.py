@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorl.models.iodine.likelihood import MixtureKind, log_components
-from emorl.nn.gaussian import Gaussian
-from emorl.nn.positions import CoordinateGrid
+from emorl.nn.networks import CoordinateGrid
+from emorl.nn.posterior import Gaussian
 
 Coordinates = Literal["linear", "cosine"]
 

@@ -22,12 +22,14 @@ from emorl.models.iodine.likelihood import likelihood_and_gradient, mixture_like
 from emorl.models.iodine.refinement import ImageRefinement, State
 from emorl.models.iodine.score_decoded import score_decoded
 from emorl.models.terms import numbered
-from emorl.nn.decoder import SpatialBroadcastDecoder
-from emorl.nn.gaussian import Gaussian, SoftplusGaussian, kl_divergence
 from emorl.nn.initialisation import init_fan_in
-from emorl.nn.score import (
+from emorl.nn.networks import SpatialBroadcastDecoder
+from emorl.nn.posterior import (
+    Gaussian,
     Score,
     ScoredPosterior,
+    SoftplusGaussian,
+    kl_divergence,
     loss_gradient,
     recordable,
     refinable,

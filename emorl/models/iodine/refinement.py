@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emorl.nn.gaussian import Gaussian
 from emorl.nn.initialisation import init_fan_in, init_xavier
+from emorl.nn.posterior import Gaussian
 from emorl.ops.library import full_precision
 
 Pooling = Literal["flatten", "mean"]

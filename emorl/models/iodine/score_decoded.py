@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from emorl.nn.score import frozen
+from emorl.nn.posterior import frozen
 from emorl.ops.library import full_precision
 
 # From what was decoded to the NLL of each image, differentiable; or, with a number, the gradient of

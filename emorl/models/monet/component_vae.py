@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorl.models.monet.unet import halved
-from emorl.nn.decoder import BroadcastSpec, SpatialBroadcastDecoder
-from emorl.nn.gaussian import Gaussian
+from emorl.nn.networks import BroadcastSpec, SpatialBroadcastDecoder
+from emorl.nn.posterior import Gaussian
 from emorl.ops import Backend
 
 

@@ -15,7 +15,7 @@ from emorl.models.base import Decomposition, ObjectCentricModel, Objective, Requ
 from emorl.models.monet.component_vae import ComponentVAE
 from emorl.models.monet.config import MONetConfig
 from emorl.models.monet.unet import UNet
-from emorl.nn.gaussian import Gaussian, kl_divergence
+from emorl.nn.posterior import Gaussian, kl_divergence
 from emorl.ops import mixture_nll
 
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emorl.nn.encoder import AbsorbedAttention, LinearFeatures
 from emorl.nn.initialisation import init_xavier
+from emorl.nn.networks import AbsorbedAttention, LinearFeatures
 from emorl.ops import Backend
 
 

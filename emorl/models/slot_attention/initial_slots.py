@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from emorl.nn.gaussian import Gaussian, standard_normal
+from emorl.nn.posterior import Gaussian, standard_normal
 
 Spread = Literal["exp", "softplus"]
 

@@ -9,7 +9,7 @@ from emorl.models.slot_attention.attention import SlotAttention, SlotIterations
 from emorl.models.slot_attention.config import SlotAttentionConfig
 from emorl.models.slot_attention.initial_slots import LearnedSlots, SampledSlots
 from emorl.models.slot_autoencoder import SlotAutoencoder
-from emorl.nn.encoder import ImageEncoder
+from emorl.nn.networks import ImageEncoder
 
 
 class SlotAttentionModel(SlotAutoencoder):

@@ -11,8 +11,8 @@ from emorl.models.base import Request
 from emorl.models.slot_attention.attention import SlotIterations
 from emorl.models.slot_autoencoder import SlotAutoencoder
 from emorl.models.slot_mlp.config import SlotMLPConfig
-from emorl.nn.encoder import ImageEncoder
 from emorl.nn.initialisation import init_xavier
+from emorl.nn.networks import ImageEncoder
 
 
 class SlotMLP(SlotAutoencoder):
