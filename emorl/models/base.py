@@ -166,7 +166,7 @@ class ObjectCentricModel(nn.Module, ABC):
         Config: its configuration.
         refines: whether it takes `refinement_steps`.
         iterates: whether it takes `iterations`.
-        has_kl: whether its loss has KL terms; without them `kl_weight` weights nothing.
+        has_kl: whether its loss has KL terms, so that it takes `kl_weight`.
         takes_geco: whether its likelihood can be constrained by a `GECO`.
         free_slots: whether another number of slots than the configuration's is possible.
         free_size: whether another image size is.
@@ -217,6 +217,8 @@ class ObjectCentricModel(nn.Module, ABC):
             ValueError: for images that are not possible and arguments that this model cannot
                 honour, saying what is expected.
         """
+        if kl_weight != 1 and not self.has_kl:
+            raise ValueError(f"kl_weight: {self.name} has no KL term, expected 1, got {kl_weight}")
         if geco is not None and not self.takes_geco:
             reason = "is trained without a constraint" if self.has_kl else "has no KL term"
             raise ValueError(f"geco: {self.name} {reason}, expected None, got a GECO")

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from emorl.models.base import Decomposition, ObjectCentricModel, Objective, Request, Stage
 from emorl.models.config import ModelConfig
-from emorl.models.slot_attention.attention import SlotIterations
 from emorl.nn.initialisation import RELEASED_GAIN
 from emorl.nn.networks import Activation, DecoderKind, make_decoder
 from emorl.ops import mixture_nll
@@ -59,6 +58,18 @@ class SlotAutoencoderConfig(ModelConfig):
     def gain(self) -> float:
         """Of the initial weights."""
         return _GAINS[self.variant] if self.init_gain is None else self.init_gain
+
+
+class SlotIterations(NamedTuple):
+    """What the iterations leave behind.
+
+    Attributes:
+        slots: after each iteration, [B, K, D].
+        attention: each iteration's softmax over slots, [B, K, N], if asked for.
+    """
+
+    slots: list[Tensor]
+    attention: list[Tensor]
 
 
 class SlotAutoencoder(ObjectCentricModel):

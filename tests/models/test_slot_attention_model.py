@@ -138,7 +138,7 @@ def test_batch_slots_and_iterations_are_free(
     model = SlotAttentionModel(SlotAttentionConfig(**{**TINY, "variant": variant}))
     images = torch.rand(batch, 3, 13, 8)
     torch.manual_seed(0)
-    result = model.objective(images, num_slots=slots, iterations=iterations, kl_weight=0.3, step=7)
+    result = model.objective(images, num_slots=slots, iterations=iterations, step=7)
     assert result.terms.keys() == {"squared_error"}
     assert result.terms["squared_error"].shape == (batch,)
     torch.testing.assert_close(result.terms["squared_error"].mean(), result.loss.detach())
@@ -240,6 +240,7 @@ def test_save_and_load(tmp_path: Path, initial_slots: str) -> None:
         ({"iterations": 0}, "iterations: expected 1 or more, got 0"),
         ({"refinement_steps": 2}, "refinement_steps: slot_attention has none, expected None,"),
         ({"geco": GECO(-1.0)}, "geco: slot_attention has no KL term, expected None, got a GECO"),
+        ({"kl_weight": 0.5}, "kl_weight: slot_attention has no KL term, expected 1, got 0.5"),
     ],
 )
 def test_impossible_arguments(arguments: dict, message: str) -> None:

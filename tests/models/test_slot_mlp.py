@@ -105,6 +105,7 @@ def test_save_and_load(tmp_path: Path) -> None:
         ({"iterations": 2}, "iterations: slot_mlp has none, expected None, got 2"),
         ({"refinement_steps": 0}, "refinement_steps: slot_mlp has none, expected None, got 0"),
         ({"geco": GECO(-1.0)}, "geco: slot_mlp has no KL term, expected None, got a GECO"),
+        ({"kl_weight": 0.5}, "kl_weight: slot_mlp has no KL term, expected 1, got 0.5"),
     ],
 )
 def test_impossible_arguments(arguments: dict, message: str) -> None:

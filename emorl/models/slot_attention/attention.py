@@ -5,27 +5,14 @@ Legend: B batch, K slots, M = B * K, N pixels, C channels, D slot width, T itera
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emorl.models.slot_autoencoder import SlotIterations
 from emorl.nn.initialisation import init_xavier
 from emorl.nn.networks import AbsorbedAttention, LinearFeatures
 from emorl.ops import Backend
-
-
-class SlotIterations(NamedTuple):
-    """What the iterations leave behind.
-
-    Attributes:
-        slots: after each iteration, [B, K, D].
-        attention: each iteration's softmax over slots, [B, K, N], if asked for.
-    """
-
-    slots: list[Tensor]
-    attention: list[Tensor]
 
 
 class SlotAttention(nn.Module):

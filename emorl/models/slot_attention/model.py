@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import ClassVar
 
 from emorl.models.base import Request
-from emorl.models.slot_attention.attention import SlotAttention, SlotIterations
+from emorl.models.slot_attention.attention import SlotAttention
 from emorl.models.slot_attention.config import SlotAttentionConfig
 from emorl.models.slot_attention.initial_slots import LearnedSlots, SampledSlots
-from emorl.models.slot_autoencoder import SlotAutoencoder
+from emorl.models.slot_autoencoder import SlotAutoencoder, SlotIterations
 from emorl.nn.networks import ImageEncoder
 
 

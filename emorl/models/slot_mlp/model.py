@@ -8,8 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from emorl.models.base import Request
-from emorl.models.slot_attention.attention import SlotIterations
-from emorl.models.slot_autoencoder import SlotAutoencoder
+from emorl.models.slot_autoencoder import SlotAutoencoder, SlotIterations
 from emorl.models.slot_mlp.config import SlotMLPConfig
 from emorl.nn.initialisation import init_xavier
 from emorl.nn.networks import ImageEncoder
