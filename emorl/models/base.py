@@ -8,10 +8,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from emorl.models import pretrained
 from emorl.models.config import ModelConfig
@@ -300,6 +301,11 @@ class ObjectCentricModel(nn.Module, ABC):
         """What is asked, with the configuration's numbers and the trained weights filled in."""
         target = checked_images(images, next(self.parameters()).dtype)
         size, expected = tuple(target.shape[2:]), self.config.image_size
+        if self.refines and _is_differentiated(images):
+            raise ValueError(
+                f"images: {self.name} is not differentiated with respect to them, expected "
+                "images.detach(), got images that require gradients"
+            )
         if size != expected and not self.free_size:
             raise ValueError(
                 f"images: size fixed by the network, expected {expected[0]}x{expected[1]}, "
@@ -359,9 +365,47 @@ def checked_images(images: Tensor, dtype: torch.dtype) -> Tensor:
         return images.to(dtype) / 255
     if not images.is_floating_point():
         raise ValueError(f"images: expected uint8 or a float in [0, 1], got {images.dtype}")
-    # On another device the check would wait for it, in a compiled graph it would break the graph.
-    if images.device.type == "cpu" and not torch.compiler.is_compiling():
-        low, high = (float(bound) for bound in images.detach().aminmax())
-        if low < 0 or high > 1:
-            raise ValueError(f"images: expected floats in [0, 1], got [{low:g}, {high:g}]")
-    return images.to(dtype)
+    in_range: Tensor = _InRange.apply(images)
+    return in_range.to(dtype)
+
+
+def _is_differentiated(images: Tensor) -> bool:
+    """Whether a derivative with respect to images is wanted, by either mode."""
+    backward = images.requires_grad and torch.is_grad_enabled()
+    return backward or forward_ad.unpack_dual(images).tangent is not None
+
+
+class _InRange(torch.autograd.Function):
+    """Images, of which a value outside [0, 1] or NaN raises an error.
+
+    A check that is written into the mathematics sees all images at once where they are mapped by
+    `torch.vmap`, and does not wait for the device: on a GPU and in a compiled graph it stops the
+    program there.
+    """
+
+    @staticmethod
+    def forward(images: Tensor) -> Tensor:
+        if images.device.type == "cpu" and not torch.compiler.is_compiling():
+            low, high = (float(bound) for bound in images.detach().aminmax())
+            if not (low >= 0 and high <= 1):  # NaN is neither
+                raise ValueError(f"images: expected floats in [0, 1], got [{low:g}, {high:g}]")
+        else:
+            message = "images: expected floats in [0, 1]"
+            torch._assert_async(((images >= 0) & (images <= 1)).all(), message)
+        return images.view_as(images)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        """Nothing is needed later."""
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
+        return tangent.view_as(tangent)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int], images: Tensor) -> tuple[Tensor, int]:
+        return _InRange.apply(images), in_dims[0]

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, Self, TypeGuard, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F
@@ -22,12 +22,54 @@ from torch import Tensor, nn
 
 from emorl.nn.initialisation import RELEASED_GAIN, init_xavier
 from emorl.ops import Backend, slot_attention, spatial_broadcast
-from emorl.ops.convolution import convolve
+from emorl.ops.convolution import convolution
 from emorl.ops.library import full_precision
 
+Layer = TypeVar("Layer", bound=nn.Module)
 DecoderKind = Literal["iodine", "small", "big"]
 Activation = Literal["elu", "relu"]
 ACTIVATIONS: dict[Activation, Callable[..., Tensor]] = {"elu": F.elu, "relu": F.relu}
+
+
+def is_plain(layer: nn.Module, kind: type[Layer]) -> TypeGuard[Layer]:
+    """Whether a layer is one of `kind` whose call computes with its weights and nothing else.
+
+    A layer that is not (an adapter, a quantised one, one with hooks) must be called: what replaces
+    the call by the weights' mathematics would leave out what it adds.
+    """
+    hooks = (
+        *(layer._forward_hooks, layer._forward_pre_hooks),
+        *(layer._backward_hooks, layer._backward_pre_hooks),
+    )
+    own = torch.nn.utils.parametrize.type_before_parametrizations(layer)
+    return own is kind and "forward" not in vars(layer) and not any(hooks)
+
+
+def convolve(layer: nn.Module, x: Tensor, activation: Activation, backend: Backend) -> Tensor:
+    """What an `nn.Conv2d` with equal padding and stride on both sides gives, activated.
+
+    Args:
+        layer: the convolution.
+        x: [B, C, H, W].
+        activation: "elu" or "relu".
+        backend: of the operator.
+
+    Returns:
+        [B, D, H', W'].
+    """
+    if not is_plain(layer, nn.Conv2d):
+        return ACTIVATIONS[activation](layer(x))
+    padding = layer.padding[0]
+    assert isinstance(padding, int)
+    return convolution(
+        x,
+        layer.weight,
+        layer.bias,
+        padding=padding,
+        stride=layer.stride[0],
+        activation=activation,
+        backend=backend,
+    )
 
 
 def position_ramps(height: int, width: int, device: torch.device | None = None) -> Tensor:
@@ -74,6 +116,9 @@ class PositionMap(nn.Module):
         if ramps.shape[1:] != (height, width):
             ramps = position_ramps(height, width, ramps.device).to(ramps.dtype)
         with full_precision(ramps):
+            if not is_plain(self.project, nn.Linear):
+                projected: Tensor = self.project(ramps.permute(1, 2, 0))
+                return projected.permute(2, 0, 1)
             weighted = torch.einsum("cr,rhw->chw", self.project.weight, ramps)
         return weighted + self.project.bias[:, None, None]
 
@@ -117,6 +162,19 @@ class LinearFeatures(NamedTuple):
     weight: Tensor
     bias: Tensor
 
+    @classmethod
+    def before(cls, layer: nn.Module, hidden: Tensor) -> LinearFeatures:
+        """What `layer` makes of `hidden` [B, N, H], left undone where it is an `nn.Linear`."""
+        if not is_plain(layer, nn.Linear):
+            return cls.of(layer(hidden))
+        return cls(hidden, layer.weight, layer.bias)
+
+    @classmethod
+    def of(cls, features: Tensor) -> LinearFeatures:
+        """Features [B, N, C] as they are."""
+        identity = torch.eye(features.shape[2], dtype=features.dtype, device=features.device)
+        return cls(features, identity, identity.new_zeros(len(identity)))
+
     def dense(self) -> Tensor:
         """The features, [B, N, C]."""
         return F.linear(self.hidden, self.weight, self.bias)
@@ -140,10 +198,26 @@ class AbsorbedAttention(NamedTuple):
     value_bias: Tensor
 
     @classmethod
-    def of(cls, features: LinearFeatures, key: Tensor, value: Tensor) -> AbsorbedAttention:
+    def of(cls, features: LinearFeatures, key: Tensor, value: Tensor) -> Self:
         """Absorb the projections `key` [D, C] and `value` [E, C], which have no biases."""
         weight, bias = features.weight, features.bias
         return cls(features.hidden, key @ weight, key @ bias, value @ weight, value @ bias)
+
+    @classmethod
+    def through(cls, features: LinearFeatures, key: nn.Module, value: nn.Module) -> Self:
+        """Attention over what layers make of features; they are absorbed where that is exact.
+
+        That is, where both are an `nn.Linear` without a bias; else keys and values are made, and
+        lie side by side in `hidden`.
+        """
+        plain = is_plain(key, nn.Linear) and is_plain(value, nn.Linear)
+        if plain and key.bias is None and value.bias is None:
+            return cls.of(features, key.weight, value.weight)
+        dense = features.dense()
+        keys, values = key(dense), value(dense)
+        both = LinearFeatures.of(torch.cat([keys, values], dim=2))
+        widths = (keys.shape[2], values.shape[2])
+        return cls.of(both, *both.weight.split(widths))
 
     def attend(
         self, query: Tensor, return_attention: bool = False, backend: Backend = "auto"
@@ -219,12 +293,12 @@ class ImageEncoder(nn.Module):
             whoever uses them.
         """
         features = images.contiguous(memory_format=torch.channels_last)
-        for convolution in self.convolutions:
-            features = convolve(convolution, features, "relu", self.convolution_backend)
+        for layer in self.convolutions:
+            features = convolve(layer, features, "relu", self.convolution_backend)
         features = features + self.position(*features.shape[-2:])
         features = self.norm(features.flatten(2).mT)
         hidden = F.relu(self.hidden(features), inplace=True)
-        return LinearFeatures(hidden, self.output.weight, self.output.bias)
+        return LinearFeatures.before(self.output, hidden)
 
 
 class BroadcastSpec(NamedTuple):
@@ -330,9 +404,10 @@ class SpatialBroadcastDecoder(nn.Module):
     def _first(self, slots: Tensor, size: tuple[int, int]) -> Tensor:
         """The first layer's output, [M, C, ...] channels last, without ever making its input."""
         first, spec = self.convolutions[0], self.spec
-        assert isinstance(first, nn.Conv2d)
         grid = (size[0] + spec.margin, size[1] + spec.margin)
         positions = self.position(*grid)[None].contiguous(memory_format=torch.channels_last)
+        if not is_plain(first, nn.Conv2d):
+            return self.activation(first(self._broadcast(slots, positions)))
         of_slot, of_position = first.weight[:, : self.dim], first.weight[:, -positions.shape[1] :]
         position = F.conv2d(positions, of_position, first.bias, 1, spec.padding)[0]
         constant = slots[:, :, None, None].expand(-1, -1, spec.kernel, spec.kernel)
@@ -345,6 +420,13 @@ class SpatialBroadcastDecoder(nn.Module):
             activation=spec.activation,
             backend=self.backend,
         )
+
+    def _broadcast(self, slots: Tensor, positions: Tensor) -> Tensor:
+        """The first layer's input, [M, ...]: slots at every position, plus or beside these."""
+        if not self.spec.coordinates:
+            return slots[:, :, None, None] + positions
+        copies = slots[:, :, None, None].expand(-1, -1, *positions.shape[2:])
+        return torch.cat([copies, positions.expand(len(slots), -1, -1, -1)], dim=1)
 
 
 def _every_pixel(classes: Tensor, like: Tensor) -> Tensor:
@@ -409,8 +491,8 @@ class DeconvolutionDecoder(nn.Module):
             ValueError: if H or W is no multiple of 16.
         """
         hidden = slots[:, :, None, None] + self.position(*self._grid(size))
-        for convolution in self.convolutions:
-            hidden = F.relu(convolution(hidden), inplace=True)
+        for layer in self.convolutions:
+            hidden = F.relu(layer(hidden), inplace=True)
         output: Tensor = self.output(hidden)
         return output
 

@@ -10,7 +10,7 @@ from typing import get_args
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from emorl.ops import library
 from emorl.ops.library import Backend, cast, define_op, resolve
@@ -173,29 +173,3 @@ define_op(
     fake_backward=_fake_backward,
     triton=False,
 )
-
-
-def convolve(layer: nn.Module, x: Tensor, activation: Activation, backend: Backend) -> Tensor:
-    """What an `nn.Conv2d` with equal padding and stride on both sides gives, activated.
-
-    Args:
-        layer: the convolution.
-        x: [B, C, H, W].
-        activation: "elu", "relu" or "none".
-        backend: of the operator.
-
-    Returns:
-        [B, D, H', W'].
-    """
-    assert isinstance(layer, nn.Conv2d)
-    padding = layer.padding[0]
-    assert isinstance(padding, int)
-    return convolution(
-        x,
-        layer.weight,
-        layer.bias,
-        padding=padding,
-        stride=layer.stride[0],
-        activation=activation,
-        backend=backend,
-    )

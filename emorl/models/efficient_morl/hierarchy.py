@@ -124,7 +124,7 @@ class HierarchicalPosterior(nn.Module):
         slots = state.sample(generator)
         if self.layers == 0:
             return Hierarchy([state], [slots], [])
-        pixels = AbsorbedAttention.of(features, self.key.weight, self.value.weight)
+        pixels = AbsorbedAttention.through(features, self.key, self.value)
         result = Hierarchy([], [], [])
         for _ in range(self.layers):
             query = self.query(self.norm_slots(slots)) * self.dim**-0.5

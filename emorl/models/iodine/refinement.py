@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorl.nn.initialisation import init_fan_in, init_xavier
+from emorl.nn.networks import is_plain
 from emorl.nn.posterior import Gaussian
 from emorl.ops.library import full_precision
 
@@ -145,14 +146,14 @@ class ImageRefinement(nn.Module):
 
     def _same(self, convolution: nn.Module, x: Tensor) -> Tensor:
         """The convolution of an image padded as TensorFlow's "SAME" does."""
-        assert isinstance(convolution, nn.Conv2d)
         (top, bottom), (left, right) = (
             _padding(side, self.spec.kernel, self.spec.stride) for side in x.shape[2:]
         )
-        weight, bias = convolution.weight, convolution.bias
-        if (top, left) == (bottom, right):
+        if (top, left) == (bottom, right) and is_plain(convolution, nn.Conv2d):
+            weight, bias = convolution.weight, convolution.bias
             return F.conv2d(x, weight, bias, self.spec.stride, (top, left))
-        return F.conv2d(F.pad(x, (left, right, top, bottom)), weight, bias, self.spec.stride)
+        padded: Tensor = convolution(F.pad(x, (left, right, top, bottom)))
+        return padded
 
 
 def _padding(side: int, kernel: int, stride: int) -> tuple[int, int]:

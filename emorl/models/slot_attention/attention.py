@@ -5,13 +5,12 @@ Legend: B batch, K slots, M = B * K, N pixels, C channels, D slot width, T itera
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorl.models.slot_autoencoder import SlotIterations
 from emorl.nn.initialisation import init_xavier
-from emorl.nn.networks import AbsorbedAttention, LinearFeatures
+from emorl.nn.networks import AbsorbedAttention, LinearFeatures, is_plain
 from emorl.ops import Backend
 
 
@@ -80,7 +79,7 @@ class SlotAttention(nn.Module):
             Slots and attention of T iterations; with `implicit_gradient` all slots but the last
             ones are detached.
         """
-        pixels = AbsorbedAttention.of(self._linear(features), self.key.weight, self.value.weight)
+        pixels = AbsorbedAttention.through(self._linear(features), self.key, self.value)
         states, maps = [slots], []
         for _ in range(iterations):
             if self.implicit_gradient:
@@ -95,15 +94,13 @@ class SlotAttention(nn.Module):
     def _linear(self, features: Tensor | LinearFeatures) -> LinearFeatures:
         """The tensor of pixels to attend to, and what is linear between it and keys and values."""
         norm = self.norm_inputs
-        if norm is not None:
-            dense = features if isinstance(features, Tensor) else features.dense()
-            hidden = F.layer_norm(dense, norm.normalized_shape, eps=norm.eps)
-            return LinearFeatures(hidden, norm.weight.diag(), norm.bias)
-        if isinstance(features, Tensor):
-            weight = self.key.weight
-            identity = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
-            return LinearFeatures(features, identity, identity.new_zeros(len(identity)))
-        return features
+        if norm is None:
+            return LinearFeatures.of(features) if isinstance(features, Tensor) else features
+        dense = features if isinstance(features, Tensor) else features.dense()
+        if not is_plain(norm, nn.LayerNorm):
+            return LinearFeatures.of(norm(dense))
+        hidden = F.layer_norm(dense, norm.normalized_shape, eps=norm.eps)
+        return LinearFeatures(hidden, norm.weight.diag(), norm.bias)
 
     def _update(self, update: Tensor, slots: Tensor) -> Tensor:
         moved: Tensor = self.gru(update.flatten(0, 1), slots.flatten(0, 1))
