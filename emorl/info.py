@@ -12,7 +12,7 @@ import torch
 
 import emorl
 from emorl.ops import backends
-from emorl.ops.library import build_record, extension
+from emorl.ops.extension import build_record, extension
 
 
 def describe() -> str:

@@ -6,7 +6,7 @@ import ctypes
 import os
 import sys
 
-from emorl.ops.library import extension
+from emorl.ops.extension import extension
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _LARGEST_BLOCK = 32 << 20  # the most that glibc accepts as its mmap threshold

@@ -44,11 +44,11 @@ THREADS = [2, 1, 3]
 PROBE = """
 import json
 import torch
-from emorl.ops import library
+from emorl.ops import extension
 torch.nn.functional.conv2d(torch.ones(8, 16, 32, 32), torch.ones(16, 16, 3, 3))
 torch.ones(64, 64) @ torch.ones(64, 64)
 aten = torch.backends.cpu.get_cpu_capability()
-print("PROBE", json.dumps([library._load_obstacle(), aten, torch.get_num_threads()]))
+print("PROBE", json.dumps([extension._load_obstacle(), aten, torch.get_num_threads()]))
 """
 
 

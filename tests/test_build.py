@@ -16,7 +16,7 @@ import torch
 from setuptools import Distribution
 
 from emorl import info
-from emorl.ops import library
+from emorl.ops import extension
 
 ROOT = Path(__file__).resolve().parents[1]
 needs_cxx = pytest.mark.skipif(build_testing.CXX is None, reason="c++ is not on the PATH")
@@ -122,9 +122,9 @@ def test_the_extension_is_loaded_only_where_its_vectors_exist(
     built: str, here: str, fits: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record = {"native": True, "torch": torch.__version__, "cpu": built}
-    monkeypatch.setattr(library, "build_record", lambda: record)
+    monkeypatch.setattr(extension, "build_record", lambda: record)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: here)
-    obstacle = library._load_obstacle()
+    obstacle = extension._load_obstacle()
     assert (obstacle is None) == fits
     assert fits or f"built for {built}" in obstacle
 
@@ -196,8 +196,8 @@ class Build:
 def described(record: dict, monkeypatch: pytest.MonkeyPatch) -> str:
     """What `emorl info` says about the extension of a build."""
     if not record["native"]:
-        monkeypatch.setattr(library, "build_record", lambda: record)
-        return library._load_obstacle()
+        monkeypatch.setattr(extension, "build_record", lambda: record)
+        return extension._load_obstacle()
     built = {"torch": record["torch"], "cuda": False, "compiler": "12.2.0", "flags": "-O3"}
     monkeypatch.setattr(info, "build_record", lambda: record)
     monkeypatch.setattr(info, "extension", lambda: SimpleNamespace(build_info=lambda: built))
@@ -277,7 +277,7 @@ def test_an_empty_choice_is_none(build: dict, monkeypatch: pytest.MonkeyPatch) -
 def test_a_damaged_record_is_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "ops").mkdir()
     (tmp_path / "_build.json").write_text('{"native": tr')
-    monkeypatch.setattr(library, "__file__", str(tmp_path / "ops" / "library.py"))
-    obstacle = library._load_obstacle()
+    monkeypatch.setattr(extension, "__file__", str(tmp_path / "ops" / "extension.py"))
+    obstacle = extension._load_obstacle()
     assert obstacle is not None
     assert "_build.json is damaged; rebuild with" in obstacle

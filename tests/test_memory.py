@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from emorl.ops.library import extension
+from emorl.ops.extension import extension
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith("linux"), reason="only Linux's memory is kept"

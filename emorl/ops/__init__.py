@@ -1,7 +1,8 @@
 """Fused operators with a plain PyTorch reference each."""
 
 from emorl.ops.convolution import convolution
-from emorl.ops.library import Backend, backends, load_kernels
+from emorl.ops.extension import load_kernels
+from emorl.ops.library import Backend, backends
 from emorl.ops.mixture_nll import mixture_nll, mixture_nll_and_gradient
 from emorl.ops.slot_attention import slot_attention
 from emorl.ops.spatial_broadcast import spatial_broadcast

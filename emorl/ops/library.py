@@ -1,41 +1,78 @@
-"""Declaration of the operators and choice of their backends.
+"""Declaration of the operators, their gradients, and the choice of their backends.
 
-The schema and fake kernel of each operator are declared here in Python, and the gradients of the
-Triton operators; the compiled extension `emorl._C` adds kernels and their gradients when it is
-loaded, so everything works without it.
+Schemas, fake kernels and gradients are declared here, in Python. `emorl.ops.extension` adds the
+kernels that it finds, so everything works without them.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-import json
-import os
-import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
-from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, NoReturn, get_args
 
 import torch
 from torch import Tensor
-from torch.library import register_fake
-
-from emorl.ops.gradient import refuse_second_derivative, register_gradient
+from torch.library import register_autograd, register_fake
 
 Backend = Literal["auto", "native", "triton", "reference"]
 
 library = torch.library.Library("emorl", "DEF")
 
 _BACKENDS = get_args(Backend)
-_CAPABILITIES = ("DEFAULT", "AVX2", "AVX512")  # ATen's names of x86-64's vectors, in order
-_DISPATCH_KEYS = {"cpu": "CPU", "cuda": "CUDA"}
 _A100_SHARED_MEMORY = 163 * 1024  # bytes a block
-_REBUILD = "rebuild with `pip install --no-build-isolation --no-deps .` in emorl's source"
 # Why an operator has no kernel, by backend and device type; None where it has one. Plain data, so
 # that torch.compile can trace `resolve`.
-_obstacles: dict[str, dict[str, dict[str, str | None]]] = {}
+obstacles: dict[str, dict[str, dict[str, str | None]]] = {}
+
+
+class Gradient(NamedTuple):
+    """What `torch.library.register_autograd` takes: what is kept, and what is made of it."""
+
+    setup_context: Callable[[Any, tuple[Any, ...], Any], None]
+    backward: Callable[..., tuple[Tensor | None, ...]]
+
+
+def gradient_by_names(op: str) -> Gradient:
+    """Differentiate `emorl::<op>` by `emorl::<op>_backward`.
+
+    The backward operator takes, by name, arguments and results of the operator, the gradients
+    `grad_<result>`, and a list `wanted` of which gradients are; it returns every `grad_<argument>`.
+    Results whose gradient it does not take are not differentiable.
+    """
+    forward, backward = (getattr(torch.ops.emorl, name).default for name in (op, f"{op}_backward"))
+    arguments = [argument.name for argument in forward._schema.arguments]
+    results = [result.name for result in forward._schema.returns]
+    values = [*arguments, *results]
+    taken = {x.name: "Tensor" in str(x.type) for x in backward._schema.arguments}
+    # Places, found once: names at every call would take as long as a small kernel.
+    tensors = [values.index(name) for name in taken if name in values and taken[name]]
+    options = [values.index(name) for name in taken if name in values and not taken[name]]
+    constant = [values.index(name) for name in results if f"grad_{name}" not in taken]
+    at_hand = [*(values[i] for i in tensors + options), *(f"grad_{x}" for x in results), "wanted"]
+    sources = [at_hand.index(name) for name in taken]
+    returned = [x.name.removeprefix("grad_") for x in backward._schema.returns]
+    differentiable = [arguments.index(name) for name in returned]
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        values = (*inputs, *output) if isinstance(output, tuple) else (*inputs, output)
+        ctx.save_for_backward(*[values[i] for i in tensors])
+        ctx.options = [values[i] for i in options]
+        if constant:
+            ctx.mark_non_differentiable(*[values[i] for i in constant])
+        ctx.set_materialize_grads(False)
+
+    def gradient(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        found: list[Tensor | None] = [None] * len(arguments)
+        if any(grad is not None for grad in grads):
+            needed = ctx.needs_input_grad
+            wanted = [needed[i] for i in differentiable]
+            at_hand = (*ctx.saved_tensors, *ctx.options, *grads, wanted)
+            made = backward(*[at_hand[i] for i in sources])
+            for i, grad in zip(differentiable, made, strict=True):
+                found[i] = grad if needed[i] else None
+        return tuple(found)
+
+    return Gradient(setup_context, gradient)
 
 
 def define_op(
@@ -46,7 +83,7 @@ def define_op(
     fake: Callable[..., Any],
     fake_backward: Callable[..., Any],
     triton: bool = True,
-    gradient: Callable[[str, torch.library.Library], None] | None = None,
+    gradient: Callable[[str], Gradient] = gradient_by_names,
 ) -> None:
     """Declare `emorl::<name>`, for C++ and CUDA, and `emorl::<name>_triton`, with their gradients.
 
@@ -60,82 +97,23 @@ def define_op(
         fake: Gives the forward operator's results without data.
         fake_backward: Gives the backward operator's results without data.
         triton: Whether there are Triton kernels.
-        gradient: Registers the gradient where it is not what the names in the schemas say.
+        gradient: Gives the gradient of an operator, by its name.
     """
+
+    def refuse(ctx: Any, *grads: Tensor | None) -> NoReturn:
+        raise RuntimeError(
+            f"{name}: no second derivative in compiled backends; use backend='reference'"
+        )
+
     for op in (name, f"{name}_triton") if triton else (name,):
         library.define(op + schema)
         library.define(f"{op}_backward{schema_backward}")
         register_fake(f"emorl::{op}", fake, lib=library)
         register_fake(f"emorl::{op}_backward", fake_backward, lib=library)
-        is_native = op == name  # csrc/autograd.cpp registers these
-        if gradient is not None:
-            gradient(op, library)
-        elif not is_native:
-            register_gradient(op, library)
-        if not is_native:
-            refuse_second_derivative(op, name, library)
-    _obstacles[name] = {"native": {}, **({"triton": {}} if triton else {})}
-
-
-def load_kernels() -> None:
-    """Load the extension, if it fits this process, and announce the Triton kernels."""
-    _load_native()
-    _announce_triton()
-
-
-def extension() -> Any | None:
-    """The native extension, if it was loaded."""
-    return sys.modules.get("emorl._C")
-
-
-def _load_native() -> None:
-    obstacle = _load_obstacle()
-    if obstacle is None:
-        try:
-            importlib.import_module("emorl._C")
-        except ImportError as error:
-            obstacle = f"the native extension does not load: {error}; {_REBUILD}"
-    for name, reasons in _obstacles.items():
-        for device, key in _DISPATCH_KEYS.items():
-            found = torch._C._dispatch_has_kernel_for_dispatch_key(f"emorl::{name}", key)
-            missing = obstacle or f"the native extension was built without {key} kernels"
-            reasons["native"][device] = None if found else missing
-
-
-def _announce_triton() -> None:
-    """Register launchers that import Triton when they are first called."""
-    obstacle = None
-    if importlib.util.find_spec("triton") is None:
-        obstacle = "triton is not installed: pip install 'emorl[triton]'"
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    on_cpu = None if interpreted else "Triton needs a GPU (or its interpreter, TRITON_INTERPRET=1)"
-    for name, reasons in _obstacles.items():
-        if "triton" not in reasons:
-            continue
-        reasons["triton"] = {"cpu": obstacle or on_cpu, "cuda": obstacle}
-        for device, key in _DISPATCH_KEYS.items():
-            if reasons["triton"][device] is None:
-                for suffix, part in (("", "forward"), ("_backward", "backward")):
-                    launcher = partial(_launch_triton, name, part)
-                    library.impl(f"{name}_triton{suffix}", launcher, key)
-
-
-def _launch_triton(name: str, part: str, *arguments: Any) -> Any:
-    launcher = getattr(importlib.import_module(f"emorl.ops.triton.{name}"), part)
-    with torch.cuda.device_of(arguments[0]):  # Triton launches on the current device
-        return launcher(*arguments)
-
-
-def build_record() -> dict[str, Any]:
-    """What the installation noted about the native extension, empty where nothing was noted."""
-    path = Path(__file__).resolve().parents[1] / "_build.json"
-    try:
-        record: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        return {}
-    except json.JSONDecodeError:
-        return {"native": False, "reason": f"{path} is damaged; {_REBUILD}"}
-    return record
+        setup_context, backward = gradient(op)
+        register_autograd(f"emorl::{op}", backward, setup_context=setup_context, lib=library)
+        register_autograd(f"emorl::{op}_backward", refuse, lib=library)
+    obstacles[name] = {"native": {}, **({"triton": {}} if triton else {})}
 
 
 def resolve(
@@ -216,38 +194,18 @@ def backends(device: torch.device | str = "cpu") -> dict[str, dict[str, str | No
     """
     device = torch.device(device)
     names = [name for name in _BACKENDS if name != "auto"]
-    return {op: {name: _obstacle(op, name, device) for name in names} for op in _obstacles}
+    return {op: {name: _obstacle(op, name, device) for name in names} for op in obstacles}
 
 
 def _obstacle(name: str, backend: str, device: torch.device) -> str | None:
     if backend == "reference":
         return None
-    if backend not in _obstacles[name]:
+    if backend not in obstacles[name]:
         return f"it has no {backend} kernels"
     missing = f"no {backend} kernels for {device.type!r} devices exist"
-    return _obstacles[name][backend].get(device.type, missing)
+    return obstacles[name][backend].get(device.type, missing)
 
 
 def _is_interpreted(backend: str, tensor: Tensor) -> bool:
     """Triton's interpreter is for tests: nobody gets it without asking."""
     return backend == "triton" and tensor.device.type == "cpu"
-
-
-def _load_obstacle() -> str | None:
-    record = build_record()
-    if not record:
-        return f"the native extension was never built; {_REBUILD}"
-    if not record["native"]:
-        return f"the native extension was not built: {record['reason']}"
-    if record["torch"] != torch.__version__:
-        return (
-            f"the native extension was built for torch {record['torch']}, "
-            f"this is torch {torch.__version__}; {_REBUILD}"
-        )
-    built, here = record["cpu"], torch.backends.cpu.get_cpu_capability()
-    if built != "DEFAULT" and _CAPABILITIES.index(here) < _CAPABILITIES.index(built):
-        return (
-            f"the native extension was built for {built}, but this CPU or ATEN_CPU_CAPABILITY has "
-            f"{here} alone"
-        )
-    return None

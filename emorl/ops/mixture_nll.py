@@ -12,10 +12,9 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
-from torch.library import register_autograd
 
 from emorl.ops import library
-from emorl.ops.library import Backend, cast, define_op, resolve, usable
+from emorl.ops.library import Backend, Gradient, cast, define_op, resolve, usable
 
 Likelihood = Literal["gaussian", "mixture", "mixture_joint"]
 RGBActivation = Literal["sigmoid", "none"]
@@ -369,8 +368,8 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tens
     ctx.set_materialize_grads(False)  # zeros for output[1] would be as large as it is
 
 
-def _register_gradient(op: str, library: torch.library.Library) -> None:
-    """One gradient for both rgb and mask logits."""
+def _gradient(op: str) -> Gradient:
+    """One gradient for both rgb and mask logits, from what was kept of the arguments."""
     backward_op = getattr(torch.ops.emorl, f"{op}_backward").default
 
     def gradient(ctx: Any, grad_nll: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
@@ -383,7 +382,7 @@ def _register_gradient(op: str, library: torch.library.Library) -> None:
             return None, grad, *[None] * 7
         return None, grad[:, :, : ctx.channels], grad[:, :, ctx.channels :], *[None] * 6
 
-    register_autograd(f"emorl::{op}", gradient, setup_context=_setup_context, lib=library)
+    return Gradient(_setup_context, gradient)
 
 
 define_op(
@@ -394,5 +393,5 @@ define_op(
     "Tensor? mask_logits, Tensor? slot_sigma, float sigma, str kind, bool sigmoid) -> Tensor",
     fake=_fake,
     fake_backward=_fake_backward,
-    gradient=_register_gradient,
+    gradient=_gradient,
 )

@@ -10,7 +10,7 @@ from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 
 from emorl.memory import keep_memory
-from emorl.ops.library import extension
+from emorl.ops.extension import extension
 from emorl.training.config import Precision, TrainerConfig
 
 

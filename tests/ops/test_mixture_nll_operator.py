@@ -293,8 +293,8 @@ def test_limits_are_said_and_auto_keeps_them() -> None:
 
 def test_auto_falls_back_and_explicit_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     obstacles = {"cpu": "there is no compiler here", "cuda": "there is no compiler here"}
-    monkeypatch.setitem(library._obstacles["mixture_nll"], "native", obstacles)
-    monkeypatch.setitem(library._obstacles["mixture_nll"], "triton", obstacles)
+    monkeypatch.setitem(library.obstacles["mixture_nll"], "native", obstacles)
+    monkeypatch.setitem(library.obstacles["mixture_nll"], "triton", obstacles)
     inputs = SMALL.inputs()
     torch.testing.assert_close(mixture_nll(**inputs, sigma=0.1), reference(**inputs, sigma=0.1))
     with pytest.raises(ValueError, match="'native' cannot run: there is no compiler here"):

@@ -15,7 +15,7 @@ from op_testing import (  # noqa: F401
 from torch import Tensor
 
 from emorl.bench.cases.slot_attention import SlotAttentionCase
-from emorl.ops import backends, library, slot_attention
+from emorl.ops import backends, extension, library, slot_attention
 from emorl.ops.slot_attention import reference
 
 BACKENDS = backend_params("slot_attention")
@@ -163,7 +163,7 @@ def test_native_is_built_where_a_compiler_exists() -> None:
 
 def test_auto_falls_back_and_explicit_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     reason = "there is no compiler here"
-    monkeypatch.setitem(library._obstacles["slot_attention"]["native"], "cpu", reason)
+    monkeypatch.setitem(library.obstacles["slot_attention"]["native"], "cpu", reason)
     assert backends()["slot_attention"]["native"] == reason
     torch.testing.assert_close(slot_attention(Q, K, V), reference(Q, K, V)[0])
     with pytest.raises(ValueError, match="'native' cannot run: there is no compiler here"):
@@ -181,5 +181,5 @@ def test_auto_falls_back_and_explicit_says_why(monkeypatch: pytest.MonkeyPatch) 
 def test_extension_is_refused_with_a_reason(
     record: dict[str, object], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(library, "build_record", lambda: record)
-    assert reason in str(library._load_obstacle())
+    monkeypatch.setattr(extension, "build_record", lambda: record)
+    assert reason in str(extension._load_obstacle())

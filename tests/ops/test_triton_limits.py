@@ -97,8 +97,8 @@ def test_torch_compile_traces_it(shared_memory: SimpleNamespace) -> None:
 def test_auto_goes_on_and_the_name_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "_is_interpreted", lambda backend, tensor: False)
     monkeypatch.setattr(library, "on_gpu", lambda tensor: True)
-    monkeypatch.setitem(library._obstacles["slot_attention"], "native", {"cpu": "not built"})
-    monkeypatch.setitem(library._obstacles["slot_attention"], "triton", {"cpu": None})
+    monkeypatch.setitem(library.obstacles["slot_attention"], "native", {"cpu": "not built"})
+    monkeypatch.setitem(library.obstacles["slot_attention"], "triton", {"cpu": None})
     q, k = torch.randn(1, 64, 128).double(), torch.randn(1, 3, 128).double()
     assert library.resolve("slot_attention", "auto", q, {"triton": None}) == "triton"
     expected = slot_attention(q, k, k, backend="reference")

@@ -19,7 +19,7 @@ from emorl.data import Batch, ObjectDataset, open_dataset
 from emorl.models import EfficientMORL, EfficientMORLConfig
 from emorl.models.efficient_morl import model as efficient_morl
 from emorl.nn import score_once
-from emorl.ops.library import extension
+from emorl.ops.extension import extension
 from emorl.training.config import TrainerConfig
 from emorl.training.devices import make_accelerator, precision_of
 from emorl.training.trainer import Trainer
