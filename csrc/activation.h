@@ -2,7 +2,7 @@
 // or a CPU vector.
 #pragma once
 
-#include "host_device.h"
+#include "device.h"
 
 namespace emorl {
 

@@ -1,33 +1,82 @@
-// Chooses between the CPU and the CUDA form of a kernel: the one place of the bindings that knows
-// whether CUDA is built.
+// What sources for the CPU, for CUDA and the bindings between them share: how functions of both are
+// declared, numbers that have no type in common, elementary functions, and the one place of the
+// bindings that knows whether CUDA is built.
 #pragma once
 
-#include <ATen/core/Tensor.h>
-#include <torch/library.h>
+#ifndef __CUDACC__  // nvcc sees no torch headers
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+#endif
 
+#include <cmath>
+#include <cstdint>
 #include <type_traits>
 
-#include "host_device.h"
-
-#if EMORL_CUDA
+#if EMORL_CUDA  // defined for the bindings alone
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #endif
 
+#ifdef __CUDACC__
+#define EMORL_INLINE __host__ __device__ __forceinline__
+#else
+#define EMORL_INLINE inline
+#endif
+
 namespace emorl {
 
+// Half-precision numbers on the GPU, whose own types exist in CUDA sources alone.
+struct Float16Bits {
+  uint16_t bits;
+};
+struct BFloat16Bits {
+  uint16_t bits;
+};
+
+// Elementary functions of the numbers of a CUDA thread; CPU vectors specialise it.
+template <typename V>
+struct Elementary {
+  static EMORL_INLINE V exp(V x) {
+    if constexpr (sizeof(V) == sizeof(float)) {
+      return ::expf(x);
+    } else {
+      return ::exp(x);
+    }
+  }
+  static EMORL_INLINE V log(V x) {
+    if constexpr (sizeof(V) == sizeof(float)) {
+      return ::logf(x);
+    } else {
+      return ::log(x);
+    }
+  }
+  // e^x - 1 for x <= 0, anything else for x > 0
+  static EMORL_INLINE V expm1_of_negative(V x) {
+    if constexpr (sizeof(V) == sizeof(float)) {
+      return ::expm1f(x);
+    } else {
+      return ::expm1(x);
+    }
+  }
+  static EMORL_INLINE V maximum(V a, V b) { return a < b ? b : a; }
+  static EMORL_INLINE V minimum(V a, V b) { return b < a ? b : a; }
+  static EMORL_INLINE V if_positive(V x, V then, V otherwise) {
+    return x <= V(0) ? otherwise : then;
+  }
+};
+
+#ifndef __CUDACC__
 // What the CUDA kernels call a number of type S.
 template <typename S>
 using OnGPU = std::conditional_t<
-    std::is_same_v<S, at::Half>, Float16Bits,
-    std::conditional_t<std::is_same_v<S, at::BFloat16>, BFloat16Bits, S>>;
+    std::is_same_v<S, c10::Half>, Float16Bits,
+    std::conditional_t<std::is_same_v<S, c10::BFloat16>, BFloat16Bits, S>>;
 
 // Calls cuda(stream) with the device of a CUDA tensor selected, else cpu(). `cuda` takes `auto`, so
 // that nothing in it needs to exist in a build without CUDA.
-template <typename Cpu, typename Cuda>
+template <typename Tensor, typename Cpu, typename Cuda>
 void on_device_of(
-    [[maybe_unused]] const at::Tensor& tensor, [[maybe_unused]] Cpu cpu,
-    [[maybe_unused]] Cuda cuda) {
+    [[maybe_unused]] const Tensor& tensor, [[maybe_unused]] Cpu cpu, [[maybe_unused]] Cuda cuda) {
 #if EMORL_SIMT  // tests/simt: the CUDA kernels run on the CPU and its tensors
   cuda(nullptr);
 #else
@@ -41,6 +90,7 @@ void on_device_of(
   cpu();
 #endif
 }
+#endif
 
 }  // namespace emorl
 

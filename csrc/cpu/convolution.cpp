@@ -6,9 +6,7 @@
 #include <array>
 
 #include "convolution.h"
-#include "cpu/aligned.h"
 #include "cpu/gemm.h"
-#include "cpu/parallel.h"
 #include "cpu/vector.h"
 #include "cpu/winograd.h"
 

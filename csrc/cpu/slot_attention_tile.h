@@ -7,9 +7,7 @@
 #include <limits>
 #include <vector>
 
-#include "cpu/aligned.h"
 #include "cpu/gemm.h"
-#include "cpu/parallel.h"
 #include "cpu/transpose.h"
 #include "slot_attention.h"
 

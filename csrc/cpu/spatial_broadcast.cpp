@@ -5,7 +5,6 @@
 #include <type_traits>
 #include <vector>
 
-#include "cpu/parallel.h"
 #include "cpu/spatial_broadcast_run.h"
 #include "spatial_broadcast.h"
 

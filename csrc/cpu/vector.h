@@ -1,16 +1,49 @@
-// Vectors of the CPU: how long they are, and the elementary functions of host_device.h on them.
+// What every kernel of the CPU includes: vectors, how long they are, their elementary functions and
+// their memory, at::parallel_for, and proof that these vectors and threads are real.
 #pragma once
 
+#if defined(__x86_64__) && !defined(CPU_CAPABILITY_AVX2) && !defined(CPU_CAPABILITY_AVX512)
+#error "at::vec would be scalar: see CMakeLists.txt"
+#endif
+#ifndef _OPENMP
+#error "at::parallel_for would use one thread: add -fopenmp"
+#endif
+
+#include <ATen/Parallel.h>
 #include <ATen/cpu/vec/vec.h>
 
+#include <cstddef>
 #include <cstdint>
+#include <new>
+#include <vector>
 
-#include "host_device.h"
+#include "device.h"
 
 namespace emorl {
 
 template <typename T>
 constexpr int64_t kLanes = at::vec::Vectorized<T>::size();
+
+// Memory that begins at a cache line, so that no load or store of a whole vector is split between
+// two lines.
+template <typename T>
+struct AlignedAllocator {
+  using value_type = T;
+
+  AlignedAllocator() = default;
+  template <typename U>
+  explicit AlignedAllocator(const AlignedAllocator<U>&) {}
+
+  T* allocate(size_t count) { return static_cast<T*>(::operator new(count * sizeof(T), kLine)); }
+  void deallocate(T* memory, size_t) { ::operator delete(memory, kLine); }
+  bool operator==(const AlignedAllocator&) const = default;
+
+ private:
+  static constexpr std::align_val_t kLine{64};
+};
+
+template <typename T>
+using AlignedVector = std::vector<T, AlignedAllocator<T>>;
 
 // e^x - 1 for x <= 0, anything else for x > 0
 inline at::vec::Vectorized<double> expm1_of_negative(const at::vec::Vectorized<double>& x) {

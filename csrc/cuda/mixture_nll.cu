@@ -4,7 +4,6 @@
 #include "cuda/launch.cuh"
 #include "cuda/number.cuh"
 #include "mixture_nll.h"
-#include "mixture_nll_pixel.h"
 
 namespace emorl::mixture_nll {
 namespace {
@@ -48,7 +47,7 @@ struct Channels<0> {
   int channels;  // any number
 };
 
-// One pixel of one image, for mixture_nll_pixel.h; pointers are at this pixel.
+// One pixel of one image, for mixture_nll.h; pointers are at this pixel.
 template <typename T, int kChannels>
 struct ThreadPixel : Channels<kChannels> {
   using Number = T;

@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <cstring>
 
-#include "host_device.h"
+#include "device.h"
 
 namespace emorl {
 
