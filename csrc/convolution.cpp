@@ -114,6 +114,19 @@ Tensor convolution_on_cpu(
   return y;
 }
 
+// Of the convolution that makes the input's gradient from the output's, with turned weights.
+Shape turned(const Shape& s) {
+  return {
+      .batch = s.batch,
+      .height = s.out_height(),
+      .width = s.out_width(),
+      .in_channels = s.out_channels,
+      .out_channels = s.in_channels,
+      .kernel = s.kernel,
+      .padding = s.kernel - 1 - s.padding,
+      .activation = s.activation};
+}
+
 Gradients backward_on_cpu(
     const Tensor& grad_in, const Tensor& x_in, const Tensor& weight, const Tensor& output_in,
     int64_t padding, int64_t stride, Activation activation, const Wanted& wanted) {
@@ -132,18 +145,10 @@ Gradients backward_on_cpu(
       const ActivatedGradient<scalar_t> from{
           grad.const_data_ptr<scalar_t>(), output.const_data_ptr<scalar_t>()};
       if (wanted[0]) {
-        const Shape turned{
-            .batch = s.batch,
-            .height = s.out_height(),
-            .width = s.out_width(),
-            .in_channels = s.out_channels,
-            .out_channels = s.in_channels,
-            .kernel = s.kernel,
-            .padding = s.kernel - 1 - s.padding,
-            .activation = s.activation};
         const Tensor weights = weight.flip({2, 3}).permute({2, 3, 0, 1}).contiguous();
         convolution_input_gradient_cpu<scalar_t>(
-            turned, from, weights.const_data_ptr<scalar_t>(), grad_x.mutable_data_ptr<scalar_t>());
+            turned(s), from, weights.const_data_ptr<scalar_t>(),
+            grad_x.mutable_data_ptr<scalar_t>());
       }
       if (wanted[1] || wanted[2]) {
         const Tensor x = pixels(x_in);

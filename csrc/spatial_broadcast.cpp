@@ -114,37 +114,41 @@ Gradients<T> gradients(
       static_cast<const T*>(output.const_data_ptr()), pointer(grad_slot), pointer(grad_position)};
 }
 
+Shape check_backward(
+    const Tensor& grad_output, const Tensor& output, const Tensor& slot, std::string_view name) {
+  TORCH_CHECK_VALUE(
+      output.dim() == 4 && grad_output.sizes() == output.sizes(),
+      "spatial_broadcast: expected the gradient of ", output.sizes(), ", got ",
+      grad_output.sizes());
+  TORCH_CHECK_VALUE(
+      (slot.dim() == 2 || by_border_class(slot)) && slot.size(0) == output.size(0) &&
+          slot.size(1) == output.size(1),
+      "spatial_broadcast: expected slot [M,C] or [M,C,3,3] and output [M,C,H,W], got ",
+      slot.sizes(), " and ", output.sizes());
+  for (const auto& [argument, tensor] :
+       {std::pair("gradient", grad_output), std::pair("slot", slot)}) {
+    TORCH_CHECK_VALUE(
+        tensor.scalar_type() == output.scalar_type() && tensor.device() == output.device(),
+        "spatial_broadcast: ", argument, ": expected ", output.scalar_type(), " on ",
+        output.device(), ", got ", tensor.scalar_type(), " on ", tensor.device());
+  }
+  return {
+      .slots = output.size(0),
+      .channels = output.size(1),
+      .height = output.size(2),
+      .width = output.size(3),
+      .channels_last = is_channels_last(output),
+      .border_classes = by_border_class(slot),
+      .activation = parse_activation(kOp, name)};
+}
+
 std::tuple<Tensor, Tensor> spatial_broadcast_backward(
     const Tensor& grad_output_in, const Tensor& output_in, const Tensor& slot,
     std::string_view activation, std::array<bool, 2> wanted) {
-  TORCH_CHECK_VALUE(
-      output_in.dim() == 4 && grad_output_in.sizes() == output_in.sizes(),
-      "spatial_broadcast: expected the gradient of ", output_in.sizes(), ", got ",
-      grad_output_in.sizes());
-  TORCH_CHECK_VALUE(
-      (slot.dim() == 2 || by_border_class(slot)) && slot.size(0) == output_in.size(0) &&
-          slot.size(1) == output_in.size(1),
-      "spatial_broadcast: expected slot [M,C] or [M,C,3,3] and output [M,C,H,W], got ",
-      slot.sizes(), " and ", output_in.sizes());
-  for (const auto& [name, tensor] :
-       {std::pair("gradient", grad_output_in), std::pair("slot", slot)}) {
-    TORCH_CHECK_VALUE(
-        tensor.scalar_type() == output_in.scalar_type() && tensor.device() == output_in.device(),
-        "spatial_broadcast: ", name, ": expected ", output_in.scalar_type(), " on ",
-        output_in.device(), ", got ", tensor.scalar_type(), " on ", tensor.device());
-  }
-  const bool border_classes = by_border_class(slot);
-  const Shape s{
-      .slots = output_in.size(0),
-      .channels = output_in.size(1),
-      .height = output_in.size(2),
-      .width = output_in.size(3),
-      .channels_last = is_channels_last(output_in),
-      .border_classes = border_classes,
-      .activation = parse_activation(kOp, activation)};
+  const Shape s = check_backward(grad_output_in, output_in, slot, activation);
   const auto options = output_in.options();
   const Tensor grad_slot = wanted[0]
-      ? empty_images(at::DimVector(slot.sizes()), border_classes, options)
+      ? empty_images(at::DimVector(slot.sizes()), s.border_classes, options)
       : at::empty({0}, options);
   const Tensor grad_position = wanted[1]
       ? empty_images({s.channels, s.height, s.width}, s.channels_last, options)

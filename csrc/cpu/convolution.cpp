@@ -72,14 +72,14 @@ template <typename Scheme, int kWidth, typename T>
 std::array<T*, Scheme::kSquare ? kWidth * kWidth : kWidth> pixels(
     const Place& place, int64_t padding, T* images, int64_t height, int64_t width, int64_t channels,
     T* nothing) {
-  std::array<T*, Scheme::kSquare ? kWidth * kWidth : kWidth> at;
-  for (size_t i = 0; i < at.size(); ++i) {
+  std::array<T*, Scheme::kSquare ? kWidth * kWidth : kWidth> tile;
+  for (size_t i = 0; i < tile.size(); ++i) {
     const int64_t y = place.y + static_cast<int64_t>(i / kWidth) - padding;
     const int64_t x = place.x + static_cast<int64_t>(i % kWidth) - padding;
     const bool inside = y >= 0 && y < height && x >= 0 && x < width;
-    at[i] = inside ? images + ((place.image * height + y) * width + x) * channels : nothing;
+    tile[i] = inside ? images + ((place.image * height + y) * width + x) * channels : nothing;
   }
-  return at;
+  return tile;
 }
 
 // One transformed block: a matrix [rows, channels] for each product, a cache line apart from each
@@ -151,7 +151,7 @@ void write_outputs(
   using Vec = at::vec::Vectorized<T>;
   constexpr int kSide = Scheme::kSide, kOut = Scheme::kOut;
   for (int64_t row = 0; row < scheme.outputs(block); ++row) {
-    const auto at = pixels<Scheme, kOut>(
+    const auto targets = pixels<Scheme, kOut>(
         scheme.place(block, row), 0, y, s.out_height(), s.out_width(), s.out_channels, nowhere);
     for (int64_t c = 0; c < s.out_channels; c += Vec::size()) {
       const T* source = from.matrix(0) + row * s.out_channels + c;
@@ -160,7 +160,7 @@ void write_outputs(
           winograd::evaluate_transposed<Scheme::kPairs, kOut, Vec>,
           [&](int i, int j) { return Vec::loadu(source + (i * kSide + j) * from.distance); },
           [&](int i, int j, const Vec& value) {
-            activate<kActivation>(value + shift).store(at[i * kOut + j] + c);
+            activate<kActivation>(value + shift).store(targets[i * kOut + j] + c);
           });
     }
   }

@@ -89,7 +89,7 @@ struct NothingAhead {
 // kRows x kVectors accumulators in registers. Where kPartial, only `count` columns exist.
 template <int kRows, int kVectors, bool kPartial = false, typename A, typename T, typename Fetch>
 void gemm_block(
-    int64_t depth, A a, const T* b, int64_t ldb, T* c, int64_t ldc, Store how, Fetch& ahead,
+    int64_t depth, A a, const T* b, int64_t ldb, T* c, int64_t ldc, Store store, Fetch& ahead,
     int64_t count = 0) {
   using Vec = at::vec::Vectorized<T>;
   const auto load = [&](const T* from) {
@@ -97,7 +97,7 @@ void gemm_block(
   };
   // Loops over sums are unrolled, or the compiler would keep these in memory between two loops.
   Vec sum[kRows][kVectors];
-  if (how == Store::kAdd) {
+  if (store == Store::kAdd) {
 #pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i) {
 #pragma GCC unroll 4
@@ -138,10 +138,10 @@ void gemm_block(
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) {
       T* target = c + i * ldc + j * Vec::size();
-      if (how == Store::kStream) {
+      if (store == Store::kStream) {
         stream(sum[i][j], target);
       } else {
-        const Vec result = how == Store::kAddSum ? load(target) + sum[i][j] : sum[i][j];
+        const Vec result = store == Store::kAddSum ? load(target) + sum[i][j] : sum[i][j];
         result.store(target, kPartial ? count : int64_t(Vec::size()));
       }
     }
@@ -151,30 +151,30 @@ void gemm_block(
 template <typename T, int64_t kRow, int kRows>
 void gemm_rows(
     int64_t columns, int64_t depth, Strided<T, kRow> a, const T* b, int64_t ldb, T* c, int64_t ldc,
-    Store how, Ahead& ahead) {
+    Store store, Ahead& ahead) {
   constexpr int64_t kWidth = kLanes<T>;
   int64_t n = 0;
   for (; n + 2 * kWidth <= columns; n += 2 * kWidth) {
-    gemm_block<kRows, 2>(depth, a, b + n, ldb, c + n, ldc, how, ahead);
+    gemm_block<kRows, 2>(depth, a, b + n, ldb, c + n, ldc, store, ahead);
   }
   if (n + kWidth <= columns) {
-    gemm_block<kRows, 1>(depth, a, b + n, ldb, c + n, ldc, how, ahead);
+    gemm_block<kRows, 1>(depth, a, b + n, ldb, c + n, ldc, store, ahead);
     n += kWidth;
   }
   if (n < columns) {
-    gemm_block<kRows, 1, true>(depth, a, b + n, ldb, c + n, ldc, how, ahead, columns - n);
+    gemm_block<kRows, 1, true>(depth, a, b + n, ldb, c + n, ldc, store, ahead, columns - n);
   }
 }
 
-// c[m, n] = sum_d a[m, d] b[d, n], stored in c as `how` says; vectorised along n.
+// c[m, n] = sum_d a[m, d] b[d, n], stored in c as `store` says; vectorised along n.
 template <typename T, int64_t kRow>
 void tile_gemm(
     int64_t rows, int64_t columns, int64_t depth, Strided<T, kRow> a, const T* b, int64_t ldb, T* c,
-    int64_t ldc, Store how, Ahead& ahead) {
+    int64_t ldc, Store store, Ahead& ahead) {
   for (int64_t blocks = (rows + kMaxRows - 1) / kMaxRows; blocks > 0; --blocks) {
     const int64_t count = (rows + blocks - 1) / blocks;  // even shares: 9 = 5 + 4, not 8 + 1
     const auto run = [&]<int kRows>() {
-      gemm_rows<T, kRow, kRows>(columns, depth, a, b, ldb, c, ldc, how, ahead);
+      gemm_rows<T, kRow, kRows>(columns, depth, a, b, ldb, c, ldc, store, ahead);
     };
     switch (count) {
       case 1: run.template operator()<1>(); break;
@@ -197,7 +197,7 @@ void tile_gemm(
 template <typename T, int kDepth>
 void short_gemm_held(
     int64_t rows, int64_t columns, Strided<T, 1> a, const T* b, int64_t ldb, T* c, int64_t ldc,
-    Store how, Ahead& ahead) {
+    Store store, Ahead& ahead) {
   using Vec = at::vec::Vectorized<T>;
   Ahead fetch = ahead;  // in registers
   for (int64_t n = 0; n < columns; n += 2 * Vec::size()) {
@@ -215,7 +215,7 @@ void short_gemm_held(
         second = at::vec::fmadd(factor, held[d][1], second);
       }
       T* target = c + m * ldc + n;
-      if (how == Store::kStream) {
+      if (store == Store::kStream) {
         stream(first, target);
         stream(second, target + Vec::size());
       } else {
@@ -231,14 +231,14 @@ void short_gemm_held(
 template <typename T, int kDepth = kMaxHeld>
 void short_gemm(
     int64_t rows, int64_t columns, int64_t depth, Strided<T, 1> a, const T* b, int64_t ldb, T* c,
-    int64_t ldc, Store how, Ahead& ahead) {
+    int64_t ldc, Store store, Ahead& ahead) {
   constexpr int64_t kWidth = 2 * kLanes<T>;
   if (depth == 0 || depth > kMaxHeld || columns % kWidth != 0) {
-    tile_gemm<T, 1>(rows, columns, depth, a, b, ldb, c, ldc, how, ahead);
+    tile_gemm<T, 1>(rows, columns, depth, a, b, ldb, c, ldc, store, ahead);
   } else if (depth == kDepth) {
-    short_gemm_held<T, kDepth>(rows, columns, a, b, ldb, c, ldc, how, ahead);
+    short_gemm_held<T, kDepth>(rows, columns, a, b, ldb, c, ldc, store, ahead);
   } else if constexpr (kDepth > 1) {
-    short_gemm<T, kDepth - 1>(rows, columns, depth, a, b, ldb, c, ldc, how, ahead);
+    short_gemm<T, kDepth - 1>(rows, columns, depth, a, b, ldb, c, ldc, store, ahead);
   }
 }
 

@@ -91,12 +91,12 @@ __device__ void write_rows(
     int pixels, int width, const T* a, const T* x, const T* b, const T* y, T* to) {
   const bool aligned = aligned4(to, width);
   const int groups = (pixels + kRowsAtOnce - 1) / kRowsAtOnce;
-  for (Walk at(groups_of_4(width)); at.row < groups && width > 0; at.next()) {
-    const int column = at.column * 4;
+  for (Walk walk(groups_of_4(width)); walk.row < groups && width > 0; walk.next()) {
+    const int column = walk.column * 4;
     int row[kRowsAtOnce];
 #pragma unroll
     for (int i = 0; i < kRowsAtOnce; ++i) {
-      row[i] = min(at.row + i * groups, pixels - 1);
+      row[i] = min(walk.row + i * groups, pixels - 1);
     }
     Vec4<T> sums[kRowsAtOnce] = {};
     add_rows<T, kSlots>(a, row, x, pitch(width), column, sums);
@@ -105,7 +105,7 @@ __device__ void write_rows(
     }
 #pragma unroll
     for (int i = 0; i < kRowsAtOnce; ++i) {
-      if (at.row + i * groups < pixels) {
+      if (walk.row + i * groups < pixels) {
         write4(to + row[i] * width + column, sums[i], aligned, width - column);
       }
     }

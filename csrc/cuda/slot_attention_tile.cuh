@@ -106,19 +106,19 @@ __device__ void fetch4(const T* from, T* to) {
 template <typename T>
 __device__ void fetch_rows(const T* from, int rows, int width, bool aligned, T* to) {
   const int row_pitch = pitch(width);
-  Walk at(groups_of_4(width));
+  Walk walk(groups_of_4(width));
   if (aligned) {  // the rows lie one after another
     const int all = rows * groups_of_4(width);
-    for (int i = threadIdx.x; i < all; i += kThreads, at.next()) {
-      fetch4(from + i * 4, to + at.row * row_pitch + at.column * 4);
+    for (int i = threadIdx.x; i < all; i += kThreads, walk.next()) {
+      fetch4(from + i * 4, to + walk.row * row_pitch + walk.column * 4);
     }
     __pipeline_commit();
     return;
   }
-  for (; at.row < rows; at.next()) {
-    const int column = at.column * 4;
-    const T* source = from + static_cast<int64_t>(at.row) * width + column;
-    store4(to + at.row * row_pitch + column, load_up_to_4(source, width - column));
+  for (; walk.row < rows; walk.next()) {
+    const int column = walk.column * 4;
+    const T* source = from + static_cast<int64_t>(walk.row) * width + column;
+    store4(to + walk.row * row_pitch + column, load_up_to_4(source, width - column));
   }
 }
 
@@ -126,9 +126,9 @@ __device__ void fetch_rows(const T* from, int rows, int width, bool aligned, T* 
 template <typename T, int kSlots>
 __device__ void fetch_slots(const T* from, int slots, int width, T* to) {
   fetch_rows(from, slots, width, aligned4(from, width), to);
-  for (Walk at(groups_of_4(width)); at.row < kSlots; at.next()) {
-    if (at.row >= slots) {
-      store4(to + at.row * pitch(width) + at.column * 4, Vec4<T>{});
+  for (Walk walk(groups_of_4(width)); walk.row < kSlots; walk.next()) {
+    if (walk.row >= slots) {
+      store4(to + walk.row * pitch(width) + walk.column * 4, Vec4<T>{});
     }
   }
 }
