@@ -25,7 +25,8 @@ from markdown_it.token import Token
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md"]
 PAGES += sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))
-WALK = "docs/design.md"  # all paths in it exist
+FOLDERS = ("benchmarks", "csrc", "docs", "emorl", "tests")  # of the repository's files
+FILE = re.compile(r"[\w./*-]+\.(cpp|cuh?|h|html|json|md|py|sh|toml|txt|ya?ml)")
 MARKDOWN = MarkdownIt("commonmark").enable("table")
 NOT_RUN = ("bibtex", "text")
 SECONDS = 300  # for a shell block, on a busy machine
@@ -50,7 +51,10 @@ EXEMPT = {
     "#!/bin/bash\n#SBATCH": "needs Slurm",
     "python -m emorl.bench.against_released": "needs a checkout of the released code",
     "python -m emorl.bench.models": "five models, ten minutes each; see tests/bench/test_models.py",
+    "def objective(": "an excerpt of the file in EXCERPTS; the block below it calls it",
 }
+# The beginning of a block, and the file in which the whole of it stands.
+EXCERPTS = {"def objective(": "emorl/models/efficient_morl/plain.py"}
 # Files that a reader has: our fixtures, under the names that the blocks give them.
 READERS_FILES = {
     "tetrominoes_train.tfrecords": "data/tetrominoes_mini.tfrecords",
@@ -106,13 +110,29 @@ def inline_of(page: str) -> list[Token]:
     return [token for text in texts for token in text.children or ()]
 
 
-def files_of(page: str) -> list[str]:
-    """The files that a page links to, and those that docs/design.md names."""
+def links_of(page: str) -> list[str]:
+    """The files that a page links to, and its images."""
     inline = inline_of(page)
     targets = [str(t.attrs[name]) for t in inline for name in ("href", "src") if name in t.attrs]
-    linked = [target for target in targets if not target.startswith(("http", "#"))]
-    named = [t.content for t in inline if t.type == "code_inline" and "/" in t.content]
-    return [str(Path(page).parent / target) for target in linked] + (named if page == WALK else [])
+    return [target for target in targets if not target.startswith(("http", "#"))]
+
+
+def paths_of(page: str) -> list[str]:
+    """The repository's files and folders that a page names as code; `<op>` becomes a `*`."""
+    codes = [t.content for t in inline_of(page) if t.type == "code_inline"]
+    words = [re.sub("<[a-z]+>", "*", code).split()[0] for code in codes]
+    return [
+        word
+        for word in words
+        if word.startswith(tuple(f"{name}/" for name in FOLDERS)) or FILE.fullmatch(word)
+    ]
+
+
+def exists(path: str) -> bool:
+    """Whether a pattern has a file; one without a folder is looked for in all of them."""
+    if "/" in path:
+        return any(ROOT.glob(path))
+    return any(ROOT.glob(path)) or any(any((ROOT / name).rglob(path)) for name in FOLDERS)
 
 
 def names_of(page: str) -> list[str]:
@@ -193,7 +213,15 @@ def run_shell(block: Block, environment: dict[str, str]) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_files_that_a_page_names_exist(page: str) -> None:
-    assert not [path for path in files_of(page) if not (ROOT / path).exists()]
+    folder = (ROOT / page).parent
+    assert not [target for target in links_of(page) if not (folder / target).exists()]
+    assert not [path for path in paths_of(page) if not exists(path)]
+
+
+@pytest.mark.parametrize("begin", EXCERPTS)
+def test_an_excerpt_is_what_the_file_says(begin: str) -> None:
+    (block,) = [block for block in BLOCKS if block.text.startswith(begin)]
+    assert f"\n\n\n{block.text}\n\n" in (ROOT / EXCERPTS[begin]).read_text()
 
 
 @pytest.mark.parametrize("page", PAGES)
