@@ -1,4 +1,4 @@
-"""emorl: fast unsupervised object-centric learning (EfficientMORL and its peers)."""
+"""emorl: fast unsupervised object-centric learning (EfficientMORL and its baselines)."""
 
 from importlib.metadata import PackageNotFoundError, version
 

@@ -1,4 +1,4 @@
-"""What this installation consists of: versions, threads, and the backends of each operator."""
+"""Description of this installation: versions, threads, and each operator's backends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from emorl.ops.extension import build_record, extension
 
 
 def describe() -> str:
-    """Text for `emorl info`, one fact a line; a missing backend comes with the reason."""
+    """Text of `emorl info`, one fact a line, with the reason for each missing backend."""
     lines = [
         f"emorl      {emorl.__version__}",
         f"python     {platform.python_version()} ({sys.executable})",

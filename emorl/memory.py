@@ -1,4 +1,4 @@
-"""How the process keeps its memory on the CPU."""
+"""Reuse of freed memory on the CPU."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """What to add to "unknown ...": the closest known name, else all of them if they are few."""
+    """Suggestion to add to an error: the closest known name, else all of them if they are few."""
     known = sorted(known)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if close:

@@ -1,4 +1,4 @@
-"""The rule that every kernel's results obey, where they are tested and before they are timed."""
+"""The bound on a kernel's error, asserted in tests and before timings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def assert_as_accurate_as_plain(
     truth: dict[str, Tensor],
     roundings: dict[str, float],
 ) -> None:
-    """No result is further from the float64 truth than twice the plain result, plus rounding.
+    """Assert that no error against float64 exceeds twice the plain result's, plus rounding.
 
     Plain may be right by luck, and is where it is the truth itself. So `roundings`, derived from
     the operator's formula, tell by how much rounding moves each result: sums of absolute terms

@@ -81,7 +81,7 @@ def make_step(case: Case, part: str, variant: str, checkout: Path, device: str) 
 
 
 def variants_of(case: Case, part: str, device: str) -> list[str]:
-    """What is compared; the first one's loss is that of all."""
+    """The variants to compare; the first one's loss is the reference."""
     ours = ON_GPU if (device, part) == ("cuda", "train") else ["emorl"]
     twice = part == "train" and case.steps  # the released code differentiates its gradients
     return [*ours, "released", *(["first-order"] if twice else [])]

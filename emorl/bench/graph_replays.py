@@ -1,4 +1,4 @@
-"""Times of GPU work by itself: CUDA events around replays of a graph.
+"""Times of GPU work without launch overhead: CUDA events around replays of a graph.
 
 A single call takes microseconds, a Python call as long: so several calls are captured in one graph,
 each on inputs of its own, and the replay is timed. What they move together does not fit in the

@@ -1,9 +1,9 @@
 """All five models at their laptop size on Tetrominoes, each with the same time on one core.
 
-A run learns for so many steps as its core manages in the time, found by a short trial: schedules
-then end with the time. It is measured on held-out generated images and on the bundled real ones.
-Runs take turns on the cores, two side by side unless `--cores` says more. Started again, the
-command repeats no run that it has finished.
+A short trial finds the number of steps that fit into the time, so that the schedules end with it.
+A run is measured on held-out generated images and on the bundled real ones. Runs take turns on the
+cores, two side by side unless `--cores` says more. Started again, the command repeats no run that
+it has finished.
 
     python -m emorl.bench.models --minutes 10
 """
@@ -61,7 +61,7 @@ def emorl(core: int, *arguments: str) -> None:
 
 
 def train(core: int, folder: Path, model: str, **trainer: float) -> list[dict[str, float]]:
-    """The rows that a run of the laptop configuration has logged."""
+    """Train the laptop configuration on one core and return the logged rows."""
     settings = {"eval_every": 0, "picture_every": 0, "least_steps": "null", **trainer}
     options = [f"--trainer.{name}={value}" for name, value in settings.items()]
     choice = ["--config", "tetrominoes-laptop", "--model", model]
@@ -71,7 +71,7 @@ def train(core: int, folder: Path, model: str, **trainer: float) -> list[dict[st
 
 
 def steps_in(core: int, model: str, folder: Path, minutes: float, batch_size: int) -> int:
-    """How many steps of a model one core does in the time."""
+    """Number of steps of a model that fit into the time, by a short trial on one core."""
     rows = train(core, folder / f"{model}-trial", model, max_minutes=0.05 * minutes, log_every=5)
     per_second = median(row["images_per_second"] for row in rows[1:]) / batch_size
     return int(MARGIN * 60 * minutes * per_second)
@@ -80,7 +80,7 @@ def steps_in(core: int, model: str, folder: Path, minutes: float, batch_size: in
 def measure(
     core: int, run: tuple[str, int], folder: Path, steps: dict[str, int], minutes: float
 ) -> None:
-    """Train a model, measure it on every data set, and keep the result."""
+    """Train a model, evaluate it on every data set, and write the result."""
     model, seed = run
     place, planned = folder / f"{model}-{seed}", steps[model]
     cooldown = int(COOLDOWN * planned)
@@ -94,17 +94,17 @@ def measure(
     print(f"{model} {seed}: FG-ARI {metrics['generated']['fg_ari']['mean']:.3f}", flush=True)
     done = {"model": model, "seed": seed, "steps": int(rows[-1]["step"]), "planned_steps": planned}
     result: dict[str, Any] = {**done, "metrics": metrics}
-    write(result_of(run, folder), result)  # whoever goes on takes it for whole
+    write(result_of(run, folder), result)  # atomic: if it exists, the run is done
 
 
 def result_of(run: tuple[str, int], folder: Path) -> Path:
-    """The file of a run that is done."""
+    """The file of a finished run's result."""
     model, seed = run
     return folder / f"{model}-{seed}" / "result.json"
 
 
 def on_cores(work: Callable[[int, Any], Any], items: Sequence[Any], cores: Sequence[int]) -> list:
-    """What `work(core, item)` gives for each item, one at a time on each core."""
+    """Results of `work(core, item)` for each item, one at a time on each core."""
     free: SimpleQueue[int] = SimpleQueue()
     for core in cores:
         free.put(core)
@@ -121,7 +121,7 @@ def on_cores(work: Callable[[int, Any], Any], items: Sequence[Any], cores: Seque
 
 
 def describe(runs: Sequence[dict[str, Any]]) -> str:
-    """A table in Markdown: means over runs, and from the worst to the best where several are."""
+    """A table in Markdown: means over runs, and the range where there are several."""
     lines = [
         "| Model | Slots | Runs | Failed | Steps | FG-ARI | mIoU, objects | MSE | FG-ARI, real |",
         "|---|---|---|---|---|---|---|---|---|",

@@ -1,4 +1,4 @@
-"""An operator's timed forms: which there are, whether they are right, and inputs of their own.
+"""The timed implementations of the operators, their accuracy check, and copies of their inputs.
 
 python -m emorl.bench.operator_times --device cuda     one call of each native form, for a profiler
 """
@@ -25,7 +25,7 @@ ROUNDS = 20  # of a copy; replays on a GPU
 
 
 class Timed(NamedTuple):
-    """What is timed, in all its forms."""
+    """An operator on a case, timed in every form."""
 
     operator: str
     case: Any
@@ -67,7 +67,7 @@ def function_of(form: Form, operator: str, case: Any) -> Function:
 
 
 def check(results: Results, operator: str, case: Any, inputs: Inputs, part: str) -> None:
-    """No further from the float64 truth than twice the plain form of the same dtype, and rounding.
+    """Assert an error against float64 of at most twice the plain form's, plus rounding.
 
     Where plain is right by luck, one rounding of the largest number is allowed: its storing. A sum
     of n products may differ as if they were added in a row, where each sum is rounded by itself:

@@ -1,4 +1,4 @@
-"""How each operator is called on its timed cases, its plain PyTorch form, and its fewest bytes."""
+"""Operators for benchmarks: calls, plain PyTorch forms, and the least memory traffic."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ FORWARD, BOTH = "forward", "forward-backward"
 
 
 class Results(NamedTuple):
-    """What a call gives: its output, and where asked for the gradients of the leaves."""
+    """Results of a call: the output and, after a backward pass, the gradients of the leaves."""
 
     output: Tensor
     gradients: Sequence[Tensor]
 
     def named(self) -> dict[str, Tensor]:
-        """In float64, by the names that the rule of accuracy knows."""
+        """The results in float64, by the names that the accuracy check expects."""
         gradients = {f"grad_{i}": x.double() for i, x in enumerate(self.gradients)}
         return {"output": self.output.double(), **gradients}
 

@@ -1,4 +1,4 @@
-"""What a record of a benchmark says: its times, and the machine; and its file."""
+"""Records of benchmarks: quantiles of times, the machine, the file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def quantiles(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def machine(threads: int) -> dict[str, Any]:
-    """What a record says about the machine: never its name in a network."""
+    """Description of the machine for a record, without its host name."""
     on_gpu = torch.cuda.is_available()
     has_triton = importlib.util.find_spec("triton") is not None
     return {
@@ -38,5 +38,5 @@ def machine(threads: int) -> dict[str, Any]:
 
 
 def write(path: Path, content: object) -> None:
-    """Put JSON in its place, whole or not at all: an earlier record stays until then."""
+    """Write JSON atomically: an earlier record stays until then."""
     write_atomically(path, (json.dumps(content, indent=2) + "\n").encode())

@@ -62,7 +62,7 @@ def net_of(config: EfficientMORLConfig, steps: int) -> dict[str, Any]:
 
 
 def check(checkout: Path) -> None:
-    """Make sure that the released code is there.
+    """Check that the folder holds the released code.
 
     Raises:
         FileNotFoundError: if there is no `lib/model.py` in the checkout.

@@ -11,7 +11,7 @@ _SIDES = {"tetrominoes": 35, "multi_dsprites": 64, "clevr6": 96}  # official
 
 
 def timed(device: str) -> list[Case]:
-    """What is timed on a device: on a GPU at the official batch."""
+    """The cases that are timed on a device, on a GPU at the official batch size."""
 
     def case(config: str, steps: int, side: int) -> Case:
         batch = 32 if device == "cuda" else _BATCHES[config]
@@ -24,7 +24,7 @@ def timed(device: str) -> list[Case]:
 
 
 def variants(device: str) -> list[str]:
-    """How a device computes."""
+    """The variants that are timed on a device."""
     return [*ON_GPU, "tf32 compiled"] if device == "cuda" else ["float32"]
 
 
@@ -34,7 +34,7 @@ def name_of(case: Case) -> str:
 
 
 def make_step(case: Case, part: str, variant: str, device: str) -> Step:
-    """What is timed: "forward", an inference, or "step", a training step."""
+    """The function to time: "forward", an inference, or "step", a training step."""
     model, images = case.build(device)
     if part == "step":
         return variant_step(model, images, variant)

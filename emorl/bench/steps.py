@@ -84,7 +84,7 @@ def training_step(
 
 
 def set_precision(variant: str) -> None:
-    """Let the GPU's products round their factors as the variant says; on the CPU nothing."""
+    """Set the precision of the GPU's matrix products for a variant; does nothing on the CPU."""
     narrow = not variant.startswith("float32")
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = narrow
 

@@ -1,4 +1,4 @@
-"""A step in a process of its own: how long it takes, and how much memory it needs."""
+"""Time and memory of a step, in a process of its own."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ ALL_DIED = "every process died"  # instead of a table
 
 
 class Worker:
-    """Takes steps when asked, in a fresh process, where nothing else has used memory before.
+    """A fresh process that runs steps on command, so that only they have used its memory.
 
     Args:
-        build: makes the step, over there: a function at a module's top, or a `partial` of one.
+        build: makes the step, in that process: a top-level function, or a `partial` of one.
         threads: of PyTorch.
         keep: whether the process keeps its memory, as training on the CPU does.
     """
@@ -98,15 +98,15 @@ def in_turns(workers: dict[str, Worker], rounds: int) -> dict[str, dict[str, Any
 
 
 def _work(pipe: Connection, build: Callable[[], Step], threads: int, keep: bool) -> None:
-    """A process's life: build, then do what is asked."""
+    """Main function of the process: build the step, then obey the commands."""
     torch.set_num_threads(threads)
     if keep:
         keep_memory()
     step = build()
     start = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    while (asked := pipe.recv()) != "stop":
-        if asked == "step":
+    while (command := pipe.recv()) != "stop":
+        if command == "step":
             torch.manual_seed(1)
             begin = time.perf_counter()
             loss = step()

@@ -1,4 +1,4 @@
-"""The command `emorl`: finds the subcommand, and turns its errors into one line.
+"""The command `emorl`: calls the subcommand and turns its errors into one line.
 
 Each subcommand is a module of this package with `run(arguments) -> exit code`. It is imported when
 it is called, so that `emorl --help` needs none of its packages.
@@ -73,7 +73,7 @@ def _run(command: str, arguments: list[str]) -> int:
 
 
 def _explain(command: str, error: Exception) -> int:
-    """One line about an error that the user can do something about; others are raised."""
+    """One line about an error that the user can mend; other errors are raised again."""
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("emorl"):
         text = f"{error.name} is not installed: pip install 'emorl[train]'"
         return _complain(command, text, USAGE)

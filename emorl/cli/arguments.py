@@ -1,4 +1,4 @@
-"""Command lines whose mistakes are answered by one line."""
+"""Argument parsing with error messages of one line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Parser(argparse.ArgumentParser):
         )
 
     def error(self, message: str) -> NoReturn:
-        """Raise what is wrong."""
+        """Raise the message as a ValueError."""
         raise ValueError(message)
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:

@@ -10,7 +10,7 @@ from emorl.cli.arguments import Parser, whole_number
 
 
 def run(arguments: list[str]) -> int:
-    """Convert, and say where the model is."""
+    """Convert a checkpoint and print where the model is."""
     parser = Parser("convert", "Turn a released EfficientMORL checkpoint into a model folder.")
     add = parser.add_argument
     add("checkpoint", type=Path, metavar="CHECKPOINT.pth", help="the released weights")

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def run(arguments: list[str]) -> int:
-    """Evaluate, print the table, store the JSON."""
+    """Evaluate a model, print the table, write the JSON."""
     options = _parser().parse(arguments)
 
     from emorl.runs.checkpoint import resolve
@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> int:
 
 
 def table(result: dict[str, Any]) -> str:
-    """The result of an evaluation for a terminal."""
+    """The result of an evaluation as text for a terminal."""
     steps = result["refinement_steps"]
     refined = "" if steps is None else f", {steps} refinement steps"
     head = (
@@ -120,7 +120,7 @@ def _open(options: argparse.Namespace, run: RunFolder | None) -> ObjectDataset:
 
 
 def _destinations(options: argparse.Namespace, run: RunFolder | None, name: str) -> list[Path]:
-    """Where the JSON goes: the run's own folder, if the run was named, and the file asked for."""
+    """The JSON's files: in the run's folder, if a run was evaluated, and the one of `--json`."""
     paths = []
     if run is not None and run.path == options.target.resolve():
         suffix = "" if options.split == "test" else f"-{options.split}"

@@ -6,7 +6,7 @@ from emorl.cli.arguments import Parser
 
 
 def run(arguments: list[str]) -> int:
-    """Print what there is."""
+    """Print versions, devices and backends."""
     Parser("info", "What is installed and what the fused ops can use here.").parse(arguments)
 
     from emorl.info import describe

@@ -8,7 +8,7 @@ from emorl.cli.arguments import Parser
 
 
 def run(arguments: list[str]) -> int:
-    """Write the report and say where it is."""
+    """Write the report and print its path."""
     parser = Parser("report", "Write a run's report.html anew.")
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
     folder = parser.parse(arguments).run

@@ -13,7 +13,7 @@ _USAGE = "emorl train --config NAME|FILE [--out DIR] [--resume auto] [--KEY VALU
 
 
 def run(arguments: list[str]) -> int:
-    """Train, and say where the run is and how to go on."""
+    """Train, and print where the run is and how to resume it."""
     parser = Parser("train", "Train a model.")
     for name in ("config", "model", "out"):
         parser.add_argument(f"--{name}")

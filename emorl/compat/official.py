@@ -90,7 +90,7 @@ def config_from_net(net: Mapping[str, Any]) -> EfficientMORLConfig:
 
 
 def parameter_name(released: str, decoder_layers: int) -> str | None:
-    """Our name of a released parameter; None for what we do not keep.
+    """Name in emorl of a released parameter; None if emorl has no such parameter.
 
     Args:
         released: name in the checkpoint's "model", with or without its "module." prefix.
@@ -176,7 +176,7 @@ def _read(path: str | Path) -> dict[str, Tensor]:
 
 
 def _check_fit(path: str | Path, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
-    """Name the first thing in which a checkpoint and a configuration differ."""
+    """Raise a ValueError about the first parameter that does not fit the configuration."""
     for name, value in wanted.items():
         if name not in found:
             raise ValueError(f"{path}: does not fit the configuration: {name} is missing")

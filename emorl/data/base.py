@@ -1,4 +1,4 @@
-"""What every source of images gives: samples, batches, and the data set that makes them."""
+"""The interface of all data sets, and their batches."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UNBOUNDED = 2**31
 
 @dataclass
 class Batch:
-    """Images with what is known about them; all tensors on one device.
+    """Images with their masks and factors; all tensors on one device.
 
     Attributes:
         image: uint8 [B, 3, H, W], 0 to 255.
@@ -87,7 +87,7 @@ class ObjectDataset(Dataset[dict[str, Any]]):
         return {**sample, "factors": batch.factors, "index": batch.index}
 
     def count(self, most: int) -> int:
-        """The length, but at most `most`: cheap also where the whole length takes long to find."""
+        """The length, but at most `most`: cheap also where counting all takes long."""
         return min(most, len(self))
 
     def _require_indices(self, indices: Sequence[int], length: int) -> None:

@@ -1,4 +1,4 @@
-"""Looking over a data set before it is trained on."""
+"""Checks of a data set before training."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _BATCH = 32
 
 
 def check(spec: str | Path, images: int = 1000) -> str:
-    """What is in a data set and what is wrong with it, from its first images.
+    """Describe a data set and list its faults, from its first images.
 
     Args:
-        spec: as `open_dataset` takes it; every split of an HDF5 file is looked at.
+        spec: as `open_dataset` takes it; every split of an HDF5 file is checked.
         images: how many images to read of each split.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Finding the data set that a name or a path stands for."""
+"""Opening a data set by name or path."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def open_dataset(
     size: int | None = None,
     device: torch.device | str = "cpu",
 ) -> ObjectDataset:
-    """The data set that a generator's name or the path of a file stands for.
+    """Open a data set by a generator's name or a file's path.
 
     Args:
         spec: "tetrominoes" (endless), "tetrominoes-real10" (ten published records), or the path
             of an HDF5 or TFRecord file, which is recognised by its content.
         split: "train", "val" or "test": a generator's split shares no scene's random state with
             the others; of an HDF5 file it is the group. A TFRecord file and the ten records are
-            one split, whatever is asked for.
+            one split, whatever this says.
         seed: of a generator.
         limit: keep only the first `limit` images.
         crop: "clevr" for the central 192 x 192 pixels of 240 x 320 images.

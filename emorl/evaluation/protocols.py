@@ -40,7 +40,7 @@ def evaluate(
         seed: of the model's noise.
         device: where to compute; None stays where the model is.
         sharded: share the batches out among the processes of `torch.distributed`, if there are
-            several. All of them must call; each gets the result, which is one process's.
+            several. All of them must call; each gets the same result as one process alone.
 
     Returns:
         "images" (measured), "refinement_steps", "num_slots", "batch_size", "seed", "notes" (what

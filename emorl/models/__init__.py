@@ -1,4 +1,4 @@
-"""Object-centric models; all share the face of `ObjectCentricModel`."""
+"""Object-centric models, all with the interface of `ObjectCentricModel`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MODELS: dict[str, type[ObjectCentricModel]] = {
 
 
 def load_model(folder: str | Path) -> ObjectCentricModel:
-    """Load whatever model a folder of `save_pretrained` holds.
+    """Load the model of a folder that `save_pretrained` wrote.
 
     Raises:
         ValueError: if the folder or its model is unknown.

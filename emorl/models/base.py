@@ -1,4 +1,4 @@
-"""The one face of all models: what they are asked, and what they answer.
+"""The interface of all models: requests, decompositions and objectives.
 
 Legend: B batch, K slots, D slot width, L attention layers, H W image, I refinement steps.
 """
@@ -22,7 +22,7 @@ from emorl.nn.posterior import Weight, share_of
 
 @dataclass
 class Stage:
-    """A decomposition on the way to the final one: a stochastic layer's or a refinement step's."""
+    """An intermediate decomposition: a stochastic layer's or a refinement step's."""
 
     name: str
     decomposition: Decomposition
@@ -37,8 +37,8 @@ class Decomposition:
         masks: probability that a pixel belongs to each slot, [B, K, 1, H, W], sums to 1 over K.
         components: each slot's appearance, [B, K, 3, H, W] in [0, 1].
         slots: latent codes, [B, K, D].
-        attention: softmax over slots of each attention layer, [B, L, K, H, W], if asked for.
-        stages: the decompositions on the way, first layer first, if asked for.
+        attention: softmax over slots of each attention layer, [B, L, K, H, W], if requested.
+        stages: the intermediate decompositions, first layer first, if requested.
     """
 
     reconstruction: Tensor
@@ -50,7 +50,7 @@ class Decomposition:
 
     @classmethod
     def assemble(cls, decoded: Tensor, slots: Tensor) -> Self:
-        """From what a decoder returns.
+        """Assemble the decomposition from a decoder's output.
 
         Args:
             decoded: appearance before its sigmoid and mask logits, [B, K, 4, H, W]; the results
@@ -72,7 +72,7 @@ for _result in (Stage, Decomposition):  # so that models can be exported
 
 @dataclass
 class Objective:
-    """The training loss of a batch and what it is made of.
+    """The training loss of a batch and its terms.
 
     Attributes:
         loss: scalar to differentiate.
@@ -81,7 +81,7 @@ class Objective:
         kl_per_image: Kullback-Leibler term of the last step, [B], in nats, detached; 0 without one.
         terms: every term of the loss, name -> [B], detached; `emorl.models.terms` explains them.
         decomposition: the last step's, detached.
-        diagnostics: other scalars worth a curve, detached.
+        diagnostics: other scalars to log, detached.
     """
 
     loss: Tensor
@@ -103,7 +103,7 @@ class Objective:
 
 
 class Request(NamedTuple):
-    """What a model is asked, checked and complete.
+    """Checked arguments of `objective`, `score` or `forward`, with all defaults filled in.
 
     Attributes:
         target: images, [B, 3, H, W] in [0, 1].
@@ -114,7 +114,7 @@ class Request(NamedTuple):
         kl_weight: of the KL terms.
         constraint: takes the place of the weighted likelihood; None for none.
         generator: of all noise; None for the global one.
-        details: whether the decompositions on the way are wanted.
+        details: whether to return attention and the intermediate decompositions.
     """
 
     target: Tensor
@@ -155,9 +155,9 @@ class Request(NamedTuple):
 
 
 class ObjectCentricModel(nn.Module, ABC):
-    """What training, evaluation and benchmarks know of a model.
+    """Base of all models: the interface for training, evaluation and benchmarks.
 
-    A model says by its attributes what it can be asked, and answers in `_objective` and
+    A model declares by its attributes what it supports, and implements `_objective` and
     `_decompose`. All its noise is `emorl.nn.standard_normal`'s, and whatever else depends on the
     size of the batch asks `emorl.nn.share_of`, so that a batch can be shared out: the mean over
     its shares is then the loss of the whole, and so are the gradients.
@@ -298,7 +298,7 @@ class ObjectCentricModel(nn.Module, ABC):
         iterations: int | None,
         generator: torch.Generator | None,
     ) -> Request:
-        """What is asked, with the configuration's numbers and the trained weights filled in."""
+        """The request, with the configuration's numbers and the trained loss weights filled in."""
         target = checked_images(images, next(self.parameters()).dtype)
         size, expected = tuple(target.shape[2:]), self.config.image_size
         if self.refines and _is_differentiated(images):
@@ -329,7 +329,7 @@ class ObjectCentricModel(nn.Module, ABC):
         )
 
     def _count(self, name: str, value: int | None, *, least: int, taken: bool = True) -> int:
-        """A number that was asked for, or the configuration's; 0 where the model has none."""
+        """A requested number, else the configuration's; 0 where the model has none."""
         if not taken and value is not None:
             raise ValueError(f"{name}: {self.name} has none, expected None, got {value}")
         if not taken:

@@ -1,4 +1,4 @@
-"""What the configurations of all models share."""
+"""Base of the models' configurations."""
 
 from __future__ import annotations
 

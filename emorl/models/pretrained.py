@@ -46,7 +46,7 @@ def load(kind: type[Model], folder: str | Path) -> Model:
 
 
 def read_description(folder: str | Path) -> dict[str, Any]:
-    """What a folder says about its model.
+    """The description of a folder's model, from its `config.json`.
 
     Raises:
         ValueError: if the folder is not one that `save` wrote.

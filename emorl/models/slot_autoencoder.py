@@ -1,4 +1,4 @@
-"""What Slot Attention and Slot MLP share: slots in, image out, and the squared error to descend.
+"""Base of Slot Attention and Slot MLP: an autoencoder through slots, with a squared error.
 
 Legend: B batch, K slots, D slot width, H W image, T iterations.
 """
@@ -73,7 +73,7 @@ class SlotIterations(NamedTuple):
 
 
 class SlotAutoencoder(ObjectCentricModel):
-    """Slots, decoded one by one and mixed by their masks, must give the image back.
+    """Reconstructs an image from slots, decoded one by one and mixed by their masks.
 
     The loss is the squared error between image and mixture: in the original its mean over an
     image in [-1, 1], where colours have no bounds; in the variant its sum over an image in

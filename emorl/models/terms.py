@@ -1,6 +1,6 @@
-"""What models report beside a loss, by name: its terms, and a few diagnostics.
+"""Table of the terms of the losses and of diagnostics: title, unit and meaning by name.
 
-A numbered one, "kl_layer_2" say, has its entry under "kl_layer_{}".
+A numbered one, such as "kl_layer_2", has its entry under "kl_layer_{}".
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from torch import Tensor
 
 
 class Term(NamedTuple):
-    """What a number is.
+    """Description of a term or a diagnostic.
 
     Attributes:
-        title: for people.
+        title: for tables and plots.
         unit: "nats", or "" where there is none.
-        meaning: what it tells.
-        family: those that are drawn together have the same.
-        legend: beside its curve, where its family has several.
+        meaning: a sentence or two.
+        family: terms of one family are plotted together.
+        legend: of its curve, where its family has several.
     """
 
     title: str
@@ -29,7 +29,7 @@ class Term(NamedTuple):
     legend: str = ""
 
 
-# What every model reports of its last step.
+# Of every model, after its last step.
 SUMMARY = {
     "nll": Term(
         "NLL",

@@ -1,4 +1,4 @@
-"""The colours of segments and slots, and how pixels are painted with them."""
+"""Colours of segments and slots, and painting with them."""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ SMOOTHED_FROM = 100  # values
 
 
 def curves_figure(rows: Sequence[Row]) -> Figure:
-    """Everything that a run logged, against the step.
+    """Plot everything that a run logged, against the step.
 
     Losses, gradients and speeds are noisy: their y axes are fitted to what comes after the first
     2 % of the steps, since the very start would hide the rest, and with 100 values or more a pale

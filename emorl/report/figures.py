@@ -1,4 +1,4 @@
-"""Figures of a decomposition: what each slot sees, and how it came to see it.
+"""Figures of a decomposition: slots, masks, attention, and the stages of inference.
 
 They are `matplotlib.figure.Figure` objects without a window, a display or global state. Images
 are uint8 or float in [0, 1], [B, 3, H, W]; true masks are label maps [B, 1, H, W] or [B, H, W]
@@ -134,7 +134,7 @@ def stages_figure(
     true_masks: Tensor | None = None,
     index: int = 0,
 ) -> Figure:
-    """How one image's decomposition came about: the target, then a row per stage.
+    """The stages of one image's inference: the target, then a row per stage.
 
     Args:
         images: [B, 3, H, W].

@@ -1,4 +1,4 @@
-"""A run as one HTML file that needs nothing else."""
+"""A run's report as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ CAPTIONS = {
 
 
 def write_report(run_dir: str | Path) -> Path:
-    """Write a run's report: one file without any link to another.
+    """Write a run's report, one file without links to others.
 
-    What the folder lacks is named in the report.
+    The report names whatever the folder lacks.
 
     Args:
         run_dir: the run's folder, with its configuration or metrics at least.

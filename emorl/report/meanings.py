@@ -1,4 +1,4 @@
-"""Every metric of an evaluation in plain words."""
+"""Titles and explanations of an evaluation's metrics."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _METRICS = {
 
 
 def meaning(name: str) -> tuple[str, str]:
-    """A metric's name for people, and what it tells; unknown ones keep their name."""
+    """A metric's title and explanation; the title of an unknown one is its name."""
     if known := term(name):
         return ", ".join(filter(None, (known.title, known.unit))), known.meaning
     return _METRICS.get(name, (name, ""))

@@ -1,4 +1,4 @@
-"""Decompositions made ready to draw: checked, on the CPU, one image at a time."""
+"""Decompositions prepared for drawing: checked, on the CPU, one image at a time."""
 
 from __future__ import annotations
 

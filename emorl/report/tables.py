@@ -1,4 +1,4 @@
-"""The tables of a report: what a run is, and what evaluations have found."""
+"""Tables of a report: the run's facts and its evaluations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EVALUATION_FACTS = {
 
 
 def run_facts(run: RunContents) -> list[tuple[str, str]]:
-    """What a reader wants to know first."""
+    """The run's facts for the top of the report."""
     part = {name: run.config.get(name) or {} for name in ("network", "data", "trainer")}
     network, data, trainer = (p if isinstance(p, dict) else {} for p in part.values())
     facts = [
@@ -69,7 +69,7 @@ def _speed(run: RunContents) -> str | None:
 
 
 def evaluation_table(name: str, evaluation: dict[str, Any]) -> dict[str, Any]:
-    """An evaluation for the template: where it was made, its metrics, the terms of the loss."""
+    """An evaluation for the template: its facts, metrics and terms of the loss."""
     rows = [_metric(key, summary) for key, summary in evaluation["metrics"].items()]
     return {
         "name": name,

@@ -1,4 +1,4 @@
-"""Checkpoints that are there whole or not at all; each is a model folder too."""
+"""Checkpoints, written atomically; each is a model folder too."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def latest(run_dir: str | Path) -> Path | None:
 
 
 def resolve(path: str | Path) -> Path:
-    """The model folder that a user means by a run, a checkpoint or a model folder.
+    """The model folder of a run, of a checkpoint, or given as it is.
 
     Args:
         path: a run folder (its newest checkpoint is taken), a checkpoint, or a folder written by

@@ -1,4 +1,4 @@
-"""What a run's folder holds, as far as it is there and readable."""
+"""Contents of a run's folder, as far as they exist and can be read."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class RunContents:
     Attributes:
         name: the folder's.
         config_text: config.yaml as it is.
-        config: what it says.
+        config: the same, parsed.
         rows: of metrics.jsonl, by step; where a step was logged twice, the later row.
         evaluations: file name without ending -> contents of evaluation/*.json.
         pictures: PNG files of the newest step that has any.
-        missing: what is not there or not readable, a sentence each.
+        missing: a sentence for each part that does not exist or cannot be read.
     """
 
     name: str
@@ -38,7 +38,7 @@ class RunContents:
 
 
 def read_contents(run_dir: str | Path) -> RunContents:
-    """Read what is there.
+    """Read the contents of a run's folder.
 
     Raises:
         ValueError: if the folder holds neither a configuration nor metrics.

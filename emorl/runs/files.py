@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all."""
+"""Atomic writing and removal of files and folders."""
 
 from __future__ import annotations
 
@@ -13,11 +13,10 @@ _UNFINISHED = ".unfinished-"
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a place beside `path` to write a file or a folder to, which then becomes `path`.
+    """Yield a temporary path beside `path`, and rename what was written there to `path`.
 
-    What was written is brought to the disk before it is renamed. So readers, and whoever comes
-    after a process that was killed at any moment, find what was there before or all of the new,
-    never a part. Folders on the way are made.
+    It is synced to the disk before it is renamed. So readers find the old file or folder or the
+    whole new one, never a part, also after a process that was killed. Parent folders are made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = _beside(path)
@@ -33,21 +32,21 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def write_atomically(path: Path, content: bytes) -> Path:
-    """Put a small file in its place, whole or not at all."""
+    """Write a small file atomically."""
     with replacing(path) as unfinished:
         unfinished.write_bytes(content)
     return path
 
 
 def remove(folder: Path) -> None:
-    """Rename, then delete: a half deleted folder must not pass for a whole one."""
+    """Rename a folder, then delete it: half deleted it must not pass for a whole one."""
     doomed = _beside(folder)
     folder.rename(doomed)
     shutil.rmtree(doomed)
 
 
 def clean(folder: Path) -> None:
-    """Delete what killed processes left half written or half removed, at any depth."""
+    """Delete what killed processes left half written or half removed, in all subfolders."""
     for leftover in [*folder.rglob(f"{_UNFINISHED}*")]:
         _delete(leftover)
 

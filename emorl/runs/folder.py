@@ -15,7 +15,7 @@ _STEP = re.compile(r"step-\d{8,}")
 
 
 class RunFolder:
-    """Where a run keeps what; nothing of it needs to be there.
+    """Paths of a run's files, whether they exist or not.
 
     Attributes:
         path: the folder.

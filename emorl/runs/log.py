@@ -1,4 +1,4 @@
-"""What a run tells: `metrics.jsonl`, TensorBoard, pictures, and a line or a bar on the terminal."""
+"""Log of a run: `metrics.jsonl`, TensorBoard, and lines or a progress bar on the terminal."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ _SHOWN = {
 
 
 class RunLog:
-    """Writes the story of a run into its folder and to stderr.
+    """Logs a run into its folder and to stderr.
 
     Args:
         run: the run's folder.
-        start: step that the run begins or goes on with; what earlier attempts logged about later
-            steps is dropped.
+        start: step that the run begins or resumes with; rows of later steps, logged before it was
+            stopped, are dropped.
         steps: of the whole run.
     """
 
@@ -61,7 +61,7 @@ class RunLog:
             self.say(f"step {step}/{self._bar.total}: {_in_short(values)}")
 
     def images(self, paths: list[Path], step: int) -> None:
-        """Show pictures that lie in the run's folder in TensorBoard too."""
+        """Add pictures of the run's folder to TensorBoard."""
         for path in paths:
             with Image.open(path) as picture:
                 pixels = np.asarray(picture.convert("RGB"))
@@ -69,11 +69,11 @@ class RunLog:
         self._board.flush()
 
     def say(self, text: str) -> None:
-        """A line on stderr that does not break the progress bar."""
+        """Write a line to stderr without breaking the progress bar."""
         tqdm.write(text, file=sys.stderr)
 
     def close(self) -> None:
-        """Bring everything to the files."""
+        """Flush and close the files."""
         self._bar.close()
         self._metrics.close()
         self._board.close()

@@ -1,1 +1,1 @@
-"""Data sets that are programs: each image is a pure function of its index."""
+"""Procedural data sets: each image is a pure function of its index."""

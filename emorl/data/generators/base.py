@@ -1,4 +1,4 @@
-"""Data sets that are programs: each image is computed from its index."""
+"""Base of procedural data sets, whose images are computed from their indices."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _AHEAD_ON_GPU = 8192
 
 
 class GeneratedDataset(ObjectDataset):
-    """Makes images on demand; small batches that come at a regular stride are made ahead.
+    """A procedural data set; small batches at a regular stride are generated ahead.
 
     A call costs much more than an image, so after two requests with the same stride the next
     few are made in one call. What an index gives never depends on it.

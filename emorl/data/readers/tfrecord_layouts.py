@@ -1,4 +1,4 @@
-"""Which features DeepMind's multi-object files have, and what they mean."""
+"""Features of DeepMind's multi-object files, and their meaning."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class IODINEConfig(ModelConfig):
             the channels, the IODINE paper's) or "logistic" (jointly, [DM]).
         sigma: standard deviation of a pixel, or scale of the logistic distribution, in units of
             [0, 1].
-        inputs: what the refinement network sees, "authors" ([IE]) or "deepmind" ([DM]); see
+        inputs: of the refinement network, "authors" ([IE]) or "deepmind" ([DM]); see
             `emorl.models.iodine.inputs`.
         coordinates: of the "deepmind" inputs, "linear" or "cosine".
         encoder_layers: number of the refinement network's convolutions.
@@ -57,7 +57,7 @@ class IODINEConfig(ModelConfig):
         convolution_backend: of the decoder's convolutions, "auto", "native" or "reference".
         keep_activations: keep those of all steps for the backward pass instead of running both
             networks again: less time, several times the memory, the same numbers.
-        score_chunk: slots that are decoded, scored and looked at together, rounded down to those of
+        score_chunk: slots that are decoded, scored and encoded together, rounded down to those of
             whole images, at least one image; null takes the batch at once. The numbers stay the
             same, but the activations of one chunk alone are in memory.
     """

@@ -1,4 +1,4 @@
-"""What IODINE's refinement network sees of a step, in the two published forms.
+"""Inputs of IODINE's refinement network, in the two published forms.
 
 Legend: B batch, K slots, M = B * K, D slot width, C channels of the mixture, H W image.
 """
@@ -23,8 +23,8 @@ class AuthorsInputs(nn.Module):
 
     For each slot: image, means, log masks, mask logits, log of the slots' likelihoods normalised
     without masks, pixel log-likelihood (logsumexp over slots and channels), gradients with respect
-    to means and log masks, x and y. Layer norms have no parameters; what is normalised, the pixel
-    log-likelihood and all gradients, is constant, through the rest gradients flow into the decoder.
+    to means and log masks, x and y. Layer norms have no parameters. What is normalised, the pixel
+    log-likelihood and all gradients, is detached; the rest passes gradients to the decoder.
 
     Args:
         dim: D, width of a slot.
@@ -46,7 +46,7 @@ class AuthorsInputs(nn.Module):
     def images(
         self, image: Tensor, decoded: Tensor, gradient: Tensor, weight: float | Tensor
     ) -> Tensor:
-        """What is seen of the pixels.
+        """Image inputs of each slot.
 
         Args:
             image: [B, 3, H, W] in [0, 1].
@@ -64,9 +64,9 @@ class AuthorsInputs(nn.Module):
         with torch.no_grad():
             weighted = log_masks + likelihoods
             pixel = weighted.logsumexp(dim=(1, 2))[:, None]
-            of_masks = -weight * weighted.softmax(dim=1).sum(dim=2, keepdim=True)
-        of_means, of_masks = (
-            _normalised(x.flatten(0, 1)).view_as(x) for x in (gradient[:, :, :3], of_masks)
+            d_masks = -weight * weighted.softmax(dim=1).sum(dim=2, keepdim=True)
+        d_means, d_masks = (
+            _normalised(x.flatten(0, 1)).view_as(x) for x in (gradient[:, :, :3], d_masks)
         )
         shared = _per_slot(
             decoded.shape[1],
@@ -74,11 +74,11 @@ class AuthorsInputs(nn.Module):
             _normalised(pixel),
             self.coordinates(*image.shape[2:]).expand(len(image), -1, -1, -1),
         )
-        seen = [means, log_masks, logits, posterior, of_means, of_masks, shared]
-        return torch.cat(seen, dim=2).flatten(0, 1)
+        channels = [means, log_masks, logits, posterior, d_means, d_masks, shared]
+        return torch.cat(channels, dim=2).flatten(0, 1)
 
     def vectors(self, posterior: Gaussian, gradient: Gaussian) -> Tensor:
-        """What is seen of the posterior and its loss gradient, [M, 4D]."""
+        """Vector inputs: the posterior and its loss gradient, [M, 4D]."""
         return torch.cat([*posterior, *(F.layer_norm(g, g.shape[1:]) for g in gradient)], dim=1)
 
 
@@ -86,10 +86,11 @@ class DeepMindInputs(nn.Module):
     """The inputs of DeepMind's IODINE: 16 image channels and coordinates, 4D + 1 numbers.
 
     For each slot: image, means, mask logits, masks, the slots' likelihoods normalised without
-    masks, gradients with respect to means and mask logits, pixel log-likelihood, what the slot adds
-    to it (0 for an only slot), a constant 0.5, coordinates. Layer norms have a scale and an offset
-    per channel; what is normalised, the gradients, the pixel log-likelihood and what the slot adds,
-    is constant, through the rest gradients flow into the decoder.
+    masks, gradients with respect to means and mask logits, pixel log-likelihood, its difference to
+    the leave-one-out log-likelihood without the slot (0 for a single slot), a constant 0.5,
+    coordinates. Layer norms have a scale and an offset per channel. What is normalised, the
+    gradients, the log-likelihood and the difference, is detached; the rest passes gradients to the
+    decoder.
 
     Args:
         dim: D, width of a slot.
@@ -123,15 +124,15 @@ class DeepMindInputs(nn.Module):
     def images(
         self, image: Tensor, decoded: Tensor, gradient: Tensor, weight: float | Tensor
     ) -> Tensor:
-        """What is seen of the pixels; as `AuthorsInputs.images`, [M, channels, H, W]."""
+        """Image inputs of each slot; as `AuthorsInputs.images`, [M, channels, H, W]."""
         means, logits = decoded[:, :, :3], decoded[:, :, 3:]
         log_masks = logits.log_softmax(dim=1)
         likelihoods = log_components(image, means, self.likelihood, self.scale)
         of_slot = likelihoods.sum(dim=2, keepdim=True).exp()
         posterior = of_slot / (of_slot.sum(dim=1, keepdim=True) + 1e-6)
         with torch.no_grad():
-            pixel, added = _explained(likelihoods, log_masks)
-        of_means, of_masks, added = (
+            pixel, added = _log_likelihoods(likelihoods, log_masks)
+        d_means, d_masks, added = (
             norm(x.flatten(0, 1)).view_as(x)
             for norm, x in (
                 (self.norm_means, gradient[:, :, :3]),
@@ -140,11 +141,11 @@ class DeepMindInputs(nn.Module):
             )
         )
         shared = _per_slot(decoded.shape[1], image, self.norm_pixel(pixel), *self._constants(image))
-        seen = [means, logits, log_masks.exp(), posterior, of_means, of_masks, added, shared]
-        return torch.cat(seen, dim=2).flatten(0, 1)
+        channels = [means, logits, log_masks.exp(), posterior, d_means, d_masks, added, shared]
+        return torch.cat(channels, dim=2).flatten(0, 1)
 
     def vectors(self, posterior: Gaussian, gradient: Gaussian) -> Tensor:
-        """What is seen of the posterior and its loss gradient, [M, 4D + 1]."""
+        """Vector inputs: the posterior, its loss gradient and a constant, [M, 4D + 1]."""
         constant = posterior.mean.new_full((len(posterior.mean), 1), 0.5)
         return torch.cat([*posterior, self.norm_posterior(gradient.packed()), constant], dim=1)
 
@@ -162,7 +163,7 @@ class _ImageNorm(nn.Module):
     """Layer norm over channels and pixels with a scale and an offset per channel.
 
     `nn.GroupNorm` of one group, whose backward pass on the CPU crashes (PyTorch 2.13) for images
-    that are constants with adjacent channels.
+    that need no gradient and have adjacent channels.
     """
 
     def __init__(self, channels: int) -> None:
@@ -171,7 +172,7 @@ class _ImageNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Normalise images [M, C, H, W], which are constants."""
+        """Normalise images [M, C, H, W], which need no gradient."""
         return torch.addcmul(self.bias, _normalised(images), self.weight)
 
 
@@ -185,8 +186,8 @@ def _per_slot(num_slots: int, *images: Tensor) -> Tensor:
     return torch.cat(images, dim=1)[:, None].expand(-1, num_slots, -1, -1, -1)
 
 
-def _explained(likelihoods: Tensor, log_masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Log-likelihood of every pixel, and how much less it is without each slot.
+def _log_likelihoods(likelihoods: Tensor, log_masks: Tensor) -> tuple[Tensor, Tensor]:
+    """Log-likelihood of every pixel, and by how much it exceeds the leave-one-out ones.
 
     Without a slot, the masks of the others are normalised anew.
 
@@ -206,7 +207,7 @@ def _explained(likelihoods: Tensor, log_masks: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _logsumexp_of_others(x: Tensor) -> Tensor:
-    """For each of K entries [B, K, ...] the logsumexp of all others; no small differences."""
+    """For each of K entries [B, K, ...] the logsumexp of all others, without cancellation."""
     empty = torch.full_like(x[:, :1], -torch.inf)
     before = torch.cat([empty, x[:, :-1].logcumsumexp(dim=1)], dim=1)
     after = torch.cat([empty, x[:, 1:].flip(1).logcumsumexp(dim=1)], dim=1).flip(1)

@@ -1,4 +1,4 @@
-"""Mixture likelihoods of images whose slots' means are known, pixel by pixel and as a whole.
+"""Mixture likelihoods of images, given the slots' means and mask logits.
 
 Legend: B batch, K slots, C channels of a mixture (3, or 1 where it is joint), H W image.
 """

@@ -1,4 +1,4 @@
-"""IODINE's refinement network: images and vectors in, an update of the posterior out.
+"""IODINE's refinement network: from image and vector inputs to an update of the posterior.
 
 Legend: M slots of a batch (batch x slots), D slot width, C channels, H W image.
 """
@@ -59,7 +59,7 @@ class ImageRefinementSpec(NamedTuple):
 
 
 class ImageRefinement(nn.Module):
-    """Convolutions over what is seen of a slot, an LSTM, an additive update (Greff et al. 2019).
+    """Convolutions over a slot's image inputs, an LSTM, an additive update (Greff et al. 2019).
 
     Args:
         dim: D, width of a slot.
@@ -101,7 +101,7 @@ class ImageRefinement(nn.Module):
             init_xavier(self, gain)
 
     def encode(self, images: Tensor) -> Tensor:
-        """The code of what is seen of each slot.
+        """Encode the image inputs of each slot.
 
         Args:
             images: [M, C, H, W].

@@ -1,6 +1,6 @@
-"""Score slots whose decoded images something else looks at, and passes gradients back into.
+"""Score slots whose decoded images are also the input of a network that is trained.
 
-`score_once` differentiates the decoder for good as soon as it has scored. Where a network reads the
+`score_once` takes the decoder's final gradients as soon as it has scored. Where a network reads the
 decoded images of a step, their gradient is known only in the final backward pass. So refinement
 gets d NLL / d slots at once, without the weights' gradients, all activations are freed, and the
 final backward pass decodes once more: one backward pass through the decoder then serves the
@@ -29,7 +29,7 @@ Likelihood = Callable[[Tensor, float | None], tuple[Tensor, Tensor | None]]
 
 
 class DecodedScore(NamedTuple):
-    """The likelihood of some images, and what was decoded for it.
+    """The likelihood of a chunk of the images, and what was decoded for it.
 
     Attributes:
         nll: sum over these images divided by the batch, in nats; differentiable with respect to
@@ -60,29 +60,29 @@ class _ScoreDecoded(torch.autograd.Function):
         with torch.enable_grad(), frozen(weights):
             leaf = slots.detach().requires_grad_()
             output = decode(leaf)
-            nll, of_decoded = likelihood(output.detach(), 1 / batch)
-            assert of_decoded is not None  # since the scale was given
+            nll, decoded_gradient = likelihood(output.detach(), 1 / batch)
+            assert decoded_gradient is not None  # since the scale was given
             with full_precision(nll):
-                (of_slots,) = torch.autograd.grad(output, leaf, of_decoded)
+                (slots_gradient,) = torch.autograd.grad(output, leaf, decoded_gradient)
         kind = slots.device.type
         ctx.autocast = nullcontext()
         if torch.is_autocast_enabled(kind):
             ctx.autocast = torch.autocast(kind, torch.get_autocast_dtype(kind))
         ctx.decode = decode
-        ctx.save_for_backward(slots, of_decoded, *weights)
-        ctx.mark_non_differentiable(nll, of_slots, of_decoded)
-        return nll.sum() / batch, output.detach(), nll, of_slots, of_decoded
+        ctx.save_for_backward(slots, decoded_gradient, *weights)
+        ctx.mark_non_differentiable(nll, slots_gradient, decoded_gradient)
+        return nll.sum() / batch, output.detach(), nll, slots_gradient, decoded_gradient
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(
         ctx: Any, grad_nll: Tensor, grad_decoded: Tensor, *_: Tensor
     ) -> tuple[Tensor | None, ...]:
-        slots, of_decoded, *weights = ctx.saved_tensors
+        slots, decoded_gradient, *weights = ctx.saved_tensors
         with torch.enable_grad(), ctx.autocast:
             leaf = slots.detach().requires_grad_()
             decoded = ctx.decode(leaf)
-        seed = grad_decoded + grad_nll * of_decoded
+        seed = grad_decoded + grad_nll * decoded_gradient
         gradients = torch.autograd.grad(decoded, (leaf, *weights), seed, allow_unused=True)
         return None, None, None, *gradients
 
@@ -110,7 +110,9 @@ def score_decoded(
         nll, _ = likelihood(decoded, None)
         mean = nll.sum() / batch
         with full_precision(mean):
-            (of_decoded,) = torch.autograd.grad(mean, decoded, retain_graph=True)
-            (of_slots,) = torch.autograd.grad(decoded, slots, of_decoded, retain_graph=True)
-        return DecodedScore(mean, decoded, nll.detach(), of_slots, of_decoded)
+            (decoded_gradient,) = torch.autograd.grad(mean, decoded, retain_graph=True)
+            (slots_gradient,) = torch.autograd.grad(
+                decoded, slots, decoded_gradient, retain_graph=True
+            )
+        return DecodedScore(mean, decoded, nll.detach(), slots_gradient, decoded_gradient)
     return DecodedScore(*_ScoreDecoded.apply(decode, likelihood, batch, slots, *weights))

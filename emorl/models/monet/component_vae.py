@@ -1,4 +1,4 @@
-"""MONet's component VAE: one slot's region of an image, as a latent code and back.
+"""MONet's component VAE: encodes and decodes one slot's region of an image.
 
 Legend: M slots of a batch (batch x slots), D slot width, H W image.
 """
@@ -23,7 +23,7 @@ class ComponentVAE(nn.Module):
 
     The encoder has 3x3 convolutions of stride 2 with ReLU, then two fully connected layers; the
     decoder is a spatial broadcast decoder of four 3x3 convolutions with ReLU and no padding and a
-    1x1 one, to which x and y are given beside the code.
+    1x1 one; x and y are concatenated to the code.
 
     Args:
         dim: D, width of a slot.

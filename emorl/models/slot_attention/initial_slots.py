@@ -60,7 +60,7 @@ class LearnedSlots(nn.Module):
         """The vectors, [B, K, D].
 
         Raises:
-            ValueError: if another number of slots is asked for.
+            ValueError: if another number of slots is requested.
         """
         if num_slots != len(self.slots):
             raise ValueError(
