@@ -215,8 +215,8 @@ class ObjectCentricModel(nn.Module, ABC):
             generator: of all noise, each draw as [B * K, D]; None for the global one.
 
         Raises:
-            ValueError: for images that are not possible and arguments that this model cannot
-                honour, saying what is expected.
+            ValueError: for images that are not possible and arguments that this model does not
+                support, saying what is expected.
         """
         if kl_weight != 1 and not self.has_kl:
             raise ValueError(f"kl_weight: {self.name} has no KL term, expected 1, got {kl_weight}")

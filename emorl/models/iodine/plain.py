@@ -37,8 +37,8 @@ def objective(
         kl = kl_divergence(posterior, prior).sum() / batch
         losses.append(plain.loss(nll, kl, geco, kl_weight, images[0].numel()))
         if step < steps:
-            at = (means, log_masks if c.inputs == "authors" else logits, parameters)
-            gradients = torch.autograd.grad(losses[-1], at, retain_graph=True)
+            inputs = (means, log_masks if c.inputs == "authors" else logits, parameters)
+            gradients = torch.autograd.grad(losses[-1], inputs, retain_graph=True)
             x, vectors = _inputs(model, images, means, logits, densities, gradients)
             update, state = _refinement(model, x, torch.cat([parameters, *vectors], 1), state)
             parameters = parameters + update
