@@ -82,14 +82,14 @@ def measure(
 ) -> None:
     """Train a model, evaluate it on every data set, and write the result."""
     model, seed = run
-    place, planned = folder / f"{model}-{seed}", steps[model]
+    run_folder, planned = folder / f"{model}-{seed}", steps[model]
     cooldown = int(COOLDOWN * planned)
     schedule = {"steps": planned, "cooldown_steps": cooldown, "max_minutes": minutes}
-    rows = train(core, place, model, seed=seed, **schedule)
+    rows = train(core, run_folder, model, seed=seed, **schedule)
     metrics = {}
     for name, data in DATA.items():
-        file = place / f"{name}.json"
-        emorl(core, "evaluate", str(place), "--data", data, "--json", str(file))
+        file = run_folder / f"{name}.json"
+        emorl(core, "evaluate", str(run_folder), "--data", data, "--json", str(file))
         metrics[name] = json.loads(file.read_text())["metrics"]
     print(f"{model} {seed}: FG-ARI {metrics['generated']['fg_ari']['mean']:.3f}", flush=True)
     done = {"model": model, "seed": seed, "steps": int(rows[-1]["step"]), "planned_steps": planned}

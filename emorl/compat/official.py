@@ -175,9 +175,9 @@ def _read(path: str | Path) -> dict[str, Tensor]:
     return state
 
 
-def _check_fit(path: str | Path, found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+def _check_fit(path: str | Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
     """Raise a ValueError about the first parameter that does not fit the configuration."""
-    for name, value in wanted.items():
+    for name, value in expected.items():
         if name not in found:
             raise ValueError(f"{path}: does not fit the configuration: {name} is missing")
         if found[name].shape != value.shape:
@@ -185,5 +185,5 @@ def _check_fit(path: str | Path, found: dict[str, Tensor], wanted: dict[str, Ten
                 f"{path}: does not fit the configuration: {name} is {[*found[name].shape]}, "
                 f"expected {[*value.shape]}"
             )
-    if extra := found.keys() - wanted.keys():
+    if extra := found.keys() - expected.keys():
         raise ValueError(f"{path}: does not fit the configuration: {min(extra)}")

@@ -69,9 +69,9 @@ def open_file(path: str | Path, *, split: str = "train") -> FileDataset:
     """
     path = Path(path)
     if not path.is_file():
-        what = "a folder" if path.is_dir() else "neither a file nor a generator"
+        kind = "a folder" if path.is_dir() else "neither a file nor a generator"
         raise ValueError(
-            f"{path}: {what}; expected one of {', '.join(GENERATORS)} or a file ({FORMATS})"
+            f"{path}: {kind}; expected one of {', '.join(GENERATORS)} or a file ({FORMATS})"
         )
     if is_hdf5(path):
         from emorl.data.readers.hdf5 import HDF5Dataset
@@ -92,4 +92,4 @@ def is_hdf5(path: Path) -> bool:
     """Whether the file starts like HDF5, at 0 or behind a user block of up to 2048 bytes."""
     with path.open("rb") as file:
         start = file.read(2048 + len(_HDF5_MAGIC))
-    return any(start[at:].startswith(_HDF5_MAGIC) for at in (0, 512, 1024, 2048))
+    return any(start[offset:].startswith(_HDF5_MAGIC) for offset in (0, 512, 1024, 2048))

@@ -62,7 +62,7 @@ def evaluate(
     model.eval()
     generator = torch.Generator(device)
     starts = range(0, count, batch_size)
-    rank, processes = _place() if sharded else (0, 1)
+    rank, processes = _rank_and_world_size() if sharded else (0, 1)
     measured = []
     for start in starts[rank::processes]:
         batch = dataset.__getitems__(range(start, min(start + batch_size, count))).to(device)
@@ -81,8 +81,8 @@ def evaluate(
     metrics = {name: _summary(torch.cat([m[name] for m in measured])) for name in measured[0]}
     return {
         "images": count,
-        "refinement_steps": _own(model, "refinement_steps", refinement_steps),
-        "num_slots": _own(model, "num_slots", num_slots),
+        "refinement_steps": _or_configured(model, "refinement_steps", refinement_steps),
+        "num_slots": _or_configured(model, "num_slots", num_slots),
         "batch_size": batch_size,
         "seed": seed,
         "notes": _notes(dataset, images, count, metrics),
@@ -90,7 +90,7 @@ def evaluate(
     }
 
 
-def _place() -> tuple[int, int]:
+def _rank_and_world_size() -> tuple[int, int]:
     """This process's rank, and the number of processes."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return 0, 1
@@ -133,16 +133,16 @@ def _summary(values: Tensor) -> dict[str, float | int]:
     }
 
 
-def _own(model: ObjectCentricModel, name: str, value: int | None) -> int | None:
+def _or_configured(model: ObjectCentricModel, name: str, value: int | None) -> int | None:
     return getattr(model.config, name, None) if value is None else value
 
 
 def _notes(
-    dataset: ObjectDataset, wanted: int, count: int, metrics: dict[str, dict[str, float | int]]
+    dataset: ObjectDataset, requested: int, count: int, metrics: dict[str, dict[str, float | int]]
 ) -> list[str]:
     notes = []
-    if count < wanted:
-        notes.append(f"{dataset.name} has {count} images; {wanted} were asked for")
+    if count < requested:
+        notes.append(f"{dataset.name} has {count} images; {requested} were asked for")
     if "ari" not in metrics:
         notes.append(f"{dataset.name} has no masks: no segmentation metrics")
     for name, summary in metrics.items():

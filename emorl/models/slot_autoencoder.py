@@ -61,11 +61,11 @@ class SlotAutoencoderConfig(ModelConfig):
 
 
 class SlotIterations(NamedTuple):
-    """What the iterations leave behind.
+    """Results of the iterations.
 
     Attributes:
         slots: after each iteration, [B, K, D].
-        attention: each iteration's softmax over slots, [B, K, N], if asked for.
+        attention: each iteration's softmax over slots, [B, K, N], if requested.
     """
 
     slots: list[Tensor]

@@ -61,8 +61,8 @@ def curves_figure(rows: Sequence[Row]) -> Figure:
     figure = Figure(figsize=(3.5 * COLUMNS, 2.4 * height), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     last = max(row["step"] for row in rows)
-    for place, (title, noisy, curves) in enumerate(panels, start=1):
-        axes = figure.add_subplot(height, COLUMNS, place)
+    for number, (title, noisy, curves) in enumerate(panels, start=1):
+        axes = figure.add_subplot(height, COLUMNS, number)
         axes.set_title(title, fontsize=9, loc="left")
         _draw(axes, curves, noisy)
         if noisy:
@@ -129,7 +129,7 @@ def _fit(axes: Axes, curves: list[Curve], start: float) -> None:
 def _running_mean(values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
     """Mean over `width` values on either side, fewer at the ends."""
     total = np.concatenate([[0.0], values.cumsum()])
-    place = np.arange(len(values))
-    first, end = np.maximum(place - width, 0), np.minimum(place + width + 1, len(values))
+    index = np.arange(len(values))
+    first, end = np.maximum(index - width, 0), np.minimum(index + width + 1, len(values))
     mean: NDArray[np.float64] = (total[end] - total[first]) / (end - first)
     return mean
