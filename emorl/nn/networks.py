@@ -95,7 +95,7 @@ class PositionMap(nn.Module):
 
     Args:
         width: channels of the map.
-        grid: (height, width) whose ramps are kept; other sizes are made when asked for.
+        grid: (height, width) whose ramps are kept; other sizes are made at every call.
     """
 
     ramps: Tensor
@@ -127,20 +127,21 @@ class CoordinateGrid(nn.Module):
     """x and y of every pixel, from -1 to 1, with nothing to learn.
 
     Args:
-        grid: (height, width) whose coordinates are kept; other sizes are made when asked for.
+        grid: (height, width) whose coordinates are kept; other sizes are made at every call.
     """
 
-    kept: Tensor
+    coordinates: Tensor
 
     def __init__(self, grid: tuple[int, int]) -> None:
         super().__init__()
-        self.register_buffer("kept", _coordinates(*grid), persistent=False)
+        self.register_buffer("coordinates", _coordinates(*grid), persistent=False)
 
     def forward(self, height: int, width: int) -> Tensor:
         """x, then y, of a grid, [2, height, width]."""
-        if self.kept.shape[1:] == (height, width):
-            return self.kept
-        return _coordinates(height, width, self.kept.device).to(self.kept.dtype)
+        kept = self.coordinates
+        if kept.shape[1:] == (height, width):
+            return kept
+        return _coordinates(height, width, kept.device).to(kept.dtype)
 
 
 def _coordinates(height: int, width: int, device: torch.device | None = None) -> Tensor:
@@ -289,8 +290,7 @@ class ImageEncoder(nn.Module):
             images: [B, 3, H, W] in [-1, 1].
 
         Returns:
-            Features of N = H * W pixels (with a stride: of `grid`), whose last layer is left to
-            whoever uses them.
+            Features of N = H * W pixels (with a stride: of `grid`), without their last layer.
         """
         features = images.contiguous(memory_format=torch.channels_last)
         for layer in self.convolutions:
@@ -412,7 +412,7 @@ class SpatialBroadcastDecoder(nn.Module):
         position = F.conv2d(positions, of_position, first.bias, 1, spec.padding)[0]
         constant = slots[:, :, None, None].expand(-1, -1, spec.kernel, spec.kernel)
         slot = F.conv2d(constant, of_slot, padding=spec.padding)
-        if spec.padding > 1:  # more border classes than the operator knows
+        if spec.padding > 1:  # more border classes than the operator takes
             return self.activation(_every_pixel(slot, position) + position)
         return spatial_broadcast(
             slot if spec.padding else slot[:, :, 0, 0],

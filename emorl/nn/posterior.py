@@ -1,4 +1,4 @@
-"""Posteriors over slots: the noise of a batch, diagonal Gaussians, and how well samples explain.
+"""Posteriors over slots: the noise of a batch, diagonal Gaussians, and the score of a sample.
 
 Score once: a refined loss needs d NLL / d slots at once, for the next update, and the decoder's
 gradients at the end, for the optimiser. The final loss is linear in each NLL, and an NLL depends on
@@ -24,10 +24,10 @@ from torch import Tensor, nn
 from emorl.ops.library import full_precision
 
 Weight = float | Tensor  # a tensor without dimensions where it lies on a device
-# From the slots of some images, [images * K, D], and which images these are, to what is scored.
+# decode(slots [b * K, D], images) -> decoded, for the b images that the slice selects
 Decode = Callable[[Tensor, slice], Tensor]
-# From what was decoded for some images, and which these are, to the NLL of each image,
-# differentiable; or, with a number, the gradient of that number times their sum as well.
+# likelihood(decoded, images, scale) -> (NLL [b], gradient of scale * sum(NLL) by `decoded`);
+# without a scale the gradient is None, and the NLL is differentiable instead
 Likelihood = Callable[[Tensor, slice, float | None], tuple[Tensor, Tensor | None]]
 
 
@@ -158,8 +158,8 @@ class Score(NamedTuple):
     Attributes:
         nll: mean over the batch in nats; differentiable with respect to slots and weights.
         nll_per_image: [B], detached.
-        gradient: d nll / d slots, [M, D], detached; None if not asked for.
-        decoded: what the decoder returned, detached; None if nobody will look at it.
+        gradient: d nll / d slots, [M, D], detached; None if not requested.
+        decoded: the decoder's output, detached; None where it is not needed any more.
     """
 
     nll: Tensor
@@ -180,9 +180,9 @@ class _ScoreOnce(torch.autograd.Function):
     ) -> tuple[Tensor, ...]:
         batch, results = parts[-1].stop, []
         sums: list[Tensor | None] = [None] * len(weights)
-        for some, part in zip(_split(slots, parts), parts, strict=True):
+        for chunk, part in zip(_split(slots, parts), parts, strict=True):
             with torch.enable_grad():
-                leaf = some.detach().requires_grad_()
+                leaf = chunk.detach().requires_grad_()
                 decoded = decode(leaf, part)
             nll, of_decoded = likelihood(decoded.detach(), part, 1 / batch)
             with full_precision(nll):
@@ -228,7 +228,7 @@ def score_once(
     step = images_at_once or batch
     parts = [slice(first, min(first + step, batch)) for first in range(0, batch, step)]
     if not gradient and not torch.is_grad_enabled():
-        images = [decode(*some) for some in zip(_split(slots, parts), parts, strict=True)]
+        images = [decode(z, part) for z, part in zip(_split(slots, parts), parts, strict=True)]
         values = [likelihood(x, part, None)[0] for x, part in zip(images, parts, strict=True)]
         nll, decoded = _join(list(zip(values, images, strict=True)))
         return Score(nll.mean(), nll, None, decoded)
@@ -304,8 +304,8 @@ def recordable(tensor: Tensor) -> Tensor:
 def frozen(weights: Iterable[Tensor]) -> Iterator[None]:
     """A context in which weights need no gradients.
 
-    For differentiating a score with respect to its slots alone: custom operators compute the
-    gradients of weights that need some even where `torch.autograd.grad` was not asked for them.
+    For differentiating a score with respect to its slots alone: a custom operator computes the
+    gradient of every weight that requires one, also where `torch.autograd.grad` does not return it.
     """
     trained = [weight for weight in weights if weight.requires_grad]
     try:

@@ -44,7 +44,7 @@ def config_names(model: str | None = None) -> list[str]:
     """The configurations that come with emorl for a model.
 
     Raises:
-        ValueError: if there are none; the message names the models that have some.
+        ValueError: if there are none; the message names the models that have configurations.
     """
     names = sorted(path.stem for path in (CONFIGS / (model or DEFAULT_MODEL)).glob("*.yaml"))
     if not names:

@@ -24,7 +24,7 @@ def make_accelerator(config: TrainerConfig) -> Accelerator:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
     # Convolutions take TF32 unless told otherwise. Once torch's newer switches (fp32_precision) are
-    # set, whoever reads these raises an error, as torch.compile does in torch 2.10.
+    # set, reading these raises an error, as torch.compile does in torch 2.10.
     tf32 = precision_of(config) == "tf32"
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32

@@ -150,7 +150,7 @@ def _side_stream(device: int) -> torch.cuda.Stream:
 
 
 def capture(body: Body, noise: torch.Generator) -> Body:
-    """What repeats `body` on the GPU, with the noise that its generator then gives."""
+    """A function that replays `body` on the GPU, with fresh noise from the generator."""
     graph = torch.cuda.CUDAGraph()
     graph.register_generator_state(noise)
     # Threads of the data loader may pin memory meanwhile: only this thread is watched.

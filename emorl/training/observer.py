@@ -1,4 +1,4 @@
-"""What the main process of a run does besides training: log, measure, draw."""
+"""Logs, measurements and pictures of a run, made by its main process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Observer:
         model: the model, without wrappers.
         dataset: training images.
         held_out: images for pictures and FG-ARI; without them pictures show training images.
-        config: how often to do what.
+        config: how often to log, measure and draw.
         run: the run's folder.
         start: step that the run begins or goes on with.
     """
@@ -70,12 +70,12 @@ class Observer:
             self.log.images(self._draw(step, sizes), step)
 
     def say(self, lines: Sequence[str]) -> None:
-        """Tell the user something."""
+        """Print lines for the user."""
         for line in lines:
             self.log.say(line)
 
     def close(self) -> None:
-        """Bring everything to the files."""
+        """Flush and close the files."""
         self.log.close()
 
     def _measure(self, sizes: dict[str, Any]) -> float:

@@ -119,7 +119,7 @@ def orthogonalised(matrices: Tensor) -> Tensor:
 
 
 def _factor(gram: Tensor) -> Tensor:
-    """What all iterations multiply X by, from A = X X^T alone: [N, R, R].
+    """The product of all iterations' factors of X, [N, R, R], from A = X X^T alone.
 
     Every factor F = a + b A + c A A commutes with A, which F X turns into F A F.
     """

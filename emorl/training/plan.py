@@ -25,7 +25,7 @@ def is_open(trainer: TrainerConfig) -> bool:
 def plan_steps(
     config: RunConfig, images: ObjectDataset, run_dir: Path, accelerator: Accelerator
 ) -> RunConfig:
-    """The run with as many steps as its minutes allow, timed on a model that is thrown away.
+    """The run with as many steps as its minutes allow, timed on a model of its own.
 
     Nothing is written. Processes agree: they take the mean of their times. A curriculum is taken to
     cost what its first steps do.

@@ -139,7 +139,7 @@ class Trainer:
     def seconds_per_step(
         self, warm_up: int, timed: int, clock: Callable[[], float] = time.perf_counter
     ) -> float:
-        """Train some steps and nothing else; the mean time of those after the warm-up."""
+        """The mean time of a training step, without log and checkpoints, after a warm-up."""
         self.model.train()
         batches = self._batches()
         for steps in (warm_up, timed):
@@ -194,9 +194,9 @@ class Trainer:
 
     def _optimise(self, images: Tensor, arguments: dict[str, Any], stop: bool) -> Row:
         scalars = []
-        for part, some in enumerate(images.chunk(self.config.accumulation)):
+        for part, chunk in enumerate(images.chunk(self.config.accumulation)):
             self._seed_noise(part)
-            scalars.append(self._backward(some, self.geco, arguments))
+            scalars.append(self._backward(chunk, self.geco, arguments))
         row = self._gather(scalars, self._gradient_norm(), stop)
         self._require_finite(row)
         for optimizer in self.optimizers:
@@ -328,7 +328,7 @@ class Trainer:
             raise ValueError("trainer.eval_every: there are no held-out images; see data.held_out")
 
     def _warnings(self) -> list[str]:
-        """What the user should know before the first step."""
+        """Lines for the user before the first step."""
         lines = [f"going on from {self.last_checkpoint}"] if self.last_checkpoint else []
         if self.config.precision == "tf32" and self.accelerator.device.type != "cuda":
             lines.append("trainer.precision: tf32 is for GPUs; this device computes in float32")

@@ -25,12 +25,12 @@ GRUKind = Literal["dual", "single"]
 
 @dataclass
 class Hierarchy:
-    """What the bottom-up pass leaves behind.
+    """The result of the bottom-up pass.
 
     Attributes:
         posteriors: of each layer, [M, D].
         samples: one of each layer, [M, D].
-        attention: softmax over slots of each layer, [B, K, N], if asked for.
+        attention: softmax over slots of each layer, [B, K, N], if requested.
     """
 
     posteriors: list[Gaussian]

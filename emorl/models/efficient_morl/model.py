@@ -152,7 +152,7 @@ class EfficientMORL(ObjectCentricModel):
         trained: list[nn.Parameter],
         last: bool,
     ) -> ScoredPosterior:
-        """Decode a sample and score it; its image is kept where it is looked at."""
+        """Decode a sample and score it; the last image is kept, with `details` every one."""
         target = request.target
         score = score_once(
             lambda z, images: self._decode(z, target[images]),

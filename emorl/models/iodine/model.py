@@ -42,13 +42,13 @@ class IODINE(ObjectCentricModel):
     """Iterative object decomposition inference network.
 
     All slots of an image start from one learned posterior. A decoder explains the image with a
-    sample of it, a refinement network looks at the result, slot by slot and pixel by pixel, and at
-    the gradient of the loss, and updates the posterior; and so on.
+    sample of it; from the result, pixel by pixel, and the gradient of the loss a refinement network
+    updates each slot's posterior; and so on.
 
-    Gradients flow through the decoded means and masks into the decoder, also where the refinement
-    network looks at them; through gradients and per-pixel likelihoods of the image they do not, in
-    both published codes. The activations of one pass through one network are in memory at a time:
-    decoder and refinement network run once more in the backward pass (`score_decoded`).
+    Gradients flow through the decoded means and masks into the decoder, also where they are inputs
+    of the refinement network; through gradients and per-pixel likelihoods of the image they do not,
+    in both published codes. The activations of one pass through one network are in memory at a
+    time: decoder and refinement network run once more in the backward pass (`score_decoded`).
 
     Both forms were published with the plain evidence lower bound; the authors' code also has GECO.
     One sample is drawn per decoded image. The terms are "nll_0".. "nll_I" and "kl_0".. "kl_I", the
@@ -164,7 +164,7 @@ class IODINE(ObjectCentricModel):
     def _score_and_encode(
         self, slots: Tensor, request: Request, trained: list[nn.Parameter]
     ) -> tuple[Score, Tensor]:
-        """Score slots and encode what the refinement network sees of their images.
+        """Score slots, and encode their images for the refinement network.
 
         Returns:
             The score, and the code of each slot, [M, code width].
@@ -177,9 +177,9 @@ class IODINE(ObjectCentricModel):
             slots.split(per_chunk * request.num_slots),
             strict=True,
         )
-        for target, some in parts:
+        for target, chunk in parts:
             decode, likelihood = partial(self._decode, target), partial(self._likelihood, target)
-            scored = score_decoded(decode, likelihood, some, trained, batch, keep)
+            scored = score_decoded(decode, likelihood, chunk, trained, batch, keep)
             encode = partial(self._encode, target, weight=request.descended[0], batch=batch)
             if not keep:
                 encode = partial(checkpoint, encode, use_reentrant=False, preserve_rng_state=False)
@@ -191,12 +191,11 @@ class IODINE(ObjectCentricModel):
         return score, _joined(codes)
 
     def _score_last(self, slots: Tensor, request: Request, trained: list[nn.Parameter]) -> Score:
-        """Score slots whose images nothing else looks at."""
+        """Score the last slots, whose images are not encoded."""
         target = request.target
-
         return score_once(
-            lambda some, part: self._decode(target[part], some),
-            lambda decoded, part, scale: self._likelihood(target[part], decoded, scale),
+            lambda z, images: self._decode(target[images], z),
+            lambda decoded, images, scale: self._likelihood(target[images], decoded, scale),
             slots,
             trained,
             False,
@@ -229,8 +228,8 @@ class IODINE(ObjectCentricModel):
     ) -> Tensor:
         """The code of each slot; `gradient` is that of the mean NLL, which the loss weights."""
         with full_precision(decoded):
-            seen = self.inputs.images(target, decoded, weight * gradient, weight / batch)
-        return self.refinement.encode(seen)
+            inputs = self.inputs.images(target, decoded, weight * gradient, weight / batch)
+        return self.refinement.encode(inputs)
 
     def _weight(self, step: int, total: int) -> float:
         """Weight of a step's loss."""
