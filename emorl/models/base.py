@@ -5,10 +5,13 @@ Legend: B batch, K slots, D slot width, L attention layers, H W image, I refinem
 
 from __future__ import annotations
 
+import math
+import operator
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +20,7 @@ from torch.autograd import forward_ad
 from emorl.models import pretrained
 from emorl.models.config import ModelConfig
 from emorl.models.geco import GECO
-from emorl.nn.posterior import Weight, share_of
+from emorl.nn.posterior import ScoredPosterior, Weight, share_of
 
 
 @dataclass
@@ -142,16 +145,19 @@ class Request(NamedTuple):
         """How many images have at most so many slots, at least one; None for no bound."""
         return None if slots is None else max(1, slots // self.num_slots)
 
-    def loss(self, nll: Tensor, kl: Tensor) -> Tensor:
-        """The loss of one decomposition: weighted, or with a constrained likelihood.
+    def loss(self, steps: Sequence[ScoredPosterior], weights: Sequence[float]) -> Tensor:
+        """The weighted sum of the losses of all decoded images.
 
-        Args:
-            nll: mean over the batch, in nats.
-            kl: [B], in nats.
+        Each is the weighted NLL, or GECO's constraint on it, plus the weighted KL.
         """
-        if self.constraint is None:
-            return self.nll_weight * nll + self.kl_weight * kl.mean()
-        return self.constraint.penalty(nll, self.target[0].numel()) + self.kl_weight * kl.mean()
+        losses = []
+        for weight, step in zip(weights, steps, strict=True):
+            nll, kl = step.score.nll, self.kl_weight * step.kl.mean()
+            if self.constraint is None:
+                losses.append(weight * (self.nll_weight * nll + kl))
+            else:
+                losses.append(weight * (self.constraint.penalty(nll, self.target[0].numel()) + kl))
+        return torch.stack(losses).sum()
 
 
 class ObjectCentricModel(nn.Module, ABC):
@@ -218,6 +224,8 @@ class ObjectCentricModel(nn.Module, ABC):
             ValueError: for images that are not possible and arguments that this model does not
                 support, saying what is expected.
         """
+        if not 0 <= kl_weight < math.inf:
+            raise ValueError(f"kl_weight: expected a number >= 0, got {kl_weight}")
         if kl_weight != 1 and not self.has_kl:
             raise ValueError(f"kl_weight: {self.name} has no KL term, expected 1, got {kl_weight}")
         if geco is not None and not self.takes_geco:
@@ -334,7 +342,10 @@ class ObjectCentricModel(nn.Module, ABC):
             raise ValueError(f"{name}: {self.name} has none, expected None, got {value}")
         if not taken:
             return 0
-        count: int = getattr(self.config, name) if value is None else value
+        count = getattr(self.config, name) if value is None else value
+        if not isinstance(count, SupportsIndex) or isinstance(count, bool):
+            raise ValueError(f"{name}: expected a whole number, got {count}")
+        count = operator.index(count)
         if count < least:
             raise ValueError(f"{name}: expected {least} or more, got {count}")
         return count

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from emorl.models.base import Decomposition, ObjectCentricModel, Objective, Request, Stage
 from emorl.models.config import ModelConfig
+from emorl.nn.decoders import DecoderKind, make_decoder
 from emorl.nn.initialisation import RELEASED_GAIN
-from emorl.nn.networks import Activation, DecoderKind, make_decoder
+from emorl.nn.networks import Activation
 from emorl.ops import mixture_nll
 
 Variant = Literal["original", "efficient_morl"]

@@ -1,20 +1,18 @@
 """Building blocks that several models share, each usable alone."""
 
+from emorl.nn.decoders import DeconvolutionDecoder, make_decoder
 from emorl.nn.networks import (
     AbsorbedAttention,
-    DeconvolutionDecoder,
     ImageEncoder,
     LinearFeatures,
     PositionMap,
     SpatialBroadcastDecoder,
-    make_decoder,
     position_ramps,
 )
 from emorl.nn.posterior import (
     BatchShare,
     Gaussian,
     Score,
-    SoftplusGaussian,
     kl_divergence,
     score_once,
     share_of,
@@ -31,7 +29,6 @@ __all__ = [
     "LinearFeatures",
     "PositionMap",
     "Score",
-    "SoftplusGaussian",
     "SpatialBroadcastDecoder",
     "full_precision",
     "kl_divergence",

@@ -123,15 +123,6 @@ class Gaussian(NamedTuple):
         return cls(*parameters.chunk(2, dim=1))
 
 
-class SoftplusGaussian(Gaussian):
-    """Diagonal Gaussians with variance softplus(raw), as in DeepMind's IODINE."""
-
-    @property
-    def scale(self) -> Tensor:
-        """Standard deviation, [M, D]."""
-        return F.softplus(self.raw).sqrt()
-
-
 def kl_divergence(posterior: Gaussian, prior: Gaussian | None) -> Tensor:
     """KL(posterior || prior) in nats, summed over D.
 
@@ -207,8 +198,9 @@ def score_once(
     likelihood: Likelihood,
     slots: Tensor,
     weights: Sequence[Tensor],
-    gradient: bool,
+    *,
     batch: int,
+    gradient: bool,
     images_at_once: int | None = None,
 ) -> Score:
     """Decode and score slots, keeping gradients but no activations.
@@ -218,8 +210,8 @@ def score_once(
         likelihood: from that to NLLs; called with 1 / batch where gradients are wanted.
         slots: [M, D], those of an image one after the other.
         weights: the parameters that `decode` uses and that are to be trained.
-        gradient: whether d nll / d slots is wanted (always there when something is trained).
         batch: number of images.
+        gradient: whether d nll / d slots is wanted (always there when something is trained).
         images_at_once: how many images are scored together; None for all.
 
     Returns:

@@ -304,6 +304,7 @@ def test_loading_what_is_no_model_says_why(tmp_path: Path) -> None:
         (torch.ones(1, 3, 9, 11).long(), {}, r"expected uint8 or a float .* got torch.int64"),
         (torch.rand(1, 3, 9, 11), {"num_slots": 0}, "num_slots: expected 1 or more, got 0"),
         (torch.rand(1, 3, 9, 11), {"refinement_steps": -1}, "expected 0 or more, got -1"),
+        (torch.rand(1, 3, 9, 11), {"refinement_steps": 1.5}, "expected a whole number, got 1.5"),
     ],
 )
 def test_impossible_inputs(images: torch.Tensor, arguments: dict, message: str) -> None:

@@ -336,6 +336,6 @@ def test_impossible_configurations(changes: dict, message: str) -> None:
 
 def test_the_networks_are_usable_alone() -> None:
     assert UNet(2, (3, 4), (5, 6))(torch.rand(2, 2, 5, 6)).shape == (2, 1, 5, 6)
-    vae = ComponentVAE(3, (7, 5), channels=(4, 4))
+    vae = ComponentVAE(3, (7, 5), channels=(4, 4), decoder_channels=4)
     posterior = vae.encode(torch.rand(2, 3, 7, 5), torch.zeros(2, 1, 7, 5))
     assert vae.decode(posterior.mean).shape == (2, 4, 7, 5)

@@ -102,6 +102,7 @@ def test_save_and_load(tmp_path: Path) -> None:
     [
         ({"num_slots": 4}, "num_slots: fixed by the network, expected 3, got 4"),
         ({"num_slots": 0}, "num_slots: expected 1 or more, got 0"),
+        ({"num_slots": 2.0}, "num_slots: expected a whole number, got 2.0"),
         ({"iterations": 2}, "iterations: slot_mlp has none, expected None, got 2"),
         ({"refinement_steps": 0}, "refinement_steps: slot_mlp has none, expected None, got 0"),
         ({"geco": GECO(-1.0)}, "geco: slot_mlp has no KL term, expected None, got a GECO"),

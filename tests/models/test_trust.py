@@ -65,6 +65,17 @@ def test_every_layer_with_a_hook_is_called_and_gives_the_same(name: str) -> None
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-6, atol=1e-9, msg=key)
 
 
+@pytest.mark.parametrize("name", MODELS)
+def test_hooks_do_not_disturb_a_narrow_model(name: str) -> None:
+    model = smoke(name).float()
+    images = images_for(model).float()
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = loss(model, images)
+        for layer in layers(model).values():
+            layer.register_forward_hook(lambda *_: None)
+        torch.testing.assert_close(loss(model, images), expected, rtol=0.05, atol=0)
+
+
 class Adapter(nn.Module):
     """A layer and what was learned beside it, as adapters of large models are built."""
 
@@ -191,3 +202,10 @@ def test_pixels_are_checked_in_a_compiled_graph() -> None:
     assert torch.equal(compiled(images), images)
     with pytest.raises(RuntimeError, match="images: expected floats"):
         compiled(3 * images)
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+def test_impossible_weights_are_refused(value: float) -> None:
+    model = smoke("efficient_morl")
+    with pytest.raises(ValueError, match=f"kl_weight: expected a number >= 0, got {value}"):
+        model.objective(images_for(model), kl_weight=value)

@@ -116,8 +116,8 @@ def test_autocast_changes_no_gradient_and_no_position():
             lambda decoded, images, scale: network._likelihood(decoded, target[images], scale),
             slots,
             weights,
-            True,
-            2,
+            batch=2,
+            gradient=True,
         )
         positions = network.encoder.position(12, 12)
     expected = torch.autograd.grad(nll.sum() / 2, [slots, *weights])

@@ -7,8 +7,9 @@ from typing import Literal
 
 from emorl.models.config import ModelConfig
 from emorl.models.efficient_morl.hierarchy import GRUKind, PriorKind
+from emorl.nn.decoders import DecoderKind
 from emorl.nn.initialisation import RELEASED_GAIN
-from emorl.nn.networks import Activation, DecoderKind
+from emorl.nn.networks import Activation
 from emorl.ops import Backend
 from emorl.ops.mixture_nll import Likelihood
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorl.models.efficient_morl.dual_gru import DualGRU, SingleGRU
-from emorl.nn.initialisation import RELEASED_GAIN, init_xavier
+from emorl.nn.initialisation import init_xavier
 from emorl.nn.networks import AbsorbedAttention, LinearFeatures
 from emorl.nn.posterior import Gaussian, kl_divergence
 from emorl.ops import Backend
@@ -65,7 +65,7 @@ class HierarchicalPosterior(nn.Module):
         layers: int,
         gru: GRUKind,
         *,
-        gain: float = RELEASED_GAIN,
+        gain: float,
         raw_bias: float = 0.0,
         backend: Backend = "auto",
     ) -> None:
@@ -108,9 +108,8 @@ class HierarchicalPosterior(nn.Module):
             L posteriors and samples; for L = 0 the learned initial one.
         """
         with full_precision(self.initial):
-            hidden = features.hidden.to(self.initial.dtype)  # narrow under autocast
-            features = features._replace(hidden=hidden)
-            return self._infer(features, num_slots, generator, keep_attention)
+            wide = LinearFeatures(*(x.to(self.initial.dtype) for x in features))
+            return self._infer(wide, num_slots, generator, keep_attention)
 
     def _infer(
         self,

@@ -20,7 +20,8 @@ from emorl.models.efficient_morl.hierarchy import (
 )
 from emorl.models.efficient_morl.refinement import RefinementNetwork
 from emorl.models.terms import numbered
-from emorl.nn.networks import ImageEncoder, LinearFeatures, make_decoder
+from emorl.nn.decoders import make_decoder
+from emorl.nn.networks import ImageEncoder, LinearFeatures
 from emorl.nn.posterior import (
     ScoredPosterior,
     kl_divergence,
@@ -93,13 +94,11 @@ class EfficientMORL(ObjectCentricModel):
     def _objective(self, request: Request) -> Objective:
         """Equation 8: the weighted sum of the losses of all I + 1 decoded images."""
         _, kl_layers, steps = self._infer(request)
-        losses = [request.loss(step.score.nll, step.kl) for step in steps]
         weights = [self._weight(i, request.refinement_steps) for i in range(len(steps))]
-        weighted = [weight * loss for weight, loss in zip(weights, losses, strict=True)]
         batch, refined = len(request.target), range(1, len(steps))
         layers = {n: kl.view(batch, -1).sum(1) for n, kl in enumerate(kl_layers, 1)}
         return Objective(
-            loss=torch.stack(weighted).sum(),
+            loss=request.loss(steps, weights),
             nll_per_image=steps[-1].score.nll_per_image,
             kl_per_image=steps[-1].kl.detach(),
             terms={
@@ -159,9 +158,9 @@ class EfficientMORL(ObjectCentricModel):
             lambda decoded, images, scale: self._likelihood(decoded, target[images], scale),
             slots,
             trained,
-            not last,
-            len(target),
-            request.images_at_once(self.config.score_chunk),
+            batch=len(target),
+            gradient=not last,
+            images_at_once=request.images_at_once(self.config.score_chunk),
         )
         if not (last or request.details):
             score = score._replace(decoded=None)

@@ -116,13 +116,13 @@ class IODINEConfig(ModelConfig):
     def decoder(self) -> BroadcastSpec:
         """The decoder's architecture."""
         return BroadcastSpec(
-            self.decoder_layers,
-            self.decoder_kernel,
-            self.decoder_padding,
-            self.decoder_final_kernel // 2,
-            self.decoder_channels,
-            "elu",
-            self.decoder_final_kernel,
+            layers=self.decoder_layers,
+            kernel=self.decoder_kernel,
+            padding=self.decoder_padding,
+            final_padding=self.decoder_final_kernel // 2,
+            channels=self.decoder_channels,
+            activation="elu",
+            final_kernel=self.decoder_final_kernel,
             coordinates=True,
         )
 
@@ -130,13 +130,13 @@ class IODINEConfig(ModelConfig):
     def refinement(self) -> ImageRefinementSpec:
         """The refinement network's architecture."""
         return ImageRefinementSpec(
-            self.encoder_layers,
-            self.encoder_kernel,
-            self.encoder_stride,
-            self.encoder_channels,
-            self.pooling,
-            self.code_layers,
-            self.code_width,
-            self.merge_width,
-            self.lstm_width,
+            layers=self.encoder_layers,
+            kernel=self.encoder_kernel,
+            stride=self.encoder_stride,
+            channels=self.encoder_channels,
+            pooling=self.pooling,
+            code_layers=self.code_layers,
+            code_width=self.code_width,
+            merge_width=self.merge_width,
+            lstm_width=self.lstm_width,
         )

@@ -17,18 +17,17 @@ from torch.utils.checkpoint import checkpoint
 
 from emorl.models.base import Decomposition, ObjectCentricModel, Objective, Request, Stage
 from emorl.models.iodine.config import IODINEConfig
+from emorl.models.iodine.initialisation import init_fan_in
 from emorl.models.iodine.inputs import AuthorsInputs, DeepMindInputs
 from emorl.models.iodine.likelihood import likelihood_and_gradient, mixture_likelihood
 from emorl.models.iodine.refinement import ImageRefinement, State
 from emorl.models.iodine.score_decoded import score_decoded
 from emorl.models.terms import numbered
-from emorl.nn.initialisation import init_fan_in
 from emorl.nn.networks import SpatialBroadcastDecoder
 from emorl.nn.posterior import (
     Gaussian,
     Score,
     ScoredPosterior,
-    SoftplusGaussian,
     kl_divergence,
     loss_gradient,
     recordable,
@@ -36,6 +35,15 @@ from emorl.nn.posterior import (
     score_once,
 )
 from emorl.ops.library import full_precision
+
+
+class SoftplusGaussian(Gaussian):
+    """Diagonal Gaussians with variance softplus(raw), as in DeepMind's IODINE."""
+
+    @property
+    def scale(self) -> Tensor:
+        """Standard deviation, [M, D]."""
+        return F.softplus(self.raw).sqrt()
 
 
 class IODINE(ObjectCentricModel):
@@ -106,12 +114,10 @@ class IODINE(ObjectCentricModel):
     def _objective(self, request: Request) -> Objective:
         """The weighted sum of the losses of all I + 1 decoded images."""
         steps = self._infer(request)
-        losses = [request.loss(step.score.nll, step.kl) for step in steps]
         weights = [self._weight(i, request.refinement_steps) for i in range(len(steps))]
-        weighted = [weight * loss for weight, loss in zip(weights, losses, strict=True)]
         norms = {i: step.update_norm for i, step in enumerate(steps)}
         return Objective(
-            loss=torch.stack(weighted).sum(),
+            loss=request.loss(steps, weights),
             nll_per_image=steps[-1].score.nll_per_image,
             kl_per_image=steps[-1].kl.detach(),
             terms={
@@ -198,9 +204,9 @@ class IODINE(ObjectCentricModel):
             lambda decoded, images, scale: self._likelihood(target[images], decoded, scale),
             slots,
             trained,
-            False,
-            len(target),
-            request.images_at_once(self.config.score_chunk),
+            batch=len(target),
+            gradient=False,
+            images_at_once=request.images_at_once(self.config.score_chunk),
         )
 
     def _decode(self, target: Tensor, slots: Tensor) -> Tensor:

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emorl.nn.initialisation import init_fan_in, init_xavier
+from emorl.models.iodine.initialisation import init_fan_in
+from emorl.nn.initialisation import init_xavier
 from emorl.nn.networks import is_plain
 from emorl.nn.posterior import Gaussian
 from emorl.ops.library import full_precision

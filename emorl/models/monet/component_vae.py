@@ -29,8 +29,8 @@ class ComponentVAE(nn.Module):
         dim: D, width of a slot.
         image_size: (height, width), which the encoder fixes.
         channels: of the encoder's convolutions.
-        hidden: width of the encoder's hidden layer.
         decoder_channels: of the decoder's convolutions.
+        hidden: width of the encoder's hidden layer.
         raw_bias: initial bias of the posteriors' raw variance, added to PyTorch's initialisation.
         backend: of the spatial broadcast op.
     """
@@ -39,9 +39,10 @@ class ComponentVAE(nn.Module):
         self,
         dim: int,
         image_size: tuple[int, int],
-        channels: Sequence[int] = (32, 32, 64, 64),
+        *,
+        channels: Sequence[int],
+        decoder_channels: int,
         hidden: int = 256,
-        decoder_channels: int = 32,
         raw_bias: float = 0.0,
         backend: Backend = "auto",
     ) -> None:
@@ -55,7 +56,16 @@ class ComponentVAE(nn.Module):
         self.posterior = nn.Linear(hidden, 2 * dim)
         with torch.no_grad():
             self.posterior.bias[dim:].add_(raw_bias)
-        spec = BroadcastSpec(4, 3, 0, 0, decoder_channels, "relu", 1, coordinates=True)
+        spec = BroadcastSpec(
+            layers=4,
+            kernel=3,
+            padding=0,
+            final_padding=0,
+            channels=decoder_channels,
+            activation="relu",
+            final_kernel=1,
+            coordinates=True,
+        )
         self.decoder = SpatialBroadcastDecoder(dim, spec, image_size, gain=None, backend=backend)
 
     def encode(self, images: Tensor, log_masks: Tensor) -> Gaussian:

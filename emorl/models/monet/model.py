@@ -53,7 +53,7 @@ class MONet(ObjectCentricModel):
         self.component = ComponentVAE(
             c.slot_dim,
             c.image_size,
-            c.encoder_channels,
+            channels=c.encoder_channels,
             decoder_channels=c.decoder_channels,
             raw_bias=c.init_raw_bias,
             backend=c.backend,
