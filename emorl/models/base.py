@@ -228,6 +228,8 @@ class ObjectCentricModel(nn.Module, ABC):
             raise ValueError(f"kl_weight: expected a number >= 0, got {kl_weight}")
         if kl_weight != 1 and not self.has_kl:
             raise ValueError(f"kl_weight: {self.name} has no KL term, expected 1, got {kl_weight}")
+        if geco is not None and not isinstance(geco, GECO):
+            raise ValueError(f"geco: expected a GECO or None, got {type(geco).__name__} {geco}")
         if geco is not None and not self.takes_geco:
             reason = "is trained without a constraint" if self.has_kl else "has no KL term"
             raise ValueError(f"geco: {self.name} {reason}, expected None, got a GECO")
@@ -370,6 +372,8 @@ def checked_images(images: Tensor, dtype: torch.dtype) -> Tensor:
     Raises:
         ValueError: if they are neither uint8 nor in [0, 1], or not of that shape.
     """
+    if not isinstance(images, Tensor):
+        raise ValueError(f"images: expected a tensor [B, 3, H, W], got {type(images).__name__}")
     if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
         raise ValueError(f"images: expected [B, 3, H, W], got {[*images.shape]}")
     if images.dtype == torch.uint8:

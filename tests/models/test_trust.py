@@ -209,3 +209,12 @@ def test_impossible_weights_are_refused(value: float) -> None:
     model = smoke("efficient_morl")
     with pytest.raises(ValueError, match=f"kl_weight: expected a number >= 0, got {value}"):
         model.objective(images_for(model), kl_weight=value)
+
+
+def test_arguments_of_other_types_are_refused() -> None:
+    model = smoke("efficient_morl")
+    images = images_for(model)
+    with pytest.raises(ValueError, match="geco: expected a GECO or None, got int -4500"):
+        model.objective(images, geco=-4500)
+    with pytest.raises(ValueError, match=r"images: expected a tensor .*, got ndarray"):
+        model(images.numpy())

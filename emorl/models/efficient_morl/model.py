@@ -92,7 +92,10 @@ class EfficientMORL(ObjectCentricModel):
         )
 
     def _objective(self, request: Request) -> Objective:
-        """Equation 8: the weighted sum of the losses of all I + 1 decoded images."""
+        """Equation 8: the weighted sum of the losses of all I + 1 decoded images.
+
+        The weights are the released code's, or the paper's: `refinement_weighting`.
+        """
         _, kl_layers, steps = self._infer(request)
         weights = [self._weight(i, request.refinement_steps) for i in range(len(steps))]
         batch, refined = len(request.target), range(1, len(steps))
@@ -115,6 +118,7 @@ class EfficientMORL(ObjectCentricModel):
     def _infer(self, request: Request) -> _Inference:
         """Both stages: infer the hierarchy (section 3.1), refine its last posterior (3.2)."""
         features = self.encoder(2 * request.target - 1)
+        # Refinement takes gradients also where nothing is trained, and in the inference mode.
         with refinable(self.decoder, refined=request.refinement_steps > 0) as trained:
             features = features._replace(hidden=recordable(features.hidden))
             request = request._replace(target=recordable(request.target))
