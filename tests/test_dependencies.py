@@ -19,9 +19,8 @@ FLOORS = (
     ("training",),
     ("evaluation", "report"),
     ("compat", "data"),
-    ("runs",),
     ("metrics", "models"),
-    ("info", "memory", "nn"),
+    ("info", "memory", "nn", "runs"),
     ("ops", "suggestions"),
 )
 RULE = " -> ".join(", ".join(rooms) for rooms in FLOORS)

@@ -16,8 +16,10 @@ from torch import Tensor
 
 from emorl.models.efficient_morl import EfficientMORL, EfficientMORLConfig
 from emorl.models.efficient_morl.hierarchy import PriorKind
+from emorl.models.pretrained import first_non_finite
 from emorl.ops import Backend
 from emorl.ops.mixture_nll import Likelihood
+from emorl.runs.integrity import tensors_of
 
 # Released name -> ours, tried in this order; the file's prefixes are already gone.
 _RENAMES: list[tuple[str, str | Callable[[re.Match[str]], str]]] = [
@@ -128,6 +130,8 @@ def load_checkpoint(
     net: Mapping[str, Any],
     refinement_steps: int | None = None,
     convolution_backend: Backend = "reference",
+    *,
+    allow_non_finite: bool = False,
 ) -> EfficientMORL:
     """Load a released `.pth` checkpoint.
 
@@ -137,12 +141,14 @@ def load_checkpoint(
         refinement_steps: I; None for the configuration's.
         convolution_backend: of the convolutions; "reference" rounds as the released code does,
             "auto" is faster on the CPU.
+        allow_non_finite: take weights that are infinite or not a number.
 
     Returns:
         The model; `loss_weights` holds the multiplier of the checkpoint's GECO state.
 
     Raises:
-        ValueError: if the file is not such a checkpoint or does not fit `net`, with the reason.
+        ValueError: if the file is damaged, is not such a checkpoint, does not fit `net`, or a
+            weight is not finite, with the reason.
     """
     released = _read(path)
     config = config_from_net(net)
@@ -154,9 +160,13 @@ def load_checkpoint(
     names = {name: parameter_name(name, layers) for name in released}
     state = {ours: released[name] for name, ours in names.items() if ours is not None}
     raw = next((v for k, v in released.items() if k.endswith("geco_beta")), None)
+    if raw is not None and raw.numel() != 1:
+        raise ValueError(f"{path}: geco_beta: expected one number, got {[*raw.shape]}")
     multiplier = 1.0 if raw is None else float(torch.nn.functional.softplus(raw))
     state["loss_weights"] = torch.tensor([multiplier, 1.0])
     _check_fit(path, state, model.state_dict())
+    if not allow_non_finite and (name := first_non_finite(state)):
+        raise ValueError(f"{path}: {name} is not finite (allow_non_finite=True takes it)")
     model.load_state_dict(state)
     return model
 
@@ -164,14 +174,13 @@ def load_checkpoint(
 def _read(path: str | Path) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise ValueError(f"{path}: no such file")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises many types for broken or unsafe files
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path}: not a readable checkpoint: {reason}") from error
+    content = tensors_of(Path(path).read_bytes(), Path(path))
     state = content.get("model") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise ValueError(f'{path}: expected a released checkpoint with the key "model"')
+    for name, value in state.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            raise ValueError(f"{path}: model: expected tensors, got {name}: {type(value).__name__}")
     return state
 
 
@@ -185,5 +194,7 @@ def _check_fit(path: str | Path, found: dict[str, Tensor], expected: dict[str, T
                 f"{path}: does not fit the configuration: {name} is {[*found[name].shape]}, "
                 f"expected {[*value.shape]}"
             )
+        if not found[name].is_floating_point():
+            raise ValueError(f"{path}: {name}: expected floats, got {found[name].dtype}")
     if extra := found.keys() - expected.keys():
         raise ValueError(f"{path}: does not fit the configuration: {min(extra)}")

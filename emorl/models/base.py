@@ -353,17 +353,26 @@ class ObjectCentricModel(nn.Module, ABC):
         return count
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors` into `folder`, which is made if needed."""
+        """Write configuration, weights and their checksums into `folder`, made if needed.
+
+        Raises:
+            ValueError: if the folder is a run's checkpoint.
+        """
         pretrained.save(self, folder)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
+    def from_pretrained(cls, folder: str | Path, *, allow_non_finite: bool = False) -> Self:
         """Load what `save_pretrained` wrote.
 
+        Args:
+            folder: the model's folder, or a checkpoint.
+            allow_non_finite: take weights that are infinite or not a number.
+
         Raises:
-            ValueError: if the folder is not one of this model's, with the reason.
+            ValueError: if the folder is not one of this model's, a file is not as it was written,
+                or a weight is not finite; with the reason.
         """
-        return pretrained.load(cls, folder)
+        return pretrained.load(cls, folder, allow_non_finite=allow_non_finite)
 
 
 def checked_images(images: Tensor, dtype: torch.dtype) -> Tensor:

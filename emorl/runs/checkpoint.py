@@ -2,32 +2,46 @@
 
 from __future__ import annotations
 
+from io import BytesIO
 from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
-from emorl.models.base import ObjectCentricModel
-from emorl.runs.files import remove, replacing
+from emorl.runs.files import remove, replacing, set_aside
 from emorl.runs.folder import MODEL_FILES, STATE_FILE, RunFolder, by_step
+from emorl.runs.integrity import read_verified, tensors_of, write_checksums
 
 
-def save(place: Path, model: ObjectCentricModel, state: dict[str, Any], *, keep: int) -> None:
+class Savable(Protocol):
+    """A model, as far as a checkpoint needs it."""
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `MODEL_FILES`."""
+
+
+def save(place: Path, model: Savable, state: dict[str, Any], *, keep: int) -> None:
     """Write a checkpoint, then remove all but the newest ones of its run.
 
     A process killed at any moment leaves either a complete checkpoint or none.
 
     Args:
-        place: from `RunFolder.checkpoint`; a complete checkpoint that is already there stays.
+        place: from `RunFolder.checkpoint`; a complete checkpoint that is already there stays, and
+            an incomplete one is set aside.
         model: the model without wrappers.
         state: what else the run needs, tensors and plain values in dicts and lists.
         keep: how many checkpoints stay, >= 1.
+
+    Raises:
+        OSError: if the disk is full, say; the checkpoints before stay.
     """
     if not _is_complete(place):
+        if place.exists():
+            set_aside(place)
         with replacing(place) as unfinished:
             model.save_pretrained(unfinished)
-            torch.save(state, unfinished / STATE_FILE)
+            (unfinished / STATE_FILE).write_bytes(_bytes_of(state))
+            write_checksums(unfinished)
     for old in _complete(place.parent)[:-keep]:
         remove(old)
 
@@ -36,16 +50,10 @@ def load_state(checkpoint: Path) -> dict[str, Any]:
     """The `state` that `save` was given, on the CPU; no code in it is ever run.
 
     Raises:
-        ValueError: if the file is damaged or holds more than tensors and plain values.
+        DamagedError: if the file is damaged or holds more than tensors and plain values.
     """
     path = checkpoint / STATE_FILE
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError):
-        raise ValueError(
-            f"{path}: damaged, or more than tensors and plain values; without this folder the run "
-            f"goes on from the checkpoint before"
-        ) from None
+    state: dict[str, Any] = tensors_of(read_verified(path), path)
     return state
 
 
@@ -65,9 +73,10 @@ def resolve(path: str | Path) -> Path:
         ValueError: if it is none of these, with the reason.
     """
     folder = Path(path)
-    if not folder.exists():
-        raise ValueError(f"{folder}: no such folder")
-    if all((folder / name).is_file() for name in MODEL_FILES):
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: " + ("not a folder" if folder.exists() else "no such folder"))
+    missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
+    if not missing:
         return folder
     newest = latest(folder)
     if newest is not None:
@@ -76,9 +85,16 @@ def resolve(path: str | Path) -> Path:
     if run.config.is_file():
         raise ValueError(f"{folder}: this run has no complete checkpoint yet")
     raise ValueError(
-        f"{folder}: expected a run folder ({run.checkpoints.name}/), a checkpoint or a model "
-        f"folder ({' and '.join(MODEL_FILES)})"
+        f"{folder}: expected a run folder, a checkpoint or a model folder; "
+        f"{run.checkpoints.name}/, {' and '.join(missing)} missing"
     )
+
+
+def _bytes_of(state: dict[str, Any]) -> bytes:
+    """What `torch.save` writes; on a full disk it would raise no OSError itself."""
+    buffer = BytesIO()
+    torch.save(state, buffer)
+    return buffer.getvalue()
 
 
 def _complete(folder: Path) -> list[Path]:

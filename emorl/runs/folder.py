@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from emorl.models.pretrained import CONFIG, WEIGHTS
-
-MODEL_FILES = (CONFIG, WEIGHTS)
+CONFIG, WEIGHTS = MODEL_FILES = ("config.json", "model.safetensors")
 """What `save_pretrained` writes; a checkpoint is a model folder with a state."""
 STATE_FILE = "training.pt"
 
@@ -19,6 +17,7 @@ class RunFolder:
 
     Attributes:
         path: the folder.
+        lock: is there while a process trains, see `emorl.runs.lock`.
         config: the whole configuration, which can be run again.
         metrics: a row of JSON for each logged step.
         report: the run as one HTML file.
@@ -30,6 +29,7 @@ class RunFolder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self.lock = self.path / ".lock"
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.report = self.path / "report.html"

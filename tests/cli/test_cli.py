@@ -239,7 +239,8 @@ def test_evaluate_a_checkpoint_stores_nothing_in_the_run(run_dir, capsys):
 )
 def test_damaged_files_are_named(run_dir, tmp_path, capsys, name, content):
     model = tmp_path / "model"
-    shutil.copytree(run_dir / "checkpoints/step-00000002", model)
+    older = shutil.ignore_patterns("SHA256SUMS")
+    shutil.copytree(run_dir / "checkpoints/step-00000002", model, ignore=older)
     (model / name).write_text(content)
     assert main(["evaluate", str(model), "--data", "tetrominoes", "--images", "1"]) == 2
     assert f"{model}: damaged, or another version's: " in complaint(capsys)

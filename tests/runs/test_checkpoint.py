@@ -24,7 +24,8 @@ def test_a_checkpoint_is_a_model_folder_with_a_state(tmp_path):
     place = RunFolder(tmp_path).checkpoint(1000)
     checkpoint.save(place, model, {"step": 1000, "geco": None}, keep=1)
     assert place == tmp_path / "checkpoints/step-00001000"
-    assert {p.name for p in place.iterdir()} == {"config.json", "model.safetensors", "training.pt"}
+    files = {"config.json", "model.safetensors", "training.pt", "SHA256SUMS"}
+    assert {p.name for p in place.iterdir()} == files
     loaded = FakeModel.from_pretrained(place)
     assert loaded.config == model.config
     assert torch.equal(loaded.colours, model.colours)
@@ -46,7 +47,7 @@ def test_saving_again_keeps_the_first(tmp_path):
     assert (place / "model.safetensors").read_bytes() == before
 
 
-@pytest.mark.parametrize("calls", range(6))
+@pytest.mark.parametrize("calls", range(12))
 def test_death_while_saving_leaves_the_checkpoint_before(tmp_path, monkeypatch, calls):
     save(tmp_path, 1)
     synced = []
@@ -57,9 +58,10 @@ def test_death_while_saving_leaves_the_checkpoint_before(tmp_path, monkeypatch, 
         synced.append(descriptor)
 
     monkeypatch.setattr(os, "fsync", die_after_some)
-    # Three files and their folder are synced before the rename, the parent after it.
-    survives = calls >= 4
-    if calls < 5:
+    # Three files of the model, their folder and its parent, then four files and their folder are
+    # synced before the rename, the parent after it.
+    survives = calls >= 10
+    if calls < 11:
         with pytest.raises(KeyboardInterrupt):
             save(tmp_path, 2)
     else:
@@ -104,6 +106,7 @@ def test_code_in_a_state_is_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     place = save(tmp_path, 1)
     torch.save({"step": Harmful()}, place / "training.pt")
+    (place / "SHA256SUMS").unlink()
     with pytest.raises(ValueError, match=r"training\.pt: damaged, or more than tensors"):
         checkpoint.load_state(place)
     assert not (tmp_path / "harmed").exists()
@@ -113,6 +116,11 @@ def test_a_torn_state_is_named(tmp_path):
     place = save(tmp_path, 1)
     torn = (place / "training.pt").read_bytes()[:100]
     (place / "training.pt").write_bytes(torn)
+    with pytest.raises(
+        ValueError, match=r"training\.pt: damaged or edited: its SHA-256 is not the one in"
+    ):
+        checkpoint.load_state(place)
+    (place / "SHA256SUMS").unlink()
     with pytest.raises(ValueError, match=r"training\.pt: damaged, or more than tensors"):
         checkpoint.load_state(place)
 
