@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from emorl.runs.files import write_atomically
+from emorl.runs.files import naming, write_atomically
 from emorl.runs.folder import RunFolder
 
 Row = dict[str, float | int]
@@ -36,11 +39,22 @@ class RunLog:
     """
 
     def __init__(self, run: RunFolder, start: int, steps: int) -> None:
-        drop_rows_after(run.metrics, start)
+        self._run = run
+        unreadable = drop_rows_after(run.metrics, start)
+        self._terminal = Terminal(sys.stderr)
         self._metrics = run.metrics.open("a")
         # TensorBoard drops the steps from `purge_step` on.
         self._board = SummaryWriter(run.tensorboard, purge_step=start + 1)
-        self._bar = tqdm(total=steps, initial=start, unit="step", dynamic_ncols=True, disable=None)
+        self._bar = tqdm(
+            total=steps,
+            initial=start,
+            unit="step",
+            dynamic_ncols=True,
+            disable=None,
+            file=self._terminal,
+        )
+        if unreadable:
+            self.say(f"{run.metrics}: {unreadable} of its lines could not be read and are left out")
 
     def step(self, values: Row) -> None:
         """Move the progress bar on by one step."""
@@ -51,8 +65,9 @@ class RunLog:
     def row(self, values: Row) -> None:
         """Log a step; a value that is not finite is written as null."""
         finite = {name: v if np.isfinite(v) else None for name, v in values.items()}
-        self._metrics.write(json.dumps(finite) + "\n")
-        self._metrics.flush()
+        with naming(self._run.metrics):
+            self._metrics.write(json.dumps(finite) + "\n")
+            self._metrics.flush()
         step = int(values["step"])
         for name, value in values.items():
             if name != "step":
@@ -70,28 +85,82 @@ class RunLog:
 
     def say(self, text: str) -> None:
         """Write a line to stderr without breaking the progress bar."""
-        tqdm.write(text, file=sys.stderr)
+        tqdm.write(text, file=self._terminal)
 
     def close(self) -> None:
         """Flush and close the files."""
         self._bar.close()
-        self._metrics.close()
-        self._board.close()
+        for part, path in (
+            (self._metrics, self._run.metrics),
+            (self._board, self._run.tensorboard),
+        ):
+            try:
+                part.close()
+            except OSError as error:  # a full disk, say; the rest must be closed all the same
+                self.say(f"{path}: {error.strerror or error}")
 
 
-def drop_rows_after(metrics: Path, step: int) -> None:
-    """Keep the whole rows of `RunFolder.metrics` up to a step; a torn last line goes too."""
-    if not metrics.exists():
-        return
-    kept = []
-    for line in metrics.read_text().splitlines():
+class Terminal:
+    """A stream whose reader may go away: what is written from then on is dropped.
+
+    Training does not end when a terminal is closed or the other end of a pipe, `| head` say: its
+    story is in its folder.
+
+    Args:
+        stream: stdout or stderr; None where the process was started without it.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream or open(os.devnull, "w")  # noqa: SIM115
+
+    def write(self, text: str) -> int:
+        """Write at once."""
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if row["step"] <= step:
-            kept.append(line + "\n")
-    write_atomically(metrics, "".join(kept).encode())
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):  # ValueError: closed in this process
+            self._drop()
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing: `write` has."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _drop(self) -> None:
+        """Lead what the stream still holds, and all that follows, nowhere."""
+        with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())
+
+
+def drop_rows_after(metrics: Path, step: int) -> int:
+    """Keep the rows of `RunFolder.metrics` up to a step.
+
+    Returns:
+        The number of lines that are no rows, and are left out too, as is a torn last line, which
+        does not count: a killed process leaves it.
+    """
+    if not metrics.exists():
+        return 0
+    kept, unreadable = [], 0
+    *lines, torn = metrics.read_bytes().split(b"\n")
+    for number, line in enumerate([*lines, torn] if torn else lines):
+        logged = _step_of(line)
+        if logged is None:
+            unreadable += number < len(lines)
+        elif logged <= step:
+            kept.append(line + b"\n")
+    write_atomically(metrics, b"".join(kept))
+    return unreadable
+
+
+def _step_of(line: bytes) -> float | None:
+    """The step of a row; None if it is none."""
+    try:
+        return float(json.loads(line)["step"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def _in_short(values: Row) -> str:

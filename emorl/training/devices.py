@@ -11,6 +11,8 @@ from accelerate.state import AcceleratorState
 
 from emorl.memory import keep_memory
 from emorl.ops.extension import extension
+from emorl.runs import RunFolder
+from emorl.runs.lock import RunLock
 from emorl.training.config import Precision, TrainerConfig
 
 
@@ -62,6 +64,27 @@ def _flush_denormals() -> None:
         torch.set_flush_denormal(True)  # in this thread alone
     else:
         native.flush_denormals()
+
+
+def lock_run(accelerator: Accelerator, run: RunFolder) -> RunLock:
+    """Take a run's folder, in its main process; all processes of the run call this.
+
+    Raises:
+        ValueError: in every process, if another training is under way there.
+        OSError: in the main process, if the folder cannot be written to.
+    """
+    lock: RunLock | Exception
+    try:
+        lock = RunLock(run, main=accelerator.is_main_process)
+    except (ValueError, OSError) as error:
+        lock = error
+    refused = torch.tensor([int(isinstance(lock, Exception))], device=accelerator.device)
+    refusals = int(accelerator.gather(refused).sum())
+    if isinstance(lock, Exception):
+        raise lock
+    if refusals:
+        raise ValueError(f"{run.path}: refused, as the main process says")
+    return lock
 
 
 def require_one_step(accelerator: Accelerator, step: int, run_dir: Path) -> None:

@@ -1,4 +1,9 @@
-"""Turns Ctrl-C and SIGTERM into a request that the training loop reads between two steps."""
+"""Turns Ctrl-C, SIGTERM and SIGHUP into a request that the training loop reads between two steps.
+
+SIGHUP comes when a terminal is closed or an ssh connection ends. Its default is to end the process:
+who closes the terminal of a training means to end it, and must not lose what was trained. Who wants
+it to go on says so, by nohup or tmux.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +12,14 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopRequest:
-    """Context in which the first Ctrl-C or SIGTERM only sets `requested`; the second one ends.
+    """Context in which the first of these signals only sets `requested`; the second one ends.
 
-    Outside the main thread Python allows no signal handlers: there the context does nothing.
+    Under nohup SIGHUP stays ignored. Outside the main thread Python allows no signal handlers:
+    there the context does nothing.
     """
 
     def __init__(self) -> None:
@@ -22,7 +28,12 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            self._previous = {s: signal.signal(s, self._request) for s in _SIGNALS}
+            under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            self._previous = {
+                s: signal.signal(s, self._request)
+                for s in _SIGNALS
+                if not (s == signal.SIGHUP and under_nohup)
+            }
         return self
 
     def __exit__(

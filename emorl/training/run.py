@@ -6,13 +6,15 @@ import dataclasses
 from pathlib import Path
 
 import torch
+from accelerate import Accelerator
 
 from emorl.models import MODELS
 from emorl.runs import RunFolder
+from emorl.runs.lock import RunLock, is_unused
 from emorl.training.config import RunConfig
 from emorl.training.config_file import load_config, save_config
 from emorl.training.config_keys import flat
-from emorl.training.devices import make_accelerator
+from emorl.training.devices import lock_run, make_accelerator
 from emorl.training.images import held_out_images, training_images
 from emorl.training.plan import describe_plan, is_open, keep_plan, plan_steps
 from emorl.training.trainer import Trainer
@@ -20,6 +22,8 @@ from emorl.training.trainer import Trainer
 
 def prepare(config: RunConfig, run_dir: str | Path, *, resume: bool = False) -> Trainer:
     """Make everything that a run needs: its folder, with config.yaml, its data and its model.
+
+    From now on the folder is this process's alone. A run that is refused leaves no new folder.
 
     Args:
         config: the run.
@@ -33,11 +37,21 @@ def prepare(config: RunConfig, run_dir: str | Path, *, resume: bool = False) -> 
         ValueError: in one line, for a folder in use, data that cannot be opened, a model that
             cannot be built, or a checkpoint of another network.
     """
-    run_dir = Path(run_dir)
+    accelerator = make_accelerator(config.trainer)
+    lock = lock_run(accelerator, RunFolder(run_dir))
+    try:
+        return _prepare(config, Path(run_dir), resume, accelerator, lock)
+    except BaseException:
+        lock.discard()
+        raise
+
+
+def _prepare(
+    config: RunConfig, run_dir: Path, resume: bool, accelerator: Accelerator, lock: RunLock
+) -> Trainer:
     if resume and is_open(config.trainer):
         config = _with_earlier_plan(config, run_dir)
     notes = check_folder(run_dir, config, resume)
-    accelerator = make_accelerator(config.trainer)
     device = accelerator.device if config.data.workers == 0 else torch.device("cpu")
     images = training_images(config.data, device)
     if is_open(config.trainer):
@@ -54,6 +68,7 @@ def prepare(config: RunConfig, run_dir: str | Path, *, resume: bool = False) -> 
         resume=resume,
         accelerator=accelerator,
         notes=notes,
+        lock=lock,
     )
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
@@ -75,8 +90,7 @@ def check_folder(run_dir: Path, config: RunConfig, resume: bool) -> list[str]:
     """
     if run_dir.exists() and not run_dir.is_dir():
         raise ValueError(f"--out: {run_dir} is a file")
-    used = run_dir.is_dir() and any(not p.name.startswith(".") for p in run_dir.iterdir())
-    if not used:
+    if is_unused(RunFolder(run_dir)):
         return []
     before = RunFolder(run_dir).config
     if not before.is_file():

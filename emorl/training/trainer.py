@@ -24,18 +24,23 @@ from torch.utils.data import DataLoader
 from emorl.data import Batch, BatchSampler, ObjectDataset, collate
 from emorl.models import ObjectCentricModel, Objective
 from emorl.models.geco import GECO
+from emorl.models.pretrained import first_non_finite
 from emorl.nn import BatchShare
 from emorl.nn.posterior import seed_for
 from emorl.runs import RunFolder, checkpoint
-from emorl.runs.files import clean
+from emorl.runs.files import clean, set_aside
+from emorl.runs.folder import by_step
+from emorl.runs.integrity import DamagedError
+from emorl.runs.lock import RunLock
 from emorl.runs.log import Row
 from emorl.training.config import Curriculum, TrainerConfig
-from emorl.training.devices import make_accelerator, precision_of, require_one_step
+from emorl.training.devices import lock_run, make_accelerator, precision_of, require_one_step
 from emorl.training.graph import GraphedStep
 from emorl.training.graph import check as check_graph
 from emorl.training.interrupt import StopRequest, ignore_signals
 from emorl.training.observer import Observer
 from emorl.training.optimizers import make_optimizers
+from emorl.training.saved import Saved, read, restore
 
 _STOP = "stop"
 
@@ -52,7 +57,7 @@ class TrainingResult:
         step: optimiser steps done.
         steps: of the whole run.
         checkpoint: the last checkpoint's folder.
-        interrupted: whether Ctrl-C or SIGTERM ended the run before its last step.
+        interrupted: whether Ctrl-C, SIGTERM or SIGHUP ended the run before its last step.
     """
 
     step: int
@@ -75,6 +80,7 @@ class Trainer:
         resume: go on from the newest checkpoint in `run_dir`, if there is one.
         accelerator: from `make_accelerator`, which is called if there is none.
         notes: lines for the user before the first step.
+        lock: of the run's folder, which `run` releases; it takes one itself if there is none.
 
     Raises:
         ValueError: if the batch cannot be shared out, `eval_every` has no images, or the
@@ -93,8 +99,9 @@ class Trainer:
         resume: bool = False,
         accelerator: Accelerator | None = None,
         notes: Sequence[str] = (),
+        lock: RunLock | None = None,
     ) -> None:
-        self.notes = notes
+        self.notes, self.lock = notes, lock
         self.accelerator = accelerator or make_accelerator(config)
         self.model = model.to(self.accelerator.device)
         if config.compile:
@@ -113,17 +120,33 @@ class Trainer:
         self.graph = self._graphed_step() if config.cuda_graph else None
         self.step = 0
         self._trained_with: str | None = None  # precision, before this run went on
-        self.last_checkpoint = checkpoint.latest(run_dir) if resume else None
-        if self.last_checkpoint:
-            self._load(self.last_checkpoint)
+        self.last_checkpoint: Path | None = None
+        self._left_out: dict[Path, Exception] = {}
+        if resume:
+            self._resume()
         require_one_step(self.accelerator, self.step, self.run_folder.path)
 
     def run(self) -> TrainingResult:
-        """Train to the last step, or until Ctrl-C or SIGTERM, and save.
+        """Train to the last step, or until Ctrl-C, SIGTERM or SIGHUP, and save.
+
+        A new run that an error ends before its first step is done leaves nothing behind.
 
         Raises:
             NonFiniteError: naming the step, the term and the last good checkpoint.
+            ValueError: if another process is training in the folder.
         """
+        lock = self.lock or lock_run(self.accelerator, self.run_folder)
+        first = self.step
+        try:
+            return self._run()
+        except BaseException:
+            if self.step == first:
+                lock.discard()
+            raise
+        finally:
+            lock.release()
+
+    def _run(self) -> TrainingResult:
         observer = self._observer() if self.accelerator.is_main_process else None
         try:
             if observer:
@@ -167,8 +190,9 @@ class Trainer:
         return stopped and not late and self.step < self.config.steps
 
     def _observer(self) -> Observer:
-        self.run_folder.path.mkdir(parents=True, exist_ok=True)
         clean(self.run_folder.path)
+        for place in self._left_out:
+            set_aside(place)
         return Observer(
             self.model, self.dataset, self.held_out, self.config, self.run_folder, self.step
         )
@@ -287,6 +311,11 @@ class Trainer:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "geco": self.geco.state_dict() if self.geco else None,
         }
+        if bad := first_non_finite(self.model.state_dict()):
+            raise NonFiniteError(
+                f"after step {self.step}: {bad} is not finite; not saved; "
+                f"last good checkpoint: {self.last_checkpoint or 'none yet'}"
+            )
         place = self.run_folder.checkpoint(self.step)
         if self.accelerator.is_main_process:
             checkpoint.save(place, self.model, state, keep=self.config.keep_checkpoints)
@@ -294,26 +323,38 @@ class Trainer:
         self.last_checkpoint = place
         return place
 
-    def _load(self, folder: Path) -> None:
-        saved = type(self.model).from_pretrained(folder)
-        own, other = vars(self.model.config), vars(saved.config)
+    def _resume(self) -> None:
+        """Go on from the newest checkpoint that can be read; without one, from the beginning."""
+        for place in reversed(by_step(self.run_folder.checkpoints)):
+            try:
+                saved = read(type(self.model), place)
+            except (ValueError, OSError) as error:
+                self._left_out[place] = error
+            else:
+                self._take(saved)
+                return
+        for reason in self._left_out.values():
+            if not isinstance(reason, DamagedError):  # the files are good, for another version say
+                raise reason
+
+    def _take(self, saved: Saved[ObjectCentricModel]) -> None:
+        own, other = vars(self.model.config), vars(saved.model.config)
         if differing := [name for name in own if own[name] != other[name]]:
             raise ValueError(
-                f"{folder}: its network differs from the one to train: {', '.join(differing)}"
+                f"{saved.folder}: its network differs from the one to train: {', '.join(differing)}"
             )
-        state = checkpoint.load_state(folder)
-        if state["optimizer"] != self.config.optimizer:
+        if saved.optimizer != self.config.optimizer:
             raise ValueError(
-                f"{folder}: trained with trainer.optimizer {state['optimizer']}, "
+                f"{saved.folder}: trained with trainer.optimizer {saved.optimizer}, "
                 f"cannot go on with {self.config.optimizer}"
             )
-        self.model.load_state_dict(saved.state_dict())
-        for optimizer, saved_state in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved_state)
-        if self.geco and state["geco"]:
-            self.geco.load_state_dict(state["geco"])
-        self.step = state["step"]
-        self._trained_with = state.get("precision")  # older checkpoints do not tell
+        self.model.load_state_dict(saved.model.state_dict())
+        for optimizer, state in zip(self.optimizers, saved.optimizers, strict=True):
+            restore(optimizer, state)
+        if self.geco and saved.geco:
+            self.geco.load_state_dict(saved.geco)
+        self.step, self._trained_with = saved.step, saved.precision
+        self.last_checkpoint = saved.folder
 
     def _check(self) -> None:
         if self.config.cuda_graph:
@@ -329,7 +370,11 @@ class Trainer:
 
     def _warnings(self) -> list[str]:
         """Lines for the user before the first step."""
-        lines = [f"going on from {self.last_checkpoint}"] if self.last_checkpoint else []
+        lines = [
+            f"left out, and renamed to {p.name}.damaged: {e}" for p, e in self._left_out.items()
+        ]
+        if self.last_checkpoint:
+            lines.append(f"going on from {self.last_checkpoint}")
         if self.config.precision == "tf32" and self.accelerator.device.type != "cuda":
             lines.append("trainer.precision: tf32 is for GPUs; this device computes in float32")
         if (self.config.precision, precision_of(self.config)) == ("auto", "tf32"):
