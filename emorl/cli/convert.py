@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from emorl.cli.arguments import Parser, whole_number
+from emorl.runs.files import require_place
+from emorl.runs.folder import STATE_FILE, WEIGHTS, run_of
 
 
 def run(arguments: list[str]) -> int:
@@ -21,6 +23,7 @@ def run(arguments: list[str]) -> int:
     network = _network(options.config)
     if not options.checkpoint.is_file():
         raise ValueError(f"{options.checkpoint}: no such file")
+    _require_free(options.out)
 
     from emorl.compat.official import load_checkpoint
 
@@ -28,6 +31,13 @@ def run(arguments: list[str]) -> int:
     model.save_pretrained(options.out)
     print(f"written: {options.out}; try: emorl evaluate {options.out} --data FILE")
     return 0
+
+
+def _require_free(folder: Path) -> None:
+    """Refuse to write into a run, whose checkpoint would be lost, and where nothing can be."""
+    if run_of(folder) is not None or (folder / STATE_FILE).exists():
+        raise ValueError(f"--out: {folder} belongs to a run; choose a folder of its own")
+    require_place(folder / WEIGHTS, "--out")
 
 
 def _network(path: Path) -> dict[str, Any]:

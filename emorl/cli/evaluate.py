@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emorl.cli.arguments import Parser, whole_number
-from emorl.runs.files import write_atomically
+from emorl.runs.files import require_place, write_atomically
 from emorl.runs.folder import RunFolder, run_of
 
 if TYPE_CHECKING:
@@ -20,17 +21,20 @@ def run(arguments: list[str]) -> int:
     """Evaluate a model, print the table, write the JSON."""
     options = _parser().parse(arguments)
 
-    from emorl.runs.checkpoint import resolve
-
-    folder, run = resolve(options.target), run_of(options.target)
+    if options.json:
+        require_place(options.json, "--json")
+    run = run_of(options.target)
 
     from emorl.evaluation import evaluate
-    from emorl.models import load_model
+    from emorl.models import find_model
     from emorl.training.config import TrainerConfig
     from emorl.training.devices import make_accelerator
 
-    model = load_model(folder)
+    folder, model = find_model(options.target)
     dataset = _open(options, run)
+    destinations = _destinations(options, run, dataset.name)
+    for path in destinations:
+        require_place(path, "RUN")
     accelerator = make_accelerator(TrainerConfig(device=options.device, precision="no"))
     result = {
         "checkpoint": str(folder),
@@ -51,10 +55,9 @@ def run(arguments: list[str]) -> int:
     accelerator.end_training()
     if not accelerator.is_main_process:
         return 0
-    print(table(result))
-    for path in _destinations(options, run, dataset.name):
+    for path in destinations:
         write_atomically(path, (json.dumps(_without_nan(result), indent=2) + "\n").encode())
-        print(f"written: {path}")
+    print(table(result), *[f"written: {path}" for path in destinations], sep="\n")
     return 0
 
 
@@ -79,7 +82,7 @@ def _parser() -> Parser:
     add = parser.add_argument
     add("target", type=Path, metavar="RUN|CHECKPOINT", help="a run, a checkpoint or a model folder")
     add("--data", help="a generator's name or a file; None: the run's own")
-    add("--split", default="test", help="part of the data")
+    add("--split", type=_name, default="test", help="part of the data")
     add("--images", type=whole_number(1), default=320, help="images to measure")
     add("--refinement-steps", type=whole_number(0), help="None: the model's own number")
     add("--num-slots", type=whole_number(1), help="None: the model's own number")
@@ -90,6 +93,13 @@ def _parser() -> Parser:
     add("--device", choices=["auto", "cpu"], default="auto", help="auto takes a GPU if any")
     add("--json", type=Path, metavar="FILE", help="write the result there too")
     return parser
+
+
+def _name(text: str) -> str:
+    """A split's name, which becomes a part of a file's."""
+    if not re.fullmatch(r"\w[\w.-]*", text):
+        raise argparse.ArgumentTypeError(f"expected a name, got {text!r}")
+    return text
 
 
 def _open(options: argparse.Namespace, run: RunFolder | None) -> ObjectDataset:

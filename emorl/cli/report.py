@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from emorl.cli.arguments import Parser
+from emorl.runs import RunFolder
+from emorl.runs.files import require_place
 
 
 def run(arguments: list[str]) -> int:
@@ -12,6 +14,9 @@ def run(arguments: list[str]) -> int:
     parser = Parser("report", "Write a run's report.html anew.")
     parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
     folder = parser.parse(arguments).run
+
+    if folder.is_dir():
+        require_place(RunFolder(folder).report, "RUN")
 
     from emorl.report import write_report
 

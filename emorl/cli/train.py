@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from emorl.cli import INTERRUPTED
@@ -30,6 +31,7 @@ def run(arguments: list[str]) -> int:
     out = Path(options.out or f"runs/{config.model}/{path.stem}")
 
     from emorl.report import write_report
+    from emorl.runs.log import Terminal
     from emorl.training.run import prepare
 
     trainer = prepare(config, out, resume=options.resume is not None)
@@ -38,12 +40,15 @@ def run(arguments: list[str]) -> int:
     trainer.accelerator.end_training()
     if not is_main:
         return INTERRUPTED if result.interrupted else 0
+    terminal = Terminal(sys.stdout)
     if result.interrupted:
-        print(f"stopped after step {result.step} of {result.steps} and saved", end="; ")
-        print(f"go on with: emorl train --out {out} --resume auto")
+        print(
+            f"stopped after step {result.step} of {result.steps} and saved", end="; ", file=terminal
+        )
+        print(f"go on with: emorl train --out {out} --resume auto", file=terminal)
         return INTERRUPTED
     write_report(out)
-    print(f"{result.step} steps done; see {RunFolder(out).report}")
+    print(f"{result.step} steps done; see {RunFolder(out).report}", file=terminal)
     return 0
 
 

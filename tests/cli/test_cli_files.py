@@ -1,0 +1,194 @@
+"""What commands leave behind: whole files, nothing where they are refused."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from emorl.cli import main
+from emorl.data import open_dataset
+from emorl.models import load_model
+
+SHORT = ["--trainer.steps", "2", "--trainer.picture_every", "0"]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "smoke"
+    assert main(["train", "--config", "smoke", "--out", str(folder), *SHORT]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def complaint(capsys: pytest.CaptureFixture[str]) -> str:
+    """What stderr has, which must be one line."""
+    text = capsys.readouterr().err
+    assert text.count("\n") == 1, text
+    return text
+
+
+def evaluate(*arguments: object) -> int:
+    return main(["evaluate", *map(str, arguments), "--images", "2", "--batch-size", "2"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data.train", "no.h5"], "no.h5: neither a file nor a generator"),
+        (["--network.num_slots", "0"], "num_slots must be positive"),
+        (["--trainer.batch_size", "7", "--trainer.accumulation", "2"], "expected a multiple of 2"),
+        (["--trainer.eval_every", "1", "--data.train", "tetrominoes-real10"], "no held-out images"),
+    ],
+)
+def test_a_refused_training_leaves_no_folder(tmp_path, capsys, monkeypatch, options, message):
+    monkeypatch.chdir(tmp_path)
+    line = ["train", "--config", "smoke", "--out", "runs/mine", *SHORT]
+    assert main([*line, *options]) == 2
+    assert message in complaint(capsys)
+    assert not [*tmp_path.iterdir()]
+
+
+def test_a_training_refused_at_its_first_step_leaves_no_folder(tmp_path, capsys, monkeypatch):
+    """As by images that cannot be read; the corrected command then begins."""
+    kind = type(open_dataset("tetrominoes"))
+
+    def fail(self, indices):
+        raise ValueError("image 7 cannot be read")
+
+    line = ["train", "--config", "smoke", "--out", str(tmp_path / "runs/mine"), *SHORT]
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "__getitems__", fail)
+        assert main(line) == 2
+    assert "image 7 cannot be read" in complaint(capsys)
+    assert not [*tmp_path.iterdir()]
+    assert main(line) == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("", "--json: expected a file, got a folder"), ("file/a.json", "is not a folder")],
+)
+def test_the_json_file_is_checked_before_the_work(run, capsys, monkeypatch, path, message):
+    (run.parent / "file").touch()
+    monkeypatch.setattr("emorl.models.find_model", None)
+    assert evaluate(run, "--json", run.parent / path) == 2
+    assert message in complaint(capsys)
+
+
+@pytest.mark.parametrize("split", ["../../test", "/test", "", "a b"])
+def test_a_split_is_a_name(run, capsys, split):
+    before = content(run)
+    assert evaluate(run, "--split", split) == 2
+    assert "expected a name" in complaint(capsys)
+    assert content(run) == before
+
+
+def test_a_full_disk_leaves_the_evaluation_before(run, capsys, monkeypatch):
+    assert evaluate(run) == 0
+    capsys.readouterr()
+    before = content(run)
+
+    def write(path: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    assert evaluate(run, "--seed", "1") == 2
+    assert "evaluation/tetrominoes.json: No space left on device" in complaint(capsys)
+    assert main(["report", str(run)]) == 2
+    assert "report.html: No space left on device" in complaint(capsys)
+    assert content(run) == before
+
+
+def test_a_full_disk_ends_a_training_by_one_line(run, capsys, monkeypatch):
+    plain = Path.write_bytes
+
+    def write(path: Path, data: bytes) -> int:
+        if path.name == "training.pt":
+            plain(path, data[:100])
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return plain(path, data)
+
+    monkeypatch.setattr(Path, "write_bytes", write)
+    before = content(run / "checkpoints")
+    assert main(["train", "--out", str(run), "--resume", "auto", "--trainer.steps", "3"]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.endswith("checkpoints/step-00000003: No space left on device")
+    assert content(run / "checkpoints") == before
+    monkeypatch.undo()
+    assert main(["train", "--out", str(run), "--resume", "auto"]) == 0
+
+
+@pytest.mark.parametrize("place", ["", "checkpoints/step-00000002", "checkpoints/step-00000009"])
+def test_convert_leaves_a_run_alone(run, fixtures_dir, capsys, place):
+    golden = fixtures_dir / "golden/tetrominoes_geco_i3"
+    line = ["convert", f"{golden}.pth", "--config", f"{golden}.json", "--out"]
+    before = content(run)
+    assert main([*line, str(run / place)]) == 2
+    assert "belongs to a run; choose a folder of its own" in complaint(capsys)
+    assert content(run) == before
+    alone = Path(shutil.copytree(run / "checkpoints/step-00000002", run.parent / "copy"))
+    assert main([*line, str(alone)]) == 2
+    assert "belongs to a run" in complaint(capsys)
+
+
+def test_an_altered_released_checkpoint_is_refused(fixtures_dir, tmp_path, capsys):
+    golden = fixtures_dir / "golden/tetrominoes_geco_i3"
+    altered = tmp_path / "altered.pth"
+    data = bytearray(Path(f"{golden}.pth").read_bytes())
+    data[len(data) // 2] ^= 4
+    altered.write_bytes(data)
+    line = ["convert", str(altered), "--config", f"{golden}.json", "--out", str(tmp_path / "m")]
+    assert main(line) == 2
+    assert "altered.pth: damaged, or more than tensors and plain values: " in complaint(capsys)
+    assert [p.name for p in tmp_path.iterdir()] == ["altered.pth"]
+
+
+def test_a_model_of_weights_that_are_not_finite_is_not_measured(run, tmp_path, capsys):
+    model = load_model(run)
+    next(model.parameters()).data.view(-1)[0] = torch.nan
+    model.save_pretrained(tmp_path / "bad")
+    assert evaluate(tmp_path / "bad", "--data", "tetrominoes") == 2
+    assert "is not finite" in complaint(capsys)
+
+
+def command(*arguments: object, **options) -> subprocess.Popen:
+    line = [sys.executable, "-m", "emorl", *map(str, arguments)]
+    return subprocess.Popen(line, text=True, **options)
+
+
+def test_a_training_into_a_pipe_without_a_reader_is_finished(tmp_path):
+    """Its output has gone from the start; only the folder tells."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    line = ["train", "--config", "smoke", "--out", tmp_path / "run", *SHORT]
+    process = command(*line, stdout=writing, stderr=writing)
+    os.close(writing)
+    assert process.wait(300) == 0
+    assert (tmp_path / "run/report.html").is_file()
+
+
+def test_a_second_training_is_refused_by_one_line(run, capsys):
+    from emorl.runs import RunFolder
+    from emorl.runs.lock import RunLock
+
+    before = content(run)
+    lock = RunLock(RunFolder(run))
+    assert main(["train", "--out", str(run), "--resume", "auto"]) == 2
+    assert f"process {os.getpid()} is training in this folder" in complaint(capsys)
+    lock.release()
+    assert content(run) == before
