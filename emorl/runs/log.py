@@ -101,10 +101,9 @@ class RunLog:
 
 
 class Terminal:
-    """A stream whose reader may go away: what is written from then on is dropped.
+    """Output stream that drops what it is given once its reader has gone.
 
-    Training does not end when a terminal is closed or the other end of a pipe, `| head` say: its
-    story is in its folder.
+    A training must not end because a terminal or the other end of a pipe (`| head`) was closed.
 
     Args:
         stream: stdout or stderr; None where the process was started without it.
@@ -114,7 +113,7 @@ class Terminal:
         self._stream = stream or open(os.devnull, "w")  # noqa: SIM115
 
     def write(self, text: str) -> int:
-        """Write at once."""
+        """Write and flush."""
         try:
             self._stream.write(text)
             self._stream.flush()
@@ -123,13 +122,13 @@ class Terminal:
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing: `write` has."""
+        """Do nothing, since `write` flushes."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
     def _drop(self) -> None:
-        """Lead what the stream still holds, and all that follows, nowhere."""
+        """Redirect the stream, with what its buffer holds, to the null device."""
         with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), self._stream.fileno())
 
