@@ -290,6 +290,7 @@ def test_loading_what_is_no_model_says_why(tmp_path: Path) -> None:
     EfficientMORL(EfficientMORLConfig(**TINY)).save_pretrained(tmp_path)
     description = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**description, "model": "vae"}))
+    (tmp_path / "SHA256SUMS").unlink()
     with pytest.raises(ValueError, match="unknown model 'vae', expected one of"):
         load_model(tmp_path)
 
