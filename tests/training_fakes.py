@@ -53,7 +53,7 @@ class FakeModel(ObjectCentricModel):
             error = decomposition.reconstruction - request.target
             nll = error.square().flatten(1).sum(1) / (2 * self.config.sigma**2)
             kl = self.colours.square().sum().expand(len(nll))
-            loss = loss + request.loss(nll.mean(), kl)
+            loss = loss + _loss(request, nll.mean(), kl)
             terms[f"nll_{i}"] = nll.detach()
             terms["kl_layer_1" if i == 0 else f"kl_refinement_{i}"] = kl.detach()
         return Objective(loss, nll.detach(), kl.detach(), terms, decomposition)
@@ -67,6 +67,14 @@ class FakeModel(ObjectCentricModel):
         reconstruction = (masks * components).sum(1)
         slots = colours[None].expand(len(pixels), -1, -1)
         return Decomposition(reconstruction, masks, components, slots)
+
+
+def _loss(request: Request, nll: Tensor, kl: Tensor) -> Tensor:
+    """The loss of one decomposition: weighted, or with a constrained likelihood."""
+    weighted = request.kl_weight * kl.mean()
+    if request.constraint is None:
+        return request.nll_weight * nll + weighted
+    return request.constraint.penalty(nll, request.target[0].numel()) + weighted
 
 
 class FakeImages(ObjectDataset):
