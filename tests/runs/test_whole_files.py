@@ -22,7 +22,7 @@ ROOM = 300  # bytes that the disk still has
 
 
 def save_model(folder: Path) -> None:
-    FakeModel().save_pretrained(folder)
+    FakeModel().save_pretrained(folder / "model")
 
 
 def save_checkpoint(folder: Path) -> None:
