@@ -41,6 +41,10 @@ def filling(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: which names `folder`, if the disk is full, say; what was there before stays.
     """
+    if _UNFINISHED.fullmatch(folder.name):  # part of what `replacing` will sync and rename
+        folder.mkdir()
+        yield folder
+        return
     with _written_beside(folder) as unfinished:
         unfinished.mkdir()
         yield unfinished
