@@ -98,10 +98,10 @@ gpu:
 	  OUT=$(OUT)/$$call PYTHON=$(PYTHON) benchmarks/gpu.sh $$call || status=$$?; \
 	done; exit $$status
 
-# What a machine with CUDA's PyTorch and its usual companions lacks, for its Python; they need
-# nothing but PyYAML and typing_extensions, which are there.
+# What a machine with CUDA's PyTorch and its usual companions lacks, for its Python; it needs
+# nothing else.
 CARRIED := .gpu
-WHEELS := jsonargparse docstring_parser typeshed_client google-crc32c
+WHEELS := google-crc32c
 PLATFORMS := manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014 manylinux1
 gpu-wheels:
 	rm -rf $(CARRIED)/wheels

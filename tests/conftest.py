@@ -18,7 +18,7 @@ SUMMARIES = {
 }
 # What the extras "train", "triton" and "dev" bring, by the names they are imported by.
 OPTIONAL = {
-    *("accelerate", "google_crc32c", "h5py", "jinja2", "jsonargparse", "matplotlib", "PIL", "yaml"),
+    *("accelerate", "google_crc32c", "h5py", "jinja2", "matplotlib", "PIL", "yaml"),
     *("scipy", "tensorboard", "tqdm", "triton", "hypothesis", "markdown_it", "sklearn"),
 }
 

@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
+from emorl.fields import shown
 from emorl.suggestions import near
 
 COMMANDS = {
@@ -24,6 +25,9 @@ COMMANDS = {
 }
 USAGE, FAILURE, INTERRUPTED = 2, 1, 128 + signal.SIGINT
 """Exit codes: a wrong argument, file or value; a failed run; Ctrl-C or SIGTERM."""
+
+_TOO_LARGE = ("DefaultCPUAllocator", "calculation overflowed", "multiplication overflow")
+_LONGEST = 500  # characters of a line for the user
 
 _HELP = """usage: emorl COMMAND [ARGUMENTS]
 
@@ -53,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"emorl {__version__}")
         return 0
     if command not in COMMANDS:
-        return _complain("", f"unknown command {command}{near(command, COMMANDS)}", USAGE)
+        return _complain("", f"unknown command {shown(command)}{near(command, COMMANDS)}", USAGE)
     return _run(command, rest)
 
 
@@ -66,7 +70,7 @@ def _run(command: str, arguments: list[str]) -> int:
     except BrokenPipeError:  # the reader of our output has gone, as in `emorl info | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILURE
-    except (ValueError, ArithmeticError, OSError, ImportError, RuntimeError) as error:
+    except (ValueError, ArithmeticError, OSError, ImportError, RuntimeError, MemoryError) as error:
         if os.environ.get("EMORL_TRACEBACK"):
             raise
         return _explain(command, error)
@@ -79,8 +83,8 @@ def _explain(command: str, error: Exception) -> int:
         return _complain(command, text, USAGE)
     if isinstance(error, OSError) and error.filename:
         return _complain(command, f"{error.filename}: {error.strerror}", USAGE)
-    if type(error).__name__ == "OutOfMemoryError":
-        text = "out of GPU memory: take a smaller batch, or raise --trainer.accumulation"
+    if memory := _lacking_memory(error):
+        text = f"out of {memory}: take a smaller batch, or raise --trainer.accumulation"
         return _complain(command, text, FAILURE)
     if isinstance(error, ValueError | OSError):
         return _complain(command, str(error), USAGE)
@@ -89,6 +93,17 @@ def _explain(command: str, error: Exception) -> int:
     raise error
 
 
+def _lacking_memory(error: Exception) -> str:
+    """Which memory an error says is too small; nothing for other errors."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return "GPU memory"
+    # On the CPU, torch raises a RuntimeError like any other.
+    lacking = isinstance(error, MemoryError) or any(sign in str(error) for sign in _TOO_LARGE)
+    return "memory" if lacking else ""
+
+
 def _complain(command: str, text: str, code: int) -> int:
-    print(f"emorl {command}".rstrip() + f": {' '.join(text.split())}", file=sys.stderr)
+    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
+    print(f"emorl {command}".rstrip() + f": {line}", file=sys.stderr)
     return code

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from emorl.fields import shown
 from emorl.suggestions import near
+
+_WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,16 +34,21 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             name = unknown[0].partition("=")[0]
             options = self._option_string_actions if name.startswith("-") else []
-            raise ValueError(f"unknown argument {name}{near(name, options)}")
+            raise ValueError(f"unknown argument {shown(name)}{near(name, options)}")
+        for name, value in vars(known).items():
+            if isinstance(value, list):  # argparse's answer to --name=--
+                raise ValueError(f"argument --{name}: expected one argument")
         return known
 
 
 def whole_number(least: int) -> Callable[[str], int]:
-    """An argument's type: an integer that is `least` or more."""
+    """An argument's type: an integer that is `least` or more, and fits into 64 bits."""
 
     def parse(text: str) -> int:
-        if not text.removeprefix("-").isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"expected a whole number >= {least}, got {text}")
+        if not _WHOLE.fullmatch(text) or int(text) < least:
+            raise argparse.ArgumentTypeError(
+                f"expected a whole number >= {least}, got {shown(text)}"
+            )
         return int(text)
 
     return parse

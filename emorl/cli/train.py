@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import argparse
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from emorl.cli import INTERRUPTED
-from emorl.cli.arguments import Parser
 from emorl.runs import RunFolder
 
 _USAGE = "emorl train --config NAME|FILE [--out DIR] [--resume auto] [--KEY VALUE ...]"
 
 
+class _Options(NamedTuple):
+    """What `emorl train` takes beside the keys of a configuration."""
+
+    config: str | None = None
+    model: str | None = None
+    out: str | None = None
+    resume: str | None = None
+
+
 def run(arguments: list[str]) -> int:
     """Train, and print where the run is and how to resume it."""
-    parser = Parser("train", "Train a model.")
-    for name in ("config", "model", "out"):
-        parser.add_argument(f"--{name}")
-    parser.add_argument("--resume", choices=["auto"])
-    if {"-h", "--help"} & {*arguments}:
-        options, _ = parser.parse_known_args([a for a in arguments if a not in ("-h", "--help")])
+    asked_help = {"-h", "--help"} & {*arguments}
+    options, overrides = _split([a for a in arguments if a not in ("-h", "--help")])
+    if asked_help:
         return _print_help(options.model)
-    options, overrides = parser.parse_known_args(arguments)
     path = _config_path(options)
 
     from emorl.training.config_file import load_config
@@ -52,7 +58,23 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _config_path(options: argparse.Namespace) -> Path:
+def _split(arguments: Sequence[str]) -> tuple[_Options, list[str]]:
+    """The command's own options, of which the last counts, and the configuration's keys."""
+    from emorl.fields import shown
+    from emorl.training.config_keys import pairs_of
+
+    pairs = pairs_of(arguments)
+    own = {name: text for name, text in pairs if name in _Options._fields}
+    for name, text in own.items():
+        if not text.strip() or "\0" in text:
+            raise ValueError(f"--{name}: expected a name, got {shown(text)}")
+    options = _Options(**{name: os.path.expanduser(text) for name, text in own.items()})
+    if options.resume not in (None, "auto"):
+        raise ValueError(f"--resume: expected auto, got {shown(options.resume)}")
+    return options, [f"--{name}={text}" for name, text in pairs if name not in own]
+
+
+def _config_path(options: _Options) -> Path:
     """The configuration's file."""
     from emorl.training.config_file import config_names, find_config
 
@@ -70,16 +92,15 @@ def _config_path(options: argparse.Namespace) -> Path:
 
 
 def _print_help(model: str | None) -> int:
-    from emorl.training.config_file import DEFAULT_MODEL, build_parser, config_names
+    from emorl.training.config_file import DEFAULT_MODEL, config_names
+    from emorl.training.config_help import describe_keys, option
 
-    parser = build_parser(model or DEFAULT_MODEL)
-    parser.usage = _USAGE
-    parser.add_argument("--out", type=Path, help="the run's folder; null: runs/MODEL/NAME")
-    parser.add_argument(
-        "--resume",
-        choices=["auto"],
-        help="go on from the newest checkpoint in the folder, or begin if there is none",
-    )
-    print(parser.format_help())
-    print(f"Configurations of {model or DEFAULT_MODEL}: {', '.join(config_names(model))}")
+    model = model or DEFAULT_MODEL
+    names = ", ".join(config_names(model))
+    print(f"usage: {_USAGE}\n\nTrain a model.\n")
+    print(option("--config", f"a YAML file, or one of {names}"))
+    print(option("--model", f"the model's name (default: the file's, or {DEFAULT_MODEL})"))
+    print(option("--out", "the run's folder (default: runs/MODEL/CONFIG)"))
+    print(option("--resume", "auto: go on from the newest checkpoint, or begin if there is none"))
+    print(f"\n{describe_keys(model)}")
     return 0

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args, get_origin, get_type_hints
+from typing import ClassVar, get_type_hints
 
+from emorl.fields import fit_fields
 from emorl.ops import Backend
 
 
@@ -31,14 +32,11 @@ class ModelConfig:
     backend: Backend = "auto"
 
     def __post_init__(self) -> None:
-        size = tuple(self.image_size)  # JSON and YAML have lists
-        if len(size) != 2 or min(size) < 1:
-            raise ValueError(f"image_size: expected (height, width), got {size}")
-        self.image_size = size
+        fit_fields(self)
+        if min(self.image_size) < 1:
+            raise ValueError(f"image_size: expected (height, width), got {self.image_size}")
         for name, kind in get_type_hints(type(self)).items():
-            value, allowed = getattr(self, name), get_args(kind)
-            if get_origin(kind) is Literal and value not in allowed:
-                raise ValueError(f"{name} must be one of {[*allowed]}, got {value!r}")
+            value = getattr(self, name)
             if value is None:
                 continue
             if name in self.MAY_BE_ZERO and not value >= 0:

@@ -1,5 +1,6 @@
 """Figures of decompositions and training, and the HTML report of a run."""
 
+import emorl.report.backend  # noqa: F401  # before matplotlib
 from emorl.report.curves import curves_figure
 from emorl.report.figures import (
     attention_figure,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
+from emorl.fields import fit_fields, shown
 from emorl.training.optimizers import OptimizerName
 
 Precision = Literal["auto", "no", "tf32", "bf16"]
@@ -43,6 +44,7 @@ class DataConfig:
     workers: int = 0
 
     def __post_init__(self) -> None:
+        fit_fields(self, "data.")
         _at_least("data.limit", self.limit, 1)
         _at_least("data.size", self.size, 1)
         _at_least("data.workers", self.workers, 0)
@@ -67,6 +69,7 @@ class GECOConfig:
     acceleration: float = 1.0
 
     def __post_init__(self) -> None:
+        fit_fields(self, "trainer.geco.")
         _at_least("trainer.geco.warm_start", self.warm_start, 0)
         _at_least("trainer.geco.step_size", self.step_size, 0)
         _at_least("trainer.geco.acceleration", self.acceleration, 0)
@@ -149,6 +152,7 @@ class TrainerConfig:
     eval_images: int = 320
 
     def __post_init__(self) -> None:
+        fit_fields(self, "trainer.")
         for name in ("steps", "batch_size", "accumulation", "log_every", "checkpoint_every"):
             _at_least(f"trainer.{name}", getattr(self, name), 1)
         for name in ("keep_checkpoints", "eval_images", "decay_steps", "least_steps"):
@@ -161,9 +165,6 @@ class TrainerConfig:
             raise ValueError(
                 f"trainer.least_steps: expected trainer.max_minutes with it, got {self.least_steps}"
             )
-        if self.precision not in get_args(Precision):
-            expected = ", ".join(get_args(Precision))
-            raise ValueError(f"trainer.precision: expected one of {expected}, got {self.precision}")
         check_curriculum(self.curriculum)
 
 
@@ -187,7 +188,9 @@ def check_curriculum(curriculum: Curriculum) -> None:
     for name, stages in curriculum.items():
         where = f"trainer.curriculum.{name}"
         if name not in SCHEDULABLE:
-            raise ValueError(f"{where}: expected one of {', '.join(SCHEDULABLE)}, got {name}")
+            raise ValueError(
+                f"{where}: expected one of {', '.join(SCHEDULABLE)}, got {shown(name)}"
+            )
         begins = [begin for begin, _ in stages]
         if not begins or begins[0] != 0 or begins != sorted(set(begins)):
             raise ValueError(

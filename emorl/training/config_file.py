@@ -8,17 +8,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
+from emorl.fields import shown
+from emorl.models import MODELS
 from emorl.runs.files import write_atomically
 from emorl.suggestions import near
-from emorl.training.config import RunConfig
-from emorl.training.config_keys import check_keys, flat, one_line, parts_of
-
-if TYPE_CHECKING:
-    from jsonargparse import ArgumentParser
+from emorl.training.config import DataConfig, RunConfig, TrainerConfig
+from emorl.training.config_keys import check_keys, fitting, flat, pairs_of, parts_of, value_of
+from emorl.training.yaml_file import read_file
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 DEFAULT_MODEL = "efficient_morl"
@@ -32,12 +32,15 @@ def find_config(name: str, model: str | None = None) -> Path:
     """
     if Path(name).is_file():
         return Path(name)
+    if Path(name).is_dir():
+        raise ValueError(f"--config: expected a file, got the folder {name}")
     if Path(name).suffix in {".yaml", ".yml"} or "/" in name:
         raise ValueError(f"--config: no such file: {name}")
     names = config_names(model)
     if name in names:
         return CONFIGS / (model or DEFAULT_MODEL) / f"{name}.yaml"
-    raise ValueError(f"--config: no file and no configuration is called {name}{near(name, names)}")
+    hint = near(name, names)
+    raise ValueError(f"--config: no file and no configuration is called {shown(name)}{hint}")
 
 
 def config_names(model: str | None = None) -> list[str]:
@@ -46,11 +49,11 @@ def config_names(model: str | None = None) -> list[str]:
     Raises:
         ValueError: if there are none; the message names the models that have configurations.
     """
-    names = sorted(path.stem for path in (CONFIGS / (model or DEFAULT_MODEL)).glob("*.yaml"))
-    if not names:
-        models = [path.name for path in CONFIGS.iterdir() if path.is_dir()]
-        raise ValueError(f"--model: no configurations for {model}{near(model or '', models)}")
-    return names
+    models = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
+    model = DEFAULT_MODEL if model is None else model
+    if model not in models:
+        raise ValueError(f"--model: no configurations for {shown(model)}{near(model, models)}")
+    return sorted(path.stem for path in (CONFIGS / model).glob("*.yaml"))
 
 
 def load_config(
@@ -66,20 +69,25 @@ def load_config(
     Raises:
         ValueError: in one line, for a file that is not YAML, an unknown key and a wrong value.
     """
-    from jsonargparse import ArgumentError
-
-    values = {} if path is None else _read(Path(path))
-    model = model or values.get("model", DEFAULT_MODEL)
-    parser = build_parser(model)
-    check_keys(flat(values), model, f"{path}: unknown key ")
-    check_keys(_options(overrides), model, "unknown option --")
-    config = [] if path is None else [f"--config={path}"]
+    values = {} if path is None else _flat_file(Path(path))
+    named = values.pop("model", DEFAULT_MODEL)
+    parts_of(named)  # a wrong name stays wrong where another replaces it
+    model = named if model is None else model
+    parts: dict[str, Any] = {part: {} for part in parts_of(model)}
+    check_keys(values, model, f"{path}: unknown key ")
+    for key, value in values.items():
+        _put(parts, key, value, model)
+    for option, text in pairs_of(overrides):
+        check_keys([option], model, "unknown option --")
+        given = flat({option: value_of(option, text, model)})
+        check_keys(given, model, "unknown option --")
+        for key, value in given.items():
+            _put(parts, key, value, model)
     try:
-        parsed = parser.parse_args([*config, *overrides, f"--model={model}"])
-        parts = parser.instantiate(parsed)
-    except (ArgumentError, ValueError) as error:
-        raise ValueError(one_line(str(error), model)) from None
-    return RunConfig(parts.network, model, parts.data, parts.trainer)
+        network = MODELS[model].Config(**parts["network"])
+    except ValueError as error:
+        raise ValueError(f"network.{error}") from None
+    return RunConfig(network, model, DataConfig(**parts["data"]), TrainerConfig(**parts["trainer"]))
 
 
 def save_config(config: RunConfig, path: Path) -> None:
@@ -88,36 +96,29 @@ def save_config(config: RunConfig, path: Path) -> None:
     write_atomically(path, yaml.safe_dump(values, sort_keys=False).encode())
 
 
-def build_parser(model: str) -> ArgumentParser:
-    """The parser of a run of the model, with the units and defaults of every option.
-
-    Raises:
-        ValueError: if there is no such model.
-    """
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(prog="emorl train", exit_on_error=False, add_help=False)
-    parser.add_argument("--config", action="config", help="a YAML file, or a configuration's name")
-    parser.add_argument("--model", type=str, default=model, help="the model's name")
-    for part, kind in parts_of(model).items():
-        parser.add_class_arguments(kind, part)
-    return parser
-
-
-def _read(path: Path) -> dict[str, Any]:
+def _flat_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"--config: no such file: {path}")
+    values = read_file(path)
     try:
-        values = yaml.safe_load(path.read_text()) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a YAML file: {' '.join(str(error).split())}") from None
-    if not isinstance(values, dict):
-        raise ValueError(f"{path}: expected keys and values, got {type(values).__name__}")
-    return values
+        return flat(values)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
-def _options(arguments: Sequence[str]) -> list[str]:
-    return [a[2:].partition("=")[0].rstrip("+") for a in arguments if a.startswith("--")]
+def _put(parts: dict[str, Any], key: str, value: Any, model: str) -> None:
+    """Set the value of a dotted key, if it fits, even where a later one may replace it."""
+    *groups, name = key.split(".")
+    if not groups:
+        if value != {}:
+            raise ValueError(f"{key}: expected keys and values, got {shown(value)}")
+        return
+    place = parts
+    for group in groups:
+        if not isinstance(place.get(group), dict):  # null, or none yet
+            place[group] = {}
+        place = place[group]
+    place[name] = fitting(key, value, model)
 
 
 def _plain(value: Any) -> Any:

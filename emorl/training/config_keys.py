@@ -1,17 +1,20 @@
-"""The keys of a run's configuration: which there are, and one-line complaints about others."""
+"""The keys of a run's configuration: which there are, and what the text of an option means."""
 
 from __future__ import annotations
 
 import dataclasses
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from emorl.fields import fit, shown
 from emorl.suggestions import near
-from emorl.training.config import DataConfig, GECOConfig, TrainerConfig
+from emorl.training.config import Curriculum, DataConfig, GECOConfig, TrainerConfig
+from emorl.training.yaml_file import read_text
 
 FREE_FORM = "trainer.curriculum"
+_GROUPS = (FREE_FORM, "trainer.geco")
+_SWITCHES = {"yes": True, "on": True, "no": False, "off": False}
 
 
 def parts_of(model: str) -> dict[str, type]:
@@ -22,19 +25,73 @@ def parts_of(model: str) -> dict[str, type]:
     """
     from emorl.models import MODELS
 
-    if model not in MODELS:
-        raise ValueError(f"--model: no model is called {model}{near(model, MODELS)}")
+    if not isinstance(model, str) or model not in MODELS:
+        hint = near(model, MODELS) if isinstance(model, str) else ""
+        raise ValueError(f"--model: no model is called {shown(model)}{hint}")
     return {"network": MODELS[model].Config, "data": DataConfig, "trainer": TrainerConfig}
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Dotted keys and their values; a group that is empty or free in its form is a value."""
+    """Dotted keys and their values; a group that is empty or free in its form is a value.
+
+    Raises:
+        ValueError: for a key that is given twice, nested and dotted.
+    """
     pairs: dict[str, Any] = {}
     for name, value in values.items():
         key = f"{prefix}{name}"
         group = isinstance(value, dict) and value and key != FREE_FORM
-        pairs |= flat(value, f"{key}.") if group else {key: value}
+        inner = flat(value, f"{key}.") if group else {key: value}
+        if twice := pairs.keys() & inner.keys():
+            raise ValueError(f"{min(twice)} is given twice")
+        pairs |= inner
     return pairs
+
+
+def pairs_of(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """Options and their values, as they stand: `--KEY VALUE` or `--KEY=VALUE`.
+
+    Raises:
+        ValueError: for a value without an option, and an option without a value.
+    """
+    pairs = []
+    rest = iter(arguments)
+    for argument in rest:
+        if not argument.startswith("--") or argument == "--":
+            raise ValueError(f"expected --KEY VALUE, got {shown(argument)}")
+        key, equals, value = argument[2:].partition("=")
+        given = value if equals else next(rest, "--")
+        if given.startswith("--") and not equals:
+            raise ValueError(f"{key}: expected one argument, got none")
+        pairs.append((key, given))
+    return pairs
+
+
+def value_of(key: str, text: str, model: str) -> Any:
+    """What the text of an option means: itself where its key takes text, else a piece of YAML."""
+    hint = _hint_of(key, model)
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if any(kind is str or get_origin(kind) is Literal for kind in kinds):
+        return None if text == "null" and type(None) in kinds else text
+    try:
+        value = read_text(text)
+    except ValueError:
+        return text
+    return text if value is None and text != "null" else value
+
+
+def fitting(key: str, value: Any, model: str) -> Any:
+    """A value, if it is what its key expects; YAML's other words for true and false are these.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    if key in _GROUPS and isinstance(value, dict):
+        return value  # complete when the options have been read
+    hint = _hint_of(key, model)
+    if hint is bool and isinstance(value, str):
+        value = _SWITCHES.get(value.lower(), value)
+    return fit(key, value, hint)
 
 
 def check_keys(keys: Iterable[str], model: str, complaint: str) -> None:
@@ -46,23 +103,10 @@ def check_keys(keys: Iterable[str], model: str, complaint: str) -> None:
     parts = parts_of(model)
     names = [f"{part}.{f.name}" for part, kind in parts.items() for f in dataclasses.fields(kind)]
     geco = [f"trainer.geco.{f.name}" for f in dataclasses.fields(GECOConfig)]
-    known = ["model", "print_config", *parts, *names, *geco, "trainer.geco.help"]
+    known = ["model", *parts, *names, *geco]
     for key in keys:
         if key not in known and not key.startswith(f"{FREE_FORM}."):
             raise ValueError(f"{complaint}{key}{_hint(key, known)}")
-
-
-def one_line(message: str, model: str) -> str:
-    """The parser's complaint as `key: expected TYPE, got VALUE`, where it is about a value."""
-    own = re.search(r"(?:data|trainer)\.[\w.]+: expected .*", message)
-    if own:
-        return own[0]
-    key = re.search(r'Parser key "([\w.]+)":', message)
-    value = re.search(r"(?:Got value|Given value): (.*)", message)
-    if not (key and value):
-        return " ".join(message.split())
-    got = "" if value[1].startswith("Namespace") else f", got {value[1]}"
-    return f"{key[1]}: expected {_expected(key[1], model)}{got}"
 
 
 def _hint(key: str, known: list[str]) -> str:
@@ -76,21 +120,11 @@ def _hint(key: str, known: list[str]) -> str:
     return hint.replace("did you mean ", f"did you mean {group}.") if group else hint
 
 
-def _expected(key: str, model: str) -> str:
+def _hint_of(key: str, model: str) -> Any:
+    """The type hint of a known key; Any for a part."""
     part, _, name = key.partition(".")
-    parts = parts_of(model)
-    if part not in parts or not name:
-        return "the keys that --help lists"
-    return _in_words(get_type_hints(parts[part])[name.partition(".")[0]])
-
-
-def _in_words(hint: Any) -> str:
-    if hint is type(None):
-        return "null"
-    if hint is GECOConfig:
-        return "{target_per_dim: NUMBER, ...}"
-    if get_origin(hint) is Literal:
-        return f"one of {', '.join(map(str, get_args(hint)))}"
-    if get_origin(hint) in (Union, UnionType):
-        return " or ".join(_in_words(inner) for inner in get_args(hint))
-    return hint.__name__ if not get_args(hint) else str(hint)
+    if key.startswith("trainer.geco."):
+        return get_type_hints(GECOConfig)[key.removeprefix("trainer.geco.")]
+    if key.startswith(f"{FREE_FORM}."):
+        return get_args(Curriculum)[1]
+    return get_type_hints(parts_of(model)[part])[name] if name else Any

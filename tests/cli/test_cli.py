@@ -60,8 +60,8 @@ def test_train_help_has_every_option_with_its_default(capsys):
         "images per optimiser step, over all processes",
         "--network.sigma",
         "--data.train",
-        "--resume {auto}",
-        "Configurations of efficient_morl: clevr6, ",
+        "--resume  ",
+        "one of clevr6, clevr6-128",
     ):
         assert piece in text
 
@@ -82,7 +82,7 @@ def test_each_command_has_help(capsys, command):
         ("train --config smok", "is called smok; did you mean smoke?"),
         ("train --config no.yaml", "no such file: no.yaml"),
         ("train --config smoke --trainer.stepz 3", "did you mean trainer.steps?"),
-        ("train --config smoke --trainer.steps x", "trainer.steps: expected int, got x"),
+        ("train --config smoke --trainer.steps x", "trainer.steps: expected a whole number, got x"),
         ("train --config smoke --data.train no.h5", "no.h5: neither a file nor a generator"),
         ("train --config smoke --resume yes", "argument --resume: invalid choice: 'yes'"),
         ("train --config smoke --network.sigma -1", "sigma"),
@@ -111,9 +111,9 @@ def test_mistakes_are_answered_by_one_line(tmp_path, monkeypatch, capsys, line, 
 
 
 def test_a_missing_package_is_named(monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "jsonargparse", None)
+    monkeypatch.setitem(sys.modules, "yaml", None)
     assert main(["train", "--config", "smoke"]) == 2
-    expected = "jsonargparse is not installed: pip install 'emorl[train]'"
+    expected = "yaml is not installed: pip install 'emorl[train]'"
     assert expected in complaint(capsys)
 
 

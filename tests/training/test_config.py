@@ -158,11 +158,11 @@ def test_geco_can_be_switched_off():
     [
         (["--trainer.stepz", "3"], "unknown option --trainer.stepz; did you mean trainer.steps?"),
         (["--steps", "3"], "unknown option --steps; did you mean trainer.steps?"),
-        (["--trainer.steps", "abc"], "trainer.steps: expected int, got abc"),
+        (["--trainer.steps", "abc"], "trainer.steps: expected a whole number, got abc"),
         (["--trainer.steps"], "trainer.steps: expected one argument"),
         (["--trainer.steps", "0"], "trainer.steps: expected at least 1, got 0"),
         (["--trainer.learning_rate", "-1"], "trainer.learning_rate: expected a positive number"),
-        (["--trainer.decay_steps", "x"], "trainer.decay_steps: expected int or null, got x"),
+        (["--trainer.decay_steps", "x"], "decay_steps: expected a whole number or null, got x"),
         (
             ["--trainer.precision", "fp16"],
             "expected one of auto, no, tf32, bf16, got fp16",
@@ -192,8 +192,8 @@ def test_wrong_overrides_are_named_in_one_line(overrides, message):
         ("network: {slots: 3}", "unknown key network.slots; did you mean network."),
         ("model: monet2", "no model is called monet2"),
         ("trainer: [", "not a YAML file"),
-        ("[1, 2]", "expected keys and values, got list"),
-        ("trainer: {steps: many}", "trainer.steps: expected int, got many"),
+        ("[1, 2]", "expected keys and values, got [1, 2]"),
+        ("trainer: {steps: many}", "trainer.steps: expected a whole number, got many"),
     ],
 )
 def test_wrong_files_are_named_in_one_line(tmp_path, text, message):

@@ -50,7 +50,6 @@ class MONetConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("unet_channels", "encoder_channels"):
-            channels = tuple(getattr(self, name))  # JSON and YAML have lists
-            if not channels or min(channels) < 1:
+            channels = getattr(self, name)
+            if min(channels, default=0) < 1:
                 raise ValueError(f"{name}: expected positive numbers of channels, got {channels}")
-            setattr(self, name, channels)
