@@ -13,7 +13,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 _BEYOND = 2**63  # no whole number of torch's is as large
 _LARGEST = sys.float_info.max  # nor a number; NaN is not smaller either
-_PLAIN = re.compile(r"[A-Za-z_][\w./+-]{0,60}")
+_PLAIN = re.compile(r"-{0,2}[A-Za-z_][\w./+-]{0,60}")
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
 _WORDS = {

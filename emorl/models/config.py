@@ -34,7 +34,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         fit_fields(self)
         if min(self.image_size) < 1:
-            raise ValueError(f"image_size: expected (height, width), got {self.image_size}")
+            raise ValueError(f"image_size: expected sides of 1 or more, got {self.image_size}")
         for name, kind in get_type_hints(type(self)).items():
             value = getattr(self, name)
             if value is None:

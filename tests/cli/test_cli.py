@@ -60,7 +60,7 @@ def test_train_help_has_every_option_with_its_default(capsys):
         "images per optimiser step, over all processes",
         "--network.sigma",
         "--data.train",
-        "--resume  ",
+        "--resume auto: go on",
         "one of clevr6, clevr6-128",
     ):
         assert piece in text
@@ -84,7 +84,7 @@ def test_each_command_has_help(capsys, command):
         ("train --config smoke --trainer.stepz 3", "did you mean trainer.steps?"),
         ("train --config smoke --trainer.steps x", "trainer.steps: expected a whole number, got x"),
         ("train --config smoke --data.train no.h5", "no.h5: neither a file nor a generator"),
-        ("train --config smoke --resume yes", "argument --resume: invalid choice: 'yes'"),
+        ("train --config smoke --resume yes", "--resume: expected auto, got yes"),
         ("train --config smoke --network.sigma -1", "sigma"),
         ("train --config smoke --model slotty", "no configurations for slotty"),
         ("train --out no --resume auto", "no holds no run to resume"),
@@ -112,6 +112,8 @@ def test_mistakes_are_answered_by_one_line(tmp_path, monkeypatch, capsys, line, 
 
 def test_a_missing_package_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "yaml", None)
+    for name in ("config_file", "config_keys", "yaml_file"):
+        monkeypatch.delitem(sys.modules, f"emorl.training.{name}", raising=False)
     assert main(["train", "--config", "smoke"]) == 2
     expected = "yaml is not installed: pip install 'emorl[train]'"
     assert expected in complaint(capsys)

@@ -124,7 +124,7 @@ def test_another_image_size_is_refused() -> None:
     ("changes", "message"),
     [
         ({"hidden_dim": 0}, "hidden_dim must be positive, got 0"),
-        ({"variant": "paper"}, "variant must be one of"),
+        ({"variant": "paper"}, "variant: expected one of"),
         ({"decoder": "big"}, "must be multiples of 16, got 9x11"),
         ({"slot_dim": 0}, "slot_dim must be positive, got 0"),
     ],
