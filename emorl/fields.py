@@ -59,7 +59,9 @@ def fit(name: str, value: Any, hint: Any) -> Any:
     try:
         return _fitted(value, kinds)
     except TypeError:
-        raise ValueError(f"{name}: expected {in_words(hint)}, got {shown(value)}") from None
+        large = isinstance(value, Integral) and abs(int(value)) >= _BEYOND
+        expected = in_words(hint) + (" below 2**63" if large else "")
+        raise ValueError(f"{name}: expected {expected}, got {shown(value)}") from None
 
 
 def in_words(hint: Any) -> str:
@@ -85,8 +87,8 @@ def shown(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, str) and _PLAIN.fullmatch(value):
         return value
-    if isinstance(value, Integral) and abs(int(value)) >= _BEYOND:
-        return f"one of {int(value).bit_length()} bits"
+    if isinstance(value, Integral) and (bits := int(value).bit_length()) > 200:
+        return f"one of {bits} bits"
     return _SHORT.repr([*value] if isinstance(value, tuple) else value)
 
 

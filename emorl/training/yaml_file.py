@@ -24,7 +24,7 @@ def read_file(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         content = file.read(_MOST_BYTES + 1)
     if len(content) > _MOST_BYTES:
-        raise ValueError(f"{path}: expected a configuration of {_MOST_BYTES} bytes at most")
+        raise ValueError(f"{path}: expected at most {_MOST_BYTES} bytes, got more")
     try:
         values = read_text(content)
     except ValueError as error:
@@ -46,8 +46,11 @@ def read_text(text: str | bytes) -> Any:
     """
     try:
         return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise ValueError(f"not YAML in line {line}: {error.problem}") from None
     except (yaml.YAMLError, UnicodeError) as error:
-        raise ValueError(f"not a YAML file: {' '.join(str(error).split())}") from None
+        raise ValueError(f"not YAML: {' '.join(str(error).split())}") from None
 
 
 class _Loader(yaml.SafeLoader):

@@ -191,7 +191,7 @@ def test_wrong_overrides_are_named_in_one_line(overrides, message):
         ("modle: x", "unknown key modle; did you mean model?"),
         ("network: {slots: 3}", "unknown key network.slots; did you mean network."),
         ("model: monet2", "no model is called monet2"),
-        ("trainer: [", "not a YAML file"),
+        ("trainer: [", "mine.yaml: not YAML in line 1: expected the node content"),
         ("[1, 2]", "expected keys and values, got [1, 2]"),
         ("trainer: {steps: many}", "trainer.steps: expected a whole number, got many"),
     ],
