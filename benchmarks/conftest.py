@@ -14,11 +14,21 @@ from typing import Any
 import pytest
 import torch
 
+from emorl.bench import kernels
 from emorl.bench.records import machine
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--json-lines", type=Path, help="a line of JSON there after each case")
+    parser.addoption(kernels.OPTION, action="store_true", help=kernels.HELP)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    config = session.config
+    try:
+        kernels.require(config.getoption(kernels.OPTION) or config.option.collectonly)
+    except ValueError as error:
+        raise pytest.UsageError(str(error)) from None
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ _LARGEST = sys.float_info.max  # nor a number; NaN is not smaller either
 _PLAIN = re.compile(r"-{0,2}[A-Za-z_][\w./+-]{0,60}")
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
-_WORDS = {
+_IN_WORDS = {
     NoneType: "null",
     bool: "true or false",
     int: "a whole number",
@@ -59,7 +59,7 @@ def fit(name: str, value: Any, hint: Any) -> Any:
     try:
         return _fitted(value, kinds)
     except TypeError:
-        large = isinstance(value, Integral) and abs(int(value)) >= _BEYOND
+        large = int in kinds and isinstance(value, Integral) and abs(int(value)) >= _BEYOND
         expected = in_words(hint) + (" below 2**63" if large else "")
         raise ValueError(f"{name}: expected {expected}, got {shown(value)}") from None
 
@@ -78,7 +78,7 @@ def in_words(hint: Any) -> str:
         return f"{{{dataclasses.fields(hint)[0].name}: NUMBER, ...}}"
     if get_origin(hint) is dict:
         return f"{{NAME: {in_words(get_args(hint)[1])}, ...}}"
-    return _WORDS.get(kinds[-1], str(hint))
+    return _IN_WORDS.get(kinds[-1], str(hint))
 
 
 def shown(value: Any) -> str:

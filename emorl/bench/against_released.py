@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from emorl.bench import released
+from emorl.bench import kernels, released
 from emorl.bench.records import machine, write
 from emorl.bench.steps import ON_GPU, Case, training_step, variant_step
 from emorl.bench.workers import ALL_DIED, Step, Worker, first_losses, in_turns
@@ -149,7 +149,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, help="JSON file of the results")
-    options = parser.parse_args()
+    options = kernels.parse(parser)
     cases = options.cases or [Case("clevr6", 2, 3), Case("tetrominoes", 32, 3)]
     try:
         released.check(options.official)

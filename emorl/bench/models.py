@@ -25,6 +25,7 @@ from queue import SimpleQueue
 from statistics import mean, median
 from typing import Any
 
+from emorl.bench import kernels
 from emorl.bench.records import machine, write
 from emorl.runs import RunFolder
 from emorl.training.config import RunConfig
@@ -162,7 +163,7 @@ def main() -> None:
     parser.add_argument("--cores", type=int, nargs="+", default=[0, 1], help="one run on each")
     parser.add_argument("--runs", type=Path, default=Path("runs/models"), help="their folder")
     parser.add_argument("--out", type=Path, help="JSON file of the results")
-    options = parser.parse_args()
+    options = kernels.parse(parser)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
     models, folder, minutes = options.models, options.runs, options.minutes

@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from emorl.bench import kernels
 from emorl.bench.records import machine, write
 from emorl.bench.steps import Case, training_step
 from emorl.bench.workers import ALL_DIED, Step, Worker, first_losses, in_turns
@@ -206,7 +207,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, help="JSON file of the results")
-    options = parser.parse_args()
+    options = kernels.parse(parser)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
     results = []

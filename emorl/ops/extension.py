@@ -86,7 +86,7 @@ def _load_obstacle() -> str | None:
     if not record:
         return f"the native extension was never built; {_REBUILD}"
     if not record["native"]:
-        return f"the native extension was not built: {record['reason']}"
+        return f"the native extension was not built: {record['reason']}; {_REBUILD}"
     if record["torch"] != torch.__version__:
         return (
             f"the native extension was built for torch {record['torch']}, "
@@ -96,6 +96,6 @@ def _load_obstacle() -> str | None:
     if built != "DEFAULT" and _CAPABILITIES.index(here) < _CAPABILITIES.index(built):
         return (
             f"the native extension was built for {built}, but this CPU or ATEN_CPU_CAPABILITY has "
-            f"{here} alone"
+            f"{here} alone; {_REBUILD}"
         )
     return None

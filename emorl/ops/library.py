@@ -6,6 +6,7 @@ kernels that it finds, so everything works without them.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NamedTuple, NoReturn, get_args
@@ -23,6 +24,7 @@ _A100_SHARED_MEMORY = 163 * 1024  # bytes a block
 # Why an operator has no kernel, by backend and device type; None where it has one. Plain data, so
 # that torch.compile can trace `resolve`.
 obstacles: dict[str, dict[str, dict[str, str | None]]] = {}
+_told: list[str] = []  # why the reference runs, once that has been said
 
 
 class Gradient(NamedTuple):
@@ -123,8 +125,8 @@ def resolve(
 
     Args:
         name: The operator's name.
-        backend: `auto` (native, else Triton on a GPU, else the reference), or the one that must
-            run.
+        backend: `auto` (native, else Triton on a GPU, else the reference, with one warning a
+            process where the native kernels are missing), or the one that must run.
         tensor: An argument of the operator, for its device.
         limits: Why backends cannot run these arguments (a size beyond theirs), if they cannot.
 
@@ -142,8 +144,23 @@ def resolve(
     for candidate in candidates:
         obstacle = _obstacle(name, candidate, tensor.device) or (limits or {}).get(candidate)
         if obstacle is None and not (backend == "auto" and _is_interpreted(candidate, tensor)):
+            missing = obstacles[name]["native"].get(tensor.device.type)
+            if missing and (backend, candidate) == ("auto", "reference"):
+                _warn_of_reference(missing)
             return candidate
     raise ValueError(f"{name}: backend {backend!r} cannot run: {obstacle}")
+
+
+@torch.compiler.assume_constant_result
+def _warn_of_reference(reason: str) -> None:
+    """Tell once a process that native kernels are missing; in compiled code, when it is traced."""
+    if not _told:
+        _told.append(reason)
+        warnings.warn(
+            "emorl's operators run as plain PyTorch, with which a training step takes two to three "
+            f"times as long: {reason}; `emorl info` lists what there is",
+            stacklevel=2,
+        )
 
 
 def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -97,6 +97,7 @@ def test_one_line_tells_that_every_process_died(
     (tmp_path / "lib/model.py").write_text("")
     out = tmp_path / "out.json"
     options = ["--official", str(tmp_path), "--cases", "tetrominoes:1:0", "--out", str(out)]
+    options.append("--allow-reference")  # of no interest here
     monkeypatch.setattr(sys, "argv", ["against_released", *options])
     with pytest.raises(SystemExit, match="1"):
         main()

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from emorl.cli import main
@@ -148,6 +150,38 @@ def test_errors_have_exit_codes(monkeypatch, capsys, error, code, message):
     monkeypatch.setattr(importlib.import_module("emorl.cli.info"), "run", fail)
     assert main(["info"]) == code
     assert message in complaint(capsys)
+
+
+@pytest.mark.parametrize(
+    "take",
+    [
+        lambda: torch.empty(2**45),
+        lambda: torch.empty(2**40, 2**40),
+        lambda: bytearray(2**60),
+        lambda: [0] * 2**60,
+    ],
+)
+def test_memory_that_there_is_not_is_one_line(monkeypatch, capsys, take):
+    monkeypatch.setattr(importlib.import_module("emorl.cli.info"), "run", lambda arguments: take())
+    assert main(["info"]) == 1
+    assert "emorl info: out of memory: take a smaller batch" in complaint(capsys)
+
+
+def test_lines_are_short_and_printable(monkeypatch, capsys):
+    assert main(["\x1b[31m" + "x" * 10_000]) == 2
+    text = complaint(capsys)
+    assert len(text) < 600
+    assert "\x1b" not in text
+
+
+def test_the_backend_of_a_notebook_is_not_needed():
+    """As `!emorl report RUN` inherits it from a notebook in another environment."""
+    code = "import emorl.report; from matplotlib import pyplot; print(pyplot.get_backend())"
+    environment = os.environ | {"MPLBACKEND": "module://of_the_notebook_alone.backend"}
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment
+    )
+    assert result.returncode == 0, result.stderr
 
 
 def test_faults_of_the_program_keep_their_traceback(monkeypatch):

@@ -1,9 +1,18 @@
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
 import pytest
 import yaml
 
+from emorl.models import MODELS
+from emorl.training.config import GECOConfig, RunConfig
 from emorl.training.config_file import config_names, find_config, load_config, save_config
+from emorl.training.config_help import attributes_of, describe_keys
+from emorl.training.config_keys import parts_of
 
 COMMON = ["clevr6", "clevr6-128", "multi_dsprites", "smoke", "tetrominoes", "tetrominoes-laptop"]
 NAMES = {
@@ -203,6 +212,97 @@ def test_wrong_files_are_named_in_one_line(tmp_path, text, message):
         load_config(path)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def run_of(tmp_path: Path, text: str | bytes, *overrides: str) -> RunConfig:
+    """The run of a file."""
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return load_config(path, overrides=overrides)
+
+
+def test_words_and_numbers_mean_what_their_key_expects(tmp_path):
+    text = "{precision: no, compile: yes, cuda_graph: Off, learning_rate: 1e-3, steps: 1_000}"
+    trainer = run_of(tmp_path, f"trainer: {text}", "--trainer.deterministic", "on").trainer
+    assert (trainer.precision, trainer.compile, trainer.cuda_graph) == ("no", True, False)
+    assert (trainer.learning_rate, trainer.steps, trainer.deterministic) == (1e-3, 1000, True)
+    data = run_of(tmp_path, "data: {train: no}", "--data.held_out", "2001-01-01").data
+    assert (data.train, data.held_out) == ("no", "2001-01-01")
+
+
+def test_numbers_of_options_may_be_negative_in_every_form():
+    for text, value in (("-1e-1", -0.1), ("-.5", -0.5), ("-2", -2.0), ("-1.5e2", -150.0)):
+        config = load_config(None, overrides=["--trainer.geco.target_per_dim", text])
+        assert config.trainer.geco.target_per_dim == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "trainer: {steps: 7}",
+        "trainer.steps: 7",
+        b"\xef\xbb\xbftrainer: {steps: 7}",
+        "trainer: {steps: 7}".encode("utf-16"),
+        "trainer:\r\n  steps: 7\r\n",
+        "trainer:\n  <<: {steps: 5}\n  steps: 7",
+        "trainer: {least_steps: &n 7, max_minutes: 1, steps: *n}",
+    ],
+    ids=["nested", "dotted", "mark", "utf-16", "windows", "merged", "alias"],
+)
+def test_forms_of_a_document(tmp_path, text):
+    assert run_of(tmp_path, text).trainer.steps == 7
+
+
+def keys_of(model: str) -> Iterator[tuple[str, Any, type]]:
+    """Dotted names of a run's keys, their hints, and the dataclass that has them."""
+    for part, kind in {**parts_of(model), "trainer.geco": GECOConfig}.items():
+        hints = get_type_hints(kind)
+        for field in dataclasses.fields(kind):
+            yield f"{part}.{field.name}", hints[field.name], kind
+
+
+def refused(key: str, value: str, model: str) -> str:
+    """Why a value is."""
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        load_config(None, model, [f"--{key}={value}"])
+    return str(error.value)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_every_key_refuses_what_it_is_not(model):
+    for key, hint, _ in keys_of(model):
+        kinds = get_args(hint) or (hint,)
+        if hint is str or hint == str | None:
+            continue  # whatever is given is text
+        wrong = ["[[[1]]]", ".inf", "{a: 1}"]
+        wrong += ["2.5", "true", "'3'", "1e3"] if int in kinds else []
+        wrong += ["null"] if type(None) not in kinds else []
+        for value in wrong:
+            message = refused(key, value, model)
+            assert key in message
+            assert "expected" in message or "unknown option" in message
+            assert "\n" not in message
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_whole_numbers_are_whole_when_a_configuration_is_made_in_python_too(model):
+    for key, hint, kind in keys_of(model):
+        if hint not in (int, int | None):
+            continue
+        required = {"target_per_dim": -1.0} if kind is GECOConfig else {}
+        for value in (2.5, True, "3"):
+            name = key.rpartition(".")[2]
+            with pytest.raises(ValueError, match=rf"{name}: expected a whole number.*, got "):
+                kind(**{**required, name: value})
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_help_explains_every_key(model):
+    text = describe_keys(model)
+    for key, _, kind in keys_of(model):
+        assert attributes_of(kind)[key.rpartition(".")[2]]
+        assert f"  --{key}" in text
+    assert max(map(len, text.splitlines())) <= 100
 
 
 @pytest.mark.parametrize(
