@@ -256,8 +256,9 @@ TABLES = (COMMANDS, VALUES, MODEL_ARGUMENTS, OP_ARGUMENTS, FILES, RUN_FOLDERS)
 
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """In an empty folder, and no process is left behind."""
+    """In an empty folder, without training, and no process is left behind."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("emorl.training.trainer.Trainer.run", None)
     before = children()
     yield
     assert children() <= before

@@ -9,11 +9,15 @@ from __future__ import annotations
 import importlib.util
 import os
 
+_PACKAGES = {"inline": "matplotlib_inline", "ipympl": "ipympl", "widget": "ipympl"}
+
 
 def _forget_missing_backend() -> None:
-    kind, _, module = os.environ.get("MPLBACKEND", "").partition("://")
-    package = module.partition(".")[0]
-    if kind == "module" and not (package and importlib.util.find_spec(package)):
+    name = os.environ.get("MPLBACKEND", "")
+    package = _PACKAGES.get(name)
+    if name.startswith("module://"):
+        package = name.removeprefix("module://").partition(".")[0]
+    if package is not None and not (package and importlib.util.find_spec(package)):
         del os.environ["MPLBACKEND"]
 
 

@@ -174,10 +174,17 @@ def test_lines_are_short_and_printable(monkeypatch, capsys):
     assert "\x1b" not in text
 
 
-def test_the_backend_of_a_notebook_is_not_needed():
+@pytest.mark.parametrize("name", ["module://matplotlib_inline.backend_inline", "widget"])
+def test_the_backend_of_a_notebook_is_not_needed(name):
     """As `!emorl report RUN` inherits it from a notebook in another environment."""
-    code = "import emorl.report; from matplotlib import pyplot; print(pyplot.get_backend())"
-    environment = os.environ | {"MPLBACKEND": "module://of_the_notebook_alone.backend"}
+    code = """
+import sys
+sys.modules |= {"matplotlib_inline": None, "ipympl": None}
+import emorl.report
+from matplotlib import pyplot
+pyplot.figure()
+"""
+    environment = os.environ | {"MPLBACKEND": name}
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment
     )
