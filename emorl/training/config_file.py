@@ -10,15 +10,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from emorl.fields import shown
 from emorl.models import MODELS
 from emorl.runs.files import write_atomically
 from emorl.suggestions import near
 from emorl.training.config import DataConfig, RunConfig, TrainerConfig
 from emorl.training.config_keys import check_keys, fitting, flat, pairs_of, parts_of, value_of
-from emorl.training.yaml_file import read_file
+from emorl.training.yaml_file import as_text, read_file
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 DEFAULT_MODEL = "efficient_morl"
@@ -93,7 +91,7 @@ def load_config(
 def save_config(config: RunConfig, path: Path) -> None:
     """Write everything about a run; `load_config` reads it back."""
     values = {"model": config.model, **_plain(dataclasses.asdict(config))}
-    write_atomically(path, yaml.safe_dump(values, sort_keys=False).encode())
+    write_atomically(path, as_text(values).encode())
 
 
 def _flat_file(path: Path) -> dict[str, Any]:

@@ -53,6 +53,15 @@ def read_text(text: str | bytes) -> Any:
         raise ValueError(f"not YAML: {' '.join(str(error).split())}") from None
 
 
+def as_text(values: dict[str, Any]) -> str:
+    """A document that `read_text`, and other readers of YAML, take for these values."""
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False)
+
+
+class _Dumper(yaml.SafeDumper):
+    """PyYAML's safe dumper, which would not quote the text `1e5`, to it no number."""
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader with unique keys, without tags, and a bound on what it makes."""
 
@@ -121,6 +130,7 @@ for _tag, _pattern, _first in (
     ),
     ("merge", r"<<", ["<"]),
 ):
-    _Loader.add_implicit_resolver(
-        f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$", re.VERBOSE), _first
-    )
+    for _kind in (_Loader, _Dumper):
+        _kind.add_implicit_resolver(
+            f"tag:yaml.org,2002:{_tag}", re.compile(rf"^(?:{_pattern})$", re.VERBOSE), _first
+        )

@@ -138,6 +138,14 @@ def test_a_saved_configuration_is_the_same_run(tmp_path, model, name):
     assert set(written["trainer"]) == set(fields), "every option is in the file"
 
 
+@pytest.mark.parametrize("name", ["1e5", "no", "010", "2001-01-01", "null", "12:30", "a: b", "é#"])
+def test_a_saved_name_is_the_same_name(tmp_path, name):
+    config = load_config(None, overrides=[f"--data.train={name}"])
+    save_config(config, tmp_path / "config.yaml")
+    assert load_config(tmp_path / "config.yaml").data.train == name
+    assert yaml.safe_load((tmp_path / "config.yaml").read_text())["data"]["train"] == name
+
+
 def test_overrides_come_last():
     config = load_config(
         find_config("smoke"),
