@@ -70,7 +70,8 @@ def in_words(hint: Any) -> str:
     if len(kinds) > 1 and {*kinds} != {int, float}:
         return " or ".join(in_words(kind) for kind in kinds)
     if get_origin(hint) is Literal:
-        return f"one of {', '.join(map(str, get_args(hint)))}"
+        values = [*map(str, get_args(hint))]
+        return f"one of {', '.join(values)}" if is_text(hint) else " or ".join(values)
     if get_origin(hint) in (tuple, list):
         inner = [in_words(kind).removeprefix("a ") for kind in get_args(hint) if kind is not ...]
         return f"[{', '.join(inner)}{'' if len(inner) > 1 else ', ...'}]"
@@ -79,6 +80,11 @@ def in_words(hint: Any) -> str:
     if get_origin(hint) is dict:
         return f"{{NAME: {in_words(get_args(hint)[1])}, ...}}"
     return _IN_WORDS.get(kinds[-1], str(hint))
+
+
+def is_text(hint: Any) -> bool:
+    """Whether a hint expects text, any or one of some."""
+    return hint is str or (get_origin(hint) is Literal and isinstance(get_args(hint)[0], str))
 
 
 def shown(value: Any) -> str:
@@ -90,6 +96,11 @@ def shown(value: Any) -> str:
     if isinstance(value, Integral) and (bits := int(value).bit_length()) > 200:
         return f"one of {bits} bits"
     return _SHORT.repr([*value] if isinstance(value, tuple) else value)
+
+
+def _typed(values: tuple[Any, ...]) -> list[tuple[type, Any]]:
+    """Values and their types: to Python, true is 1."""
+    return [(type(value), value) for value in values]
 
 
 def _alternatives(hint: Any) -> tuple[Any, ...]:
@@ -112,7 +123,7 @@ def _fitted(value: Any, kinds: tuple[Any, ...]) -> Any:
     """A value as the first of these kinds that it is one of; TypeError if it is of none."""
     for kind in kinds:
         origin, inner = get_origin(kind), get_args(kind)
-        if kind is Any or (isinstance(value, str) and value in inner and origin is Literal):
+        if kind is Any or (origin is Literal and (type(value), value) in _typed(inner)):
             return value
         if isinstance(value, bool) and kind is not bool:
             continue

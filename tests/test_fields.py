@@ -31,6 +31,7 @@ class Outer:
     widths: tuple[int, ...] = ()
     weight: float | None = None
     kind: Literal["a", "b"] = "a"
+    range: tuple[Literal[0], Literal[1, 255]] | None = None
     stages: dict[str, list[tuple[int, int | float]]] = field(default_factory=dict)
     inner: Inner | None = None
 
@@ -44,11 +45,13 @@ def test_values_become_what_the_hints_say():
         size=[3, 4],
         widths=[5],
         weight=2,
+        range=[0, 255],
         stages={"x": [[0, 1], [2, 0.5]]},
         inner={"width": 7},
     )
     assert outer.size == (3, 4)
     assert outer.widths == (5,)
+    assert outer.range == (0, 255)
     assert outer.stages == {"x": [(0, 1), (2, 0.5)]}
     assert outer.inner == Inner(7)
     assert type(outer.count) is int
@@ -71,6 +74,8 @@ def test_values_become_what_the_hints_say():
         ({"weight": False}, "outer.weight: expected a number or null, got false"),
         ({"kind": "c"}, "outer.kind: expected one of a, b, got c"),
         ({"kind": ["a"]}, "outer.kind: expected one of a, b, got ['a']"),
+        ({"range": [0, True]}, "outer.range: expected [0, 1 or 255] or null, got [0, True]"),
+        ({"range": [0, 2]}, "outer.range: expected [0, 1 or 255] or null, got [0, 2]"),
         ({"stages": {"x": [[0]]}}, "outer.stages.x: expected [[whole number, number], ...], got"),
         ({"inner": {"width": 0.5}}, "outer.inner.width: expected a whole number, got 0.5"),
         ({"inner": {}}, "outer.inner.width: expected a whole number, got nothing"),

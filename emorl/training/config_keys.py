@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
-from emorl.fields import fit, shown
+from emorl.fields import fit, is_text, shown
 from emorl.suggestions import near
 from emorl.training.config import Curriculum, DataConfig, GECOConfig, TrainerConfig
 from emorl.training.yaml_file import read_text
@@ -71,7 +71,7 @@ def value_of(key: str, text: str, model: str) -> Any:
     """What the text of an option means: itself where its key takes text, else a piece of YAML."""
     hint = _hint_of(key, model)
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    if any(kind is str or get_origin(kind) is Literal for kind in kinds):
+    if any(map(is_text, kinds)):
         return None if text == "null" and type(None) in kinds else text
     try:
         value = read_text(text)
