@@ -52,3 +52,12 @@ def whole_number(least: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def number_range(text: str) -> tuple[float, float]:
+    """An argument's type: two numbers, written [LOW,HIGH]."""
+    try:
+        low, high = map(float, text.strip("[]() ").split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected [LOW,HIGH], got {text}") from None
+    return low, high

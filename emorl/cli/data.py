@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from emorl.cli.arguments import Parser, whole_number
+from emorl.cli.arguments import Parser, number_range, whole_number
 from emorl.suggestions import near
 
 _COMMANDS = {
@@ -36,6 +36,8 @@ def _store(command: str, arguments: list[str]) -> int:
     parser.add_argument("--split", default="train", help="part to read, and group to write")
     if command == "generate":
         parser.add_argument("--seed", type=whole_number(0), default=0, help="of the generator")
+    else:
+        _add_value_range(parser)
     options = parser.parse(arguments)
 
     from emorl.data import GENERATORS, convert, open_dataset
@@ -44,7 +46,8 @@ def _store(command: str, arguments: list[str]) -> int:
         hint = near(options.source, GENERATORS)
         raise ValueError(f"no generator is called {options.source}{hint}")
     seed = options.seed if command == "generate" else 0
-    dataset = open_dataset(options.source, split=options.split, seed=seed)
+    asked = options.value_range if command == "convert" else None
+    dataset = open_dataset(options.source, split=options.split, seed=seed, value_range=asked)
     path = convert(dataset, options.out, options.images, split=options.split)
     print(f"written: {path}")
     return 0
@@ -54,9 +57,21 @@ def _check(arguments: list[str]) -> int:
     parser = Parser("data check", f"{_COMMANDS['check'].capitalize()}.")
     parser.add_argument("source", help="a generator's name or a file")
     parser.add_argument("--images", type=whole_number(1), default=1000, help="how many to read")
+    parser.add_argument("--all", action="store_true", help="read all images")
+    _add_value_range(parser)
     options = parser.parse(arguments)
 
     from emorl.data import check
 
-    print(check(options.source, options.images))
+    images = None if options.all else options.images
+    print(check(options.source, images, value_range=options.value_range))
     return 0
+
+
+def _add_value_range(parser: Parser) -> None:
+    parser.add_argument(
+        "--value-range",
+        type=number_range,
+        metavar="[LOW,HIGH]",
+        help="what the file's numbers mean, [0,1] or [0,255]; None: the file decides",
+    )

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from emorl.data.values import ValueRange
+
 UNBOUNDED = 2**31
 """Length of a generator that nobody limited; its indices run from 0 to 2**31 - 1."""
 
@@ -61,10 +63,14 @@ class ObjectDataset(Dataset[dict[str, Any]]):
     Attributes:
         name: what the data are, e.g. "tetrominoes".
         image_size: height and width in pixels.
+        value_range: what a file's numbers mean, (0, 1) or (0, 255); None for a generator.
+        slow: one line for the user where reading in random order takes very long.
     """
 
     name: str
     image_size: tuple[int, int]
+    value_range: ValueRange | None = None
+    slow: str | None = None
 
     @abstractmethod
     def __len__(self) -> int:

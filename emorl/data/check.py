@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -11,39 +11,48 @@ from torch import Tensor
 
 from emorl.data.base import UNBOUNDED, Batch, ObjectDataset
 from emorl.data.generators.tetromino_shapes import FRAME, render
-from emorl.data.open import GENERATORS, is_hdf5, open_dataset
+from emorl.data.open import GENERATORS, is_hdf5, local, open_dataset
 from emorl.data.readers.base import FileDataset
 
 _BATCH = 32
 
 
-def check(spec: str | Path, images: int = 1000) -> str:
+def check(
+    spec: str | Path, images: int | None = 1000, *, value_range: Sequence[float] | None = None
+) -> str:
     """Describe a data set and list its faults, from its first images.
 
     Args:
         spec: as `open_dataset` takes it; every split of an HDF5 file is checked.
-        images: how many images to read of each split.
+        images: how many images to read of each split; None reads all.
+        value_range: as `open_dataset` takes it.
 
     Returns:
         A few lines per split; the last says "problems: none" or lists them with counts.
 
     Raises:
-        ValueError: if the data set cannot be opened or read, or `images` is less than 1.
+        ValueError: if the data set cannot be opened or read, an image is not in its range of
+            values, `images` is less than 1, or all of an endless generator are asked for.
     """
-    if images < 1:
+    if images is not None and images < 1:
         raise ValueError(f"check: expected at least 1 image, got {images}")
     found = ["train"]
-    if spec not in GENERATORS and Path(spec).is_file() and is_hdf5(Path(spec)):
+    if spec not in GENERATORS and local(spec).is_file() and is_hdf5(local(spec)):
         from emorl.data.readers.hdf5 import splits
 
-        found = splits(spec) or found
-    reports = [_report(open_dataset(spec, split=split), images) for split in found]
+        found = splits(local(spec)) or found
+    reports = []
+    for split in found:
+        dataset = open_dataset(spec, split=split, value_range=value_range)
+        reports.append(_report(dataset, len(dataset) if images is None else images))
     if len(found) == 1:
         return reports[0]
     return "\n\n".join(f"{s}:\n{report}" for s, report in zip(found, reports, strict=True))
 
 
 def _report(dataset: ObjectDataset, images: int) -> str:
+    if images >= UNBOUNDED:
+        raise ValueError(f"check: expected a number of images, since {dataset.name} has no end")
     problems: Counter[str] = Counter()
     objects: Counter[int] = Counter()
     low, high, count = 255, 0, 0
@@ -63,9 +72,10 @@ def _report(dataset: ObjectDataset, images: int) -> str:
     return "\n".join(
         [
             f"{dataset.name}: {_size(dataset)}, {height}x{width} pixels; checked {count}",
-            f"values: {low} to {high}",
+            f"values: {low} to {high}{_meaning(dataset)}",
             f"objects: {histogram or 'no masks'}",
             f"factors: {named or 'none'}",
+            *([f"slow: {dataset.slow}"] if dataset.slow else []),
             "problems:" if listed else "problems: none",
             *listed,
         ]
@@ -121,6 +131,11 @@ def _pixels(mask: Tensor) -> Tensor:
     labels = mask.flatten(1).long()
     counts = torch.zeros(len(mask), 256, dtype=torch.int64)
     return counts.scatter_add_(1, labels, torch.ones_like(labels))
+
+
+def _meaning(dataset: ObjectDataset) -> str:
+    """How the values of a file were understood."""
+    return f"; the file's are {dataset.values}" if isinstance(dataset, FileDataset) else ""
 
 
 def _size(dataset: ObjectDataset) -> str:

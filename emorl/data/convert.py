@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from emorl.data.base import UNBOUNDED, Batch, ObjectDataset
+from emorl.data.open import local, require_split_name
+from emorl.data.values import BYTES
 from emorl.runs.files import replacing
 
 if TYPE_CHECKING:
@@ -27,9 +29,10 @@ def convert(
 ) -> Path:
     """Write the first images of a data set into a new HDF5 file, with a progress bar on terminals.
 
-    The group `split` holds imgs uint8 [N, H, W, 3], masks uint8 0 or 255 [N, E, H, W, 1] and
-    factors float32 [N, E, F] with the attribute "columns", one name for each column. `HDF5Dataset`
-    gives back exactly what `source` gave. The file gets its name when it is complete.
+    The group `split` holds imgs uint8 [N, H, W, 3] with the attribute "value_range", masks uint8 0
+    or 255 [N, E, H, W, 1] and factors float32 [N, E, F] with the attribute "columns", one name for
+    each column. `HDF5Dataset` gives back exactly what `source` gave. The file gets its name when it
+    is complete.
 
     Args:
         source: what to store.
@@ -41,9 +44,10 @@ def convert(
         The path.
 
     Raises:
-        ValueError: if the file exists, or there are fewer images.
+        ValueError: if the file exists, there are fewer images, or the split is no name.
     """
-    path = Path(path)
+    path = local(path)
+    require_split_name(split)
     if path.exists():
         raise ValueError(f"{path}: already exists")
     if images is None:
@@ -66,6 +70,7 @@ def _write(source: ObjectDataset, path: Path, images: int, split: str) -> None:
         for batch in _batches(source, images):
             for name, rows in _arrays(batch).items():
                 _append(group, name, rows)
+        group["imgs"].attrs["value_range"] = BYTES
         if "factors" in group:
             group["factors"].attrs["columns"] = _columns(batch.factors)
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +14,7 @@ from emorl.data.base import ObjectDataset
 from emorl.data.generators.real10 import TetrominoesReal10
 from emorl.data.generators.tetrominoes import Tetrominoes
 from emorl.data.transforms import TransformedDataset
+from emorl.data.values import value_range as as_range
 
 if TYPE_CHECKING:
     from emorl.data.readers.base import FileDataset
@@ -30,13 +34,14 @@ def open_dataset(
     limit: int | None = None,
     crop: str | None = None,
     size: int | None = None,
+    value_range: Sequence[float] | None = None,
     device: torch.device | str = "cpu",
 ) -> ObjectDataset:
     """Open a data set by a generator's name or a file's path.
 
     Args:
         spec: "tetrominoes" (endless), "tetrominoes-real10" (ten published records), or the path
-            of an HDF5 or TFRecord file, which is recognised by its content.
+            of an HDF5 or TFRecord file, which is recognised by its content; "~" is a home folder.
         split: "train", "val" or "test": a generator's split shares no scene's random state with
             the others; of an HDF5 file it is the group. A TFRecord file and the ten records are
             one split, whatever this says.
@@ -44,30 +49,39 @@ def open_dataset(
         limit: keep only the first `limit` images.
         crop: "clevr" for the central 192 x 192 pixels of 240 x 320 images.
         size: height and width to resize to, after cropping.
+        value_range: what the numbers of a file's images mean, [0, 1] or [0, 255]; None lets the
+            file decide, as `emorl.data.values` says.
         device: where a generator makes its images; files are read into main memory.
 
     Raises:
         ValueError: if there is no such data set, or the file cannot be used; one line says why.
     """
+    require_split_name(split)
+    if spec in GENERATORS and value_range is not None:
+        raise ValueError(f"value_range: expected none for the generator {spec}, got {value_range}")
     dataset: ObjectDataset
     if spec == "tetrominoes":
         dataset = Tetrominoes(split=split, seed=seed, device=device)
     elif spec == "tetrominoes-real10":
         dataset = TetrominoesReal10(device)
     else:
-        dataset = open_file(spec, split=split)
+        dataset = open_file(spec, split=split, value_range=value_range)
     if limit is None and crop is None and size is None:
         return dataset
     return TransformedDataset(dataset, limit=limit, crop=crop, size=size)
 
 
-def open_file(path: str | Path, *, split: str = "train") -> FileDataset:
+def open_file(
+    path: str | Path, *, split: str = "train", value_range: Sequence[float] | None = None
+) -> FileDataset:
     """The reader of a file, chosen by its content.
 
     Raises:
-        ValueError: if there is no such file, or it is in none of the known formats.
+        ValueError: if there is no such file, it is in none of the known formats, or its images are
+            not in their range of values.
     """
-    path = Path(path)
+    path = local(path)
+    asked = None if value_range is None else as_range(value_range, "value_range")
     if not path.is_file():
         kind = "a folder" if path.is_dir() else "neither a file nor a generator"
         raise ValueError(
@@ -76,7 +90,7 @@ def open_file(path: str | Path, *, split: str = "train") -> FileDataset:
     if is_hdf5(path):
         from emorl.data.readers.hdf5 import HDF5Dataset
 
-        return HDF5Dataset(path, split)
+        return HDF5Dataset(path, split, asked)
     from emorl.data.readers.tfrecord import TFRecordDataset
     from emorl.data.readers.tfrecord_container import is_compressed
 
@@ -85,7 +99,22 @@ def open_file(path: str | Path, *, split: str = "train") -> FileDataset:
     if is_compressed(start) is None:
         found = f"a file that starts with {start[:4].hex(' ')}" if start else "an empty file"
         raise ValueError(f"{path}: expected {FORMATS}; got {found}")
-    return TFRecordDataset(path)
+    return TFRecordDataset(path, asked)
+
+
+def local(path: str | Path) -> Path:
+    """A path with "~" as the user's home folder."""
+    return Path(os.path.expanduser(path))  # leaves an unknown user's as it is
+
+
+def require_split_name(split: str) -> None:
+    """Refuse what is no name of a part of the data: a path, above all.
+
+    Raises:
+        ValueError: naming what is allowed.
+    """
+    if not re.fullmatch(r"\w[\w. -]*", split):
+        raise ValueError(f"split: expected a name of letters, digits, '-', '_', got {split!r}")
 
 
 def is_hdf5(path: Path) -> bool:

@@ -11,6 +11,9 @@ from torch.utils.data import Sampler
 
 from emorl.data import random
 from emorl.data.base import UNBOUNDED
+from emorl.data.resources import require_memory
+
+_ORDERED = 24  # bytes for each image while a permutation is drawn: key, sorted key, index
 
 
 class BatchSampler(Sampler[list[int]]):
@@ -31,7 +34,7 @@ class BatchSampler(Sampler[list[int]]):
         shuffle: False for the data set's own order in every epoch.
 
     Raises:
-        ValueError: if a number is out of its range.
+        ValueError: if a number is out of its range, or an order takes more than all memory.
     """
 
     def __init__(
@@ -54,6 +57,8 @@ class BatchSampler(Sampler[list[int]]):
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.start_step, self.rank, self.world_size = start_step, rank, world_size
         self.shuffle = shuffle and length < UNBOUNDED
+        if self.shuffle:
+            require_memory(length * _ORDERED, f"BatchSampler: the order of {length} images")
         self._orders: dict[int, Tensor] = {}
 
     def __iter__(self) -> Iterator[list[int]]:

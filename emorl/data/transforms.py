@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from emorl.data.base import Batch, ObjectDataset
+from emorl.data.resources import require_memory
 
 # Name -> (full height, full width), rows, columns.
 _CROPS = {"clevr": ((240, 320), slice(29, 221), slice(64, 256))}
@@ -44,7 +45,8 @@ class TransformedDataset(ObjectDataset):
         size: new height and width in pixels.
 
     Raises:
-        ValueError: if the crop is unknown or meant for another image size, or a number is < 1.
+        ValueError: if the crop is unknown or meant for another image size, a number is < 1, or
+            images are larger than all memory.
     """
 
     def __init__(
@@ -57,12 +59,14 @@ class TransformedDataset(ObjectDataset):
     ) -> None:
         self.source, self.limit, self.crop, self.size = source, limit, crop, size
         self.name, self.image_size = source.name, source.image_size
+        self.value_range, self.slow = source.value_range, source.slow
         if crop is not None:
             self.image_size = _cropped_size(crop, source.image_size)
         for name, value in (("limit", limit), ("size", size)):
             if value is not None and value < 1:
                 raise ValueError(f"{name}: expected at least 1, got {value}")
         if size is not None:
+            require_memory(3 * size**2, f"size: an image of {size}x{size}")
             self.image_size = (size, size)
 
     def __len__(self) -> int:

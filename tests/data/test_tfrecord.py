@@ -335,7 +335,7 @@ def test_foreign_files_are_named(content: bytes, message: str, tmp_path: Path) -
 def test_a_record_unlike_the_first_is_named(
     key: str, values: np.ndarray | None, message: str, tmp_path: Path
 ) -> None:
-    record = tiny(1)
+    record = tiny(9)
     record.pop(key)
     if values is not None:
         record[key] = values

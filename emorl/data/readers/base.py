@@ -4,15 +4,28 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from emorl.data.base import Batch, ObjectDataset
+from emorl.data.values import PixelValues
+
+MOST_ENTITIES = 256
+"""Masks of an image, whose numbers are the bytes of its label map."""
 
 
 class FileDataset(ObjectDataset):
-    """A data set that is read from a file with one mask per entity."""
+    """A data set that is read from a file with one mask per entity.
+
+    Attributes:
+        path: of the file.
+        values: how its images' numbers are understood.
+    """
+
+    path: Path
+    values: PixelValues
 
     @abstractmethod
     def read(self, indices: Sequence[int]) -> tuple[Batch, Tensor | None]:
@@ -27,8 +40,8 @@ def label_map(entity_masks: Tensor) -> Tensor:
     """The entity that is strongest at each pixel.
 
     Args:
-        entity_masks: [B, E, H, W], any scale; entity 0 is the background, which also gets the
-            pixels that no mask covers.
+        entity_masks: [B, E, H, W], any scale, E up to `MOST_ENTITIES`; entity 0 is the background,
+            which also gets the pixels that no mask covers.
 
     Returns:
         uint8 [B, 1, H, W].

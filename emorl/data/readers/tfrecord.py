@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from emorl.data.base import Batch
@@ -17,9 +19,13 @@ from emorl.data.readers.base import FileDataset, label_map
 from emorl.data.readers.tfrecord_container import RecordReader
 from emorl.data.readers.tfrecord_example import parse_example
 from emorl.data.readers.tfrecord_layouts import recognise
+from emorl.data.values import LOOKED_AT, ValueRange, decide
 
 MEMORY_LIMIT = 256 << 20
 """Files that inflate to at most this many bytes are kept in memory and read in any order."""
+
+Record = tuple[NDArray[np.uint8], NDArray[Any], dict[str, NDArray[np.float32]]]
+"""Image, entity masks and factors; `Layout.decode` gives the shapes."""
 
 
 class TFRecordDataset(FileDataset):
@@ -31,19 +37,21 @@ class TFRecordDataset(FileDataset):
 
     Args:
         path: a file, plain or compressed with GZIP or ZLIB.
+        value_range: what the images' numbers mean; None for 0 to 255, which the layouts define.
 
     Raises:
         ValueError: if the file is empty, damaged or something else; the message names the file,
             the number of the record, and the cause. Larger files are checked as they are read.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, value_range: ValueRange | None = None) -> None:
         self.path = Path(path)
         self._payloads: list[bytes] | None = None
         self._count: int | None = None
         self._reader: tuple[int, RecordReader] | None = None
-        self._load()
+        self._load(value_range)
         self.name, self.image_size = self._layout.name, self._layout.image_size
+        self.value_range = self.values.range
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_reader": None}
@@ -88,33 +96,61 @@ class TFRecordDataset(FileDataset):
         )
         return batch, entity_masks
 
-    def _load(self) -> None:
-        """Recognise the first record, and keep all payloads if they are few."""
+    def _load(self, asked: ValueRange | None) -> None:
+        """Recognise the first record, keep all payloads if they are few, and look at the range."""
         payloads: list[bytes] = []
-        size = 0
+        size, records, brightest = 0, 0, 0.0
         with RecordReader(self.path) as reader:
             for payload in reader:
-                if not payloads:
-                    self._layout = self._recognise(payload)
-                payloads.append(payload)
+                if records == 0:
+                    self._recognise(payload, asked)
+                records += 1
                 size += len(payload)
-                if size > MEMORY_LIMIT:
-                    return
-        if not payloads:
+                if size <= MEMORY_LIMIT:
+                    payloads.append(payload)
+                looked = records > LOOKED_AT or self.values.is_settled(brightest)
+                if not looked:
+                    brightest = max(brightest, self._brightest(records - 1, payload))
+                elif size > MEMORY_LIMIT:
+                    break
+        if records == 0:
             raise ValueError(f"{self.path}: expected a TFRecord file with records, got none")
-        self._payloads, self._count = payloads, len(payloads)
+        with self._named(None):
+            self.values.require_bright(brightest, min(records, LOOKED_AT))
+        if size <= MEMORY_LIMIT:
+            self._payloads, self._count = payloads, records
 
-    def _recognise(self, payload: bytes) -> Any:
-        try:
-            return recognise(parse_example(payload))
-        except ValueError as error:
-            raise ValueError(f"{self.path}: record 0: {error}") from None
+    def _recognise(self, payload: bytes, asked: ValueRange | None) -> None:
+        """The layout and the range of values, from the first record."""
+        with self._named(0):
+            features = parse_example(payload)
+            self._layout = recognise(features)
+            self.values = decide(asked, None, "DeepMind's records", features["image"].dtype)
+            self._shapes = _shapes(self._layout.decode(features, self.values))
 
-    def _decode(self, index: int, payload: bytes) -> tuple[Any, Any, dict[str, Any]]:
+    def _brightest(self, index: int, payload: bytes) -> float:
+        """The largest value of a record's image, 0 where it has none."""
+        with self._named(index):
+            image = parse_example(payload).get("image", np.zeros(0))
+            self.values.to_bytes(image[None])
+        return float(image.max(initial=0))
+
+    def _decode(self, index: int, payload: bytes) -> Record:
+        with self._named(index):
+            record = self._layout.decode(parse_example(payload), self.values)
+            if (shapes := _shapes(record)) != self._shapes:
+                expected, got = _in_words(self._shapes), _in_words(shapes)
+                raise ValueError(f"expected {expected} as in record 0, got {got}")
+        return record
+
+    @contextmanager
+    def _named(self, index: int | None) -> Iterator[None]:
+        """Complaints begin with the file's name, and the record's number if there is one."""
         try:
-            return self._layout.decode(parse_example(payload))
+            yield
         except ValueError as error:
-            raise ValueError(f"{self.path}: record {index}: {error}") from None
+            record = "" if index is None else f"record {index}: "
+            raise ValueError(f"{self.path}: {record}{error}") from None
 
     def _fetch(self, indices: Sequence[int]) -> Iterator[bytes]:
         if self._payloads is not None:
@@ -141,3 +177,13 @@ class TFRecordDataset(FileDataset):
             if payload is None:
                 raise IndexError(f"{self.path}: index {index} beyond {reader.position} records")
             yield payload
+
+
+def _shapes(record: Record) -> dict[str, tuple[int, ...]]:
+    """What all records of a file have in common."""
+    image, masks, factors = record
+    return {name: a.shape for name, a in {"image": image, "mask": masks, **factors}.items()}
+
+
+def _in_words(shapes: dict[str, tuple[int, ...]]) -> str:
+    return ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())

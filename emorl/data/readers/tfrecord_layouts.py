@@ -9,6 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emorl.data.readers.base import MOST_ENTITIES
+from emorl.data.values import PixelValues
+
 _COMMON = frozenset({"image", "mask", "x", "y", "shape", "color", "visibility"})
 
 
@@ -29,12 +32,13 @@ class Layout:
     entities_first: bool = True
 
     def decode(
-        self, features: Mapping[str, NDArray[Any]]
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], dict[str, NDArray[np.float32]]]:
+        self, features: Mapping[str, NDArray[Any]], pixels: PixelValues
+    ) -> tuple[NDArray[np.uint8], NDArray[Any], dict[str, NDArray[np.float32]]]:
         """Image [3, H, W], entity masks [E, H, W] and factors [E] or [E, n] of a record.
 
         Raises:
-            ValueError: if a feature is missing or has another size.
+            ValueError: if a feature is missing or has another size, or the image's values are not
+                in their range.
         """
         if missing := self.keys - features.keys():
             raise ValueError(f"expected {', '.join(sorted(missing))}, got {describe(features)}")
@@ -42,9 +46,12 @@ class Layout:
         channels = features["image"].size // (height * width)
         if channels not in (1, 3) or features["image"].size != channels * height * width:
             raise ValueError(f"expected an image of {height}x{width}, got {describe(features)}")
-        if features["mask"].size != entities * height * width or entities == 0:
+        if not 1 <= entities <= MOST_ENTITIES:
+            raise ValueError(f"expected 1 to {MOST_ENTITIES} entities, got {describe(features)}")
+        if features["mask"].size != entities * height * width:
             raise ValueError(f"expected {entities} entity masks, got {describe(features)}")
-        image = features["image"].reshape(height, width, channels).transpose(2, 0, 1)
+        image = pixels.to_bytes(features["image"][None])
+        image = image.reshape(height, width, channels).transpose(2, 0, 1)
         if self.entities_first:
             masks = features["mask"].reshape(entities, height, width)
         else:
@@ -54,8 +61,8 @@ class Layout:
             if values.size == 0 or values.size % entities:
                 raise ValueError(f"expected {key} for {entities} entities, got {values.size}")
         return (
-            np.broadcast_to(image, (3, height, width)).astype(np.uint8),
-            masks.astype(np.uint8),
+            np.broadcast_to(image, (3, height, width)).copy(),
+            masks if masks.dtype == np.uint8 else masks.astype(np.float32),
             {key: _per_entity(values, entities) for key, values in factors.items()},
         )
 

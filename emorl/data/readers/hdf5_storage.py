@@ -1,0 +1,83 @@
+"""How an HDF5 data set lies in its file: whether it is there at all, and how fast images come."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import h5py
+
+from emorl.data.resources import require_memory, size
+
+# Most bytes that a filter makes out of one: deflate has matches of 258 bytes in 2 bits, LZF of 264
+# in 3 bytes. The others change no size. A file with other filters is not judged.
+_INFLATES = {"deflate": 1032, "lzf": 88, "shuffle": 1, "fletcher32": 1}
+# Of a random read, roughly: seconds per chunk, per inflated byte, per byte that is only copied.
+_PER_CHUNK, _PER_INFLATED, _PER_COPIED = 3e-5, 5e-9, 1e-9
+_PER_IMAGE = 1e-4
+_SLOW = 10
+
+
+def require_stored(stored: h5py.Dataset) -> None:
+    """Refuse a data set that declares more than its file can hold, or this machine.
+
+    Raises:
+        ValueError: in one line, without the file's name.
+    """
+    declared = math.prod(stored.shape) * stored.dtype.itemsize
+    filters = _filters(stored)
+    present = stored.id.get_storage_size()
+    is_elsewhere = stored.is_virtual or stored.external
+    if not is_elsewhere and all(name in _INFLATES for name in filters):
+        most = present * math.prod(_INFLATES[name] for name in filters)
+        if declared > most:
+            raise ValueError(
+                f"{stored.name} declares {list(stored.shape)} of {stored.dtype}, {size(declared)}, "
+                f"but only {size(present)} are stored"
+            )
+    row = math.prod(stored.shape[1:]) * stored.dtype.itemsize
+    require_memory(row, f"an entry of {stored.name}, {list(stored.shape[1:])} of {stored.dtype},")
+
+
+def slow_reads(read: Sequence[h5py.Dataset]) -> str | None:
+    """In words, why reading single entries of these data sets takes very long; None if it doesn't.
+
+    Compared are the chunks as they are with one entry a chunk.
+    """
+    costs = [_cost(stored) for stored in read]
+    best = _PER_IMAGE + sum(ideal for _, ideal, _ in costs)
+    times = (_PER_IMAGE + sum(cost for cost, _, _ in costs)) / best
+    if times < _SLOW:
+        return None
+    _, _, worst = max(costs, key=lambda cost: cost[0])
+    return f"reading in random order takes about {times:.0f} times as long as it need: {worst}"
+
+
+def _cost(stored: h5py.Dataset) -> tuple[float, float, str]:
+    """Seconds to read one entry as it is stored and from a chunk of its own; why, in words."""
+    entry = math.prod(stored.shape[1:]) * stored.dtype.itemsize
+    filtered = bool(_filters(stored))
+    per_byte = _PER_INFLATED if filtered else _PER_COPIED
+    ideal = _PER_CHUNK + entry * per_byte
+    cache = stored.id.get_access_plist().get_chunk_cache()[1]
+    if stored.chunks is None or stored.nbytes <= cache:
+        return ideal, ideal, ""
+    chunk = math.prod(stored.chunks) * stored.dtype.itemsize
+    touched = math.prod(
+        math.ceil(length / part)
+        for length, part in zip(stored.shape[1:], stored.chunks[1:], strict=True)
+    )
+    # Without a filter only what is asked for is read of a chunk that the cache does not hold.
+    read = touched * chunk if filtered or chunk <= cache else entry
+    words = (
+        f"an image's part of {stored.name}, {size(entry)}, lies in {touched} chunks of "
+        f"{size(chunk)} each"
+    )
+    return touched * _PER_CHUNK + read * per_byte, ideal, words
+
+
+def _filters(stored: h5py.Dataset) -> list[str]:
+    """Names of a data set's filters."""
+    properties = stored.id.get_create_plist()
+    names = [properties.get_filter(i)[3].decode() for i in range(properties.get_nfilters())]
+    return [name.partition(" ")[0] or "unknown" for name in names]
