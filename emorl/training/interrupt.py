@@ -12,7 +12,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class StopRequest:
@@ -31,7 +31,7 @@ class StopRequest:
             under_nohup = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
             self._previous = {
                 s: signal.signal(s, self._request)
-                for s in _SIGNALS
+                for s in SIGNALS
                 if not (s == signal.SIGHUP and under_nohup)
             }
         return self
@@ -52,12 +52,3 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
-
-
-def ignore_signals(worker_id: int) -> None:
-    """For data loader workers: signals reach them too, but the step under way needs its batch.
-
-    A worker ends when its parent asks it to, or has died.
-    """
-    for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)

@@ -11,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,9 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from emorl.data import Batch, BatchSampler, ObjectDataset, collate
+from emorl.data import BatchSampler, ObjectDataset
+from emorl.data.resources import require_memory
 from emorl.models import ObjectCentricModel, Objective
 from emorl.models.geco import GECO
 from emorl.models.pretrained import first_non_finite
@@ -37,12 +38,14 @@ from emorl.training.config import Curriculum, TrainerConfig
 from emorl.training.devices import lock_run, make_accelerator, precision_of, require_one_step
 from emorl.training.graph import GraphedStep
 from emorl.training.graph import check as check_graph
-from emorl.training.interrupt import StopRequest, ignore_signals
+from emorl.training.interrupt import StopRequest
+from emorl.training.loader import step_images
 from emorl.training.observer import Observer
 from emorl.training.optimizers import make_optimizers
 from emorl.training.saved import Saved, read, restore
 
 _STOP = "stop"
+_INDEX = 36  # bytes that the number of an image takes in a list
 
 
 class NonFiniteError(ArithmeticError):
@@ -152,7 +155,8 @@ class Trainer:
             if observer:
                 observer.say([*self.notes, *self._warnings()])
             with StopRequest() as stop:
-                interrupted = self._loop(stop, observer)
+                with closing(self._batches()) as batches:
+                    interrupted = self._loop(batches, stop, observer)
                 saved = self._save()
         finally:
             if observer:
@@ -164,17 +168,18 @@ class Trainer:
     ) -> float:
         """The mean time of a training step, without log and checkpoints, after a warm-up."""
         self.model.train()
-        batches = self._batches()
-        for steps in (warm_up, timed):
-            begin = clock()
-            for _ in range(steps):
-                self._train_step(next(batches), False)
+        with closing(self._batches()) as batches:
+            for steps in (warm_up, timed):
+                begin = clock()
+                for _ in range(steps):
+                    self._train_step(next(batches), False)
         return (clock() - begin) / timed
 
-    def _loop(self, stop: StopRequest, observer: Observer | None) -> bool:
+    def _loop(
+        self, batches: Iterator[Tensor], stop: StopRequest, observer: Observer | None
+    ) -> bool:
         """Train until the end, whether of steps or of time; whether that was an interruption."""
         self.model.train()
-        batches = self._batches()
         deadline = time.monotonic() + 60 * (self.config.max_minutes or math.inf)
         stopped = late = False
         while self.step < self.config.steps and not stopped:
@@ -278,29 +283,25 @@ class Trainer:
                     f"changed; last good checkpoint: {last}"
                 )
 
-    def _batches(self) -> Iterator[Tensor]:
+    def _batches(self) -> Generator[Tensor, None, None]:
         """The images of each step, uint8 [B, 3, H, W] on the device."""
         on_gpu = self.accelerator.device.type == "cuda"
         processes = self.accelerator.num_processes
-        loader = DataLoader(
-            self.dataset,
-            batch_sampler=BatchSampler(
-                len(self.dataset),
-                self.config.batch_size // processes,
-                seed=self.config.seed,
-                start_step=self.step,
-                rank=self.accelerator.process_index,
-                world_size=processes,
-            ),
-            collate_fn=_images,
-            num_workers=self.workers,
-            worker_init_fn=ignore_signals,
-            pin_memory=self.workers > 0 and on_gpu,
+        sampler = BatchSampler(
+            len(self.dataset),
+            self.config.batch_size // processes,
+            seed=self.config.seed,
+            start_step=self.step,
+            rank=self.accelerator.process_index,
+            world_size=processes,
         )
-        for images in loader:
-            if on_gpu and images.is_cpu and not images.is_pinned():
-                images = images.pin_memory()  # a copy from other memory would wait for the device
-            yield images.to(self.accelerator.device, non_blocking=True)
+        pinned = self.workers > 0 and on_gpu
+        loaded = step_images(self.dataset, sampler, self.workers, pin_memory=pinned)
+        with closing(loaded):
+            for images in loaded:
+                if on_gpu and images.is_cpu and not images.is_pinned():
+                    images = images.pin_memory()  # a copy from other memory would wait
+                yield images.to(self.accelerator.device, non_blocking=True)
 
     def _save(self) -> Path:
         """The checkpoint of the current step, written by the main process."""
@@ -359,6 +360,12 @@ class Trainer:
     def _check(self) -> None:
         if self.config.cuda_graph:
             check_graph(self.config, self.accelerator)
+        height, width = self.dataset.image_size
+        at_once = self.config.batch_size // self.accelerator.num_processes * (1 + 2 * self.workers)
+        require_memory(
+            at_once * (3 * height * width + _INDEX),
+            f"trainer.batch_size: {self.config.batch_size} images of {height}x{width}",
+        )
         shares = self.accelerator.num_processes * self.config.accumulation
         if self.config.batch_size % shares:
             raise ValueError(
@@ -387,11 +394,6 @@ class Trainer:
         sigma = getattr(self.model.config, "sigma", None)
         warning = self.geco.unreachable(sigma) if self.geco and sigma else None
         return [*lines, f"warning: {warning}"] if warning else lines
-
-
-def _images(samples: Batch | Sequence[dict[str, Any]]) -> Tensor:
-    """Collates what training needs; masks and factors stay where they are."""
-    return collate(samples).image
 
 
 def learning_rate(config: TrainerConfig, step: int) -> float:
