@@ -9,12 +9,14 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emorl.cli.arguments import Parser, whole_number
+from emorl.cli.arguments import Parser, number_range, whole_number
 from emorl.runs.files import require_place, write_atomically
 from emorl.runs.folder import RunFolder, run_of
 
 if TYPE_CHECKING:
     from emorl.data import ObjectDataset
+    from emorl.data.values import ValueRange
+    from emorl.training.config import DataConfig
 
 
 def run(arguments: list[str]) -> int:
@@ -31,15 +33,18 @@ def run(arguments: list[str]) -> int:
     from emorl.training.devices import make_accelerator
 
     folder, model = find_model(options.target)
-    dataset = _open(options, run)
-    destinations = _destinations(options, run, dataset.name)
+    data = _data(options, run)
+    dataset = _open(options, run, data)
+    trained_on = run is not None and _is_trained_on(data, dataset)
+    split = data.split if trained_on else options.split
+    destinations = _destinations(options, run, dataset.name, split)
     for path in destinations:
         require_place(path, "RUN")
     accelerator = make_accelerator(TrainerConfig(device=options.device, precision="no"))
     result = {
         "checkpoint": str(folder),
         "data": options.data or dataset.name,
-        "split": options.split,
+        "split": split,
         **evaluate(
             model,
             dataset,
@@ -52,6 +57,8 @@ def run(arguments: list[str]) -> int:
             sharded=True,
         ),
     }
+    if trained_on:
+        result["notes"].append("the run was trained on these images")
     accelerator.end_training()
     if not accelerator.is_main_process:
         return 0
@@ -89,6 +96,7 @@ def _parser() -> Parser:
     add("--batch-size", type=whole_number(1), default=32, help="images at a time")
     add("--seed", type=whole_number(0), default=0, help="of the model's noise")
     add("--crop", choices=["clevr"], help="None: as in the run")
+    add("--value-range", type=number_range, metavar="[LOW,HIGH]", help="None: the file's own")
     add("--size", type=whole_number(1), help="side to resize to; None: as in the run")
     add("--device", choices=["auto", "cpu"], default="auto", help="auto takes a GPU if any")
     add("--json", type=Path, metavar="FILE", help="write the result there too")
@@ -102,19 +110,33 @@ def _name(text: str) -> str:
     return text
 
 
-def _open(options: argparse.Namespace, run: RunFolder | None) -> ObjectDataset:
-    from emorl.data import open_dataset
+def _data(options: argparse.Namespace, run: RunFolder | None) -> DataConfig:
+    """The run's data, with what the command line changes."""
     from emorl.training.config import DataConfig
+    from emorl.training.images import with_absolute_paths
 
     data = DataConfig()
     if run is not None:
         from emorl.training.config_file import load_config
 
-        data = load_config(run.config).data
+        data = with_absolute_paths(load_config(run.config).data)
     data.crop, data.size = options.crop or data.crop, options.size or data.size
+    if options.value_range is not None and options.data is None:
+        data.value_range = data.held_out_value_range = options.value_range
+    return data
+
+
+def _open(options: argparse.Namespace, run: RunFolder | None, data: DataConfig) -> ObjectDataset:
+    from emorl.data import open_dataset
+
     if options.data is not None:
         return open_dataset(
-            options.data, split=options.split, seed=data.seed, crop=data.crop, size=data.size
+            options.data,
+            split=options.split,
+            seed=data.seed,
+            crop=data.crop,
+            size=data.size,
+            value_range=options.value_range or _decided_range(options.data, data),
         )
     if run is None:
         raise ValueError(f"--data: needed, since {options.target} belongs to no run")
@@ -129,11 +151,31 @@ def _open(options: argparse.Namespace, run: RunFolder | None) -> ObjectDataset:
     return held_out
 
 
-def _destinations(options: argparse.Namespace, run: RunFolder | None, name: str) -> list[Path]:
+def _decided_range(named: str, data: DataConfig) -> ValueRange | None:
+    """What the run has decided about a file, if it is one of its own."""
+    from emorl.training.images import absolute
+
+    ranges = {data.held_out: data.held_out_value_range, data.train: data.value_range}
+    return ranges.get(absolute(named))
+
+
+def _is_trained_on(data: DataConfig, dataset: ObjectDataset) -> bool:
+    """Whether these are the run's training images; False where those are no longer there."""
+    from emorl.training.images import same_images, training_images
+
+    try:
+        return same_images(training_images(data), dataset)
+    except ValueError:
+        return False
+
+
+def _destinations(
+    options: argparse.Namespace, run: RunFolder | None, name: str, split: str
+) -> list[Path]:
     """The JSON's files: in the run's folder, if a run was evaluated, and the one of `--json`."""
     paths = []
     if run is not None and run.path == options.target.resolve():
-        suffix = "" if options.split == "test" else f"-{options.split}"
+        suffix = "" if split == "test" else f"-{split}"
         stem = Path(options.data or name).name.partition(".")[0]
         paths.append(RunFolder(options.target).evaluation(stem + suffix))
     return [*paths, *([options.json] if options.json else [])]

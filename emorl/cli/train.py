@@ -34,7 +34,9 @@ def run(arguments: list[str]) -> int:
     from emorl.training.config_file import load_config
 
     config = load_config(path, options.model, overrides)
-    out = Path(options.out or f"runs/{config.model}/{path.stem}")
+    from emorl.data.open import local
+
+    out = local(options.out or f"runs/{config.model}/{path.stem}")
 
     from emorl.report import write_report
     from emorl.runs.log import Terminal
@@ -76,10 +78,11 @@ def _split(arguments: Sequence[str]) -> tuple[_Options, list[str]]:
 
 def _config_path(options: _Options) -> Path:
     """The configuration's file."""
+    from emorl.data.open import local
     from emorl.training.config_file import config_names, find_config
 
     if options.config is None and options.out and options.resume:
-        run = RunFolder(options.out)
+        run = RunFolder(local(options.out))
         if not run.config.is_file():
             raise ValueError(
                 f"--out: {run.path} holds no run to resume; to begin one give --config"
@@ -88,7 +91,7 @@ def _config_path(options: _Options) -> Path:
     if options.config is None:
         names = ", ".join(config_names(options.model))
         raise ValueError(f"--config: a file or one of {names} is needed")
-    return find_config(options.config, options.model)
+    return find_config(str(local(options.config)), options.model)
 
 
 def _print_help(model: str | None) -> int:

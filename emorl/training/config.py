@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from emorl.data.resources import most_processes
+from emorl.data.values import ValueRange, value_range
 from emorl.fields import fit_fields, shown
 from emorl.training.optimizers import OptimizerName
 
@@ -22,9 +24,14 @@ class DataConfig:
     """The images to train on.
 
     Attributes:
-        train: a generator's name (tetrominoes, ...) or a file or folder of images.
+        train: a generator's name (tetrominoes, ...) or a file of images; the run's config.yaml has
+            the file's absolute path.
         held_out: images for `eval_every` and the pictures: another generator or file; null takes
             the split "val" of `train`.
+        value_range: what the numbers of the file `train` mean, [0, 1] or [0, 255]; null lets the
+            file decide (an attribute, its layout, its dtype), which the run's config.yaml keeps.
+        held_out_value_range: the same for a file `held_out`; null takes `value_range`, and without
+            that lets the file decide.
         split: the part of the data to train on.
         limit: use only the first images of the split; null uses all.
         crop: "clevr" cuts rows 29 to 220 and columns 64 to 255 out of CLEVR's 240x320 images.
@@ -36,6 +43,8 @@ class DataConfig:
 
     train: str = "tetrominoes"
     held_out: str | None = None
+    value_range: ValueRange | None = None
+    held_out_value_range: ValueRange | None = None
     split: str = "train"
     limit: int | None = None
     crop: Literal["clevr"] | None = None
@@ -48,6 +57,14 @@ class DataConfig:
         _at_least("data.limit", self.limit, 1)
         _at_least("data.size", self.size, 1)
         _at_least("data.workers", self.workers, 0)
+        for name in ("value_range", "held_out_value_range"):
+            if (given := getattr(self, name)) is not None:
+                setattr(self, name, value_range(given, f"data.{name}"))
+        if self.workers > (most := most_processes()):
+            raise ValueError(
+                f"data.workers: expected at most {most}, as many processes as this machine has "
+                f"memory for, got {self.workers}"
+            )
 
 
 @dataclass

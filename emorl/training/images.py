@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
+
 import torch
 
-from emorl.data import ObjectDataset, open_dataset
+from emorl.data import GENERATORS, ObjectDataset, open_dataset
+from emorl.data.open import local
 from emorl.training.config import DataConfig
+
+_COMPARED = 32  # first images, by which two data sets are told apart
 
 
 def training_images(data: DataConfig, device: torch.device | str = "cpu") -> ObjectDataset:
@@ -18,8 +24,8 @@ def held_out_images(
 ) -> ObjectDataset | None:
     """Images that training never sees, cropped and resized as in training.
 
-    `data.held_out` if there is one, else another split of the training data. None if that has no
-    such split, or gives the training images whatever the split.
+    `data.held_out` if there is one, whatever it holds, else another split of the training data.
+    None if that has no such split, or gives the training images whatever the split.
 
     Raises:
         ValueError: if `data.held_out` or `data.train` cannot be opened.
@@ -31,8 +37,49 @@ def held_out_images(
         held_out = _open(data, data.train, split, device)
     except ValueError:
         return None
-    same = torch.equal(train.__getitems__([0]).image, held_out.__getitems__([0]).image)
-    return None if same else held_out
+    return None if same_images(train, held_out) else held_out
+
+
+def same_images(first: ObjectDataset, second: ObjectDataset) -> bool:
+    """Whether two data sets begin with the same images."""
+    if first.image_size != second.image_size:
+        return False
+    indices = range(min(first.count(_COMPARED), second.count(_COMPARED)))
+    pictures = [dataset.__getitems__(indices).image for dataset in (first, second)]
+    return torch.equal(*pictures)
+
+
+def with_absolute_paths(data: DataConfig) -> DataConfig:
+    """The same data, found from any folder."""
+    return dataclasses.replace(
+        data,
+        train=absolute(data.train),
+        held_out=None if data.held_out is None else absolute(data.held_out),
+    )
+
+
+def with_decided_ranges(
+    data: DataConfig, train: ObjectDataset, held_out: ObjectDataset | None
+) -> DataConfig:
+    """The same data with the ranges of values that their files were opened with."""
+    own = None if data.held_out is None or held_out is None else held_out.value_range
+    return dataclasses.replace(data, value_range=train.value_range, held_out_value_range=own)
+
+
+def with_earlier_ranges(data: DataConfig, before: DataConfig) -> DataConfig:
+    """The same data with the ranges that a run has decided before, where none are asked for."""
+    train = before.value_range if data.train == before.train else None
+    own = before.held_out_value_range if data.held_out == before.held_out else None
+    return dataclasses.replace(
+        data,
+        value_range=data.value_range or train,
+        held_out_value_range=data.held_out_value_range or own,
+    )
+
+
+def absolute(spec: str) -> str:
+    """A generator's name as it is, a file's path from the root."""
+    return spec if spec in GENERATORS else os.path.abspath(local(spec))
 
 
 def _first_split(data: DataConfig, spec: str, device: torch.device | str) -> ObjectDataset:
@@ -49,6 +96,9 @@ def _first_split(data: DataConfig, spec: str, device: torch.device | str) -> Obj
 def _open(
     data: DataConfig, spec: str, split: str, device: torch.device | str, limit: int | None = None
 ) -> ObjectDataset:
+    asked = data.value_range
+    if spec == data.held_out and spec != data.train:
+        asked = data.held_out_value_range or (None if spec in GENERATORS else asked)
     return open_dataset(
         spec,
         split=split,
@@ -56,5 +106,6 @@ def _open(
         limit=limit,
         crop=data.crop,
         size=data.size,
+        value_range=asked,
         device=device,
     )

@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
+from emorl.data import ObjectDataset
+from emorl.data.open import local
 from emorl.models import MODELS
 from emorl.runs import RunFolder
 from emorl.runs.lock import RunLock, is_unused
@@ -15,7 +17,14 @@ from emorl.training.config import RunConfig
 from emorl.training.config_file import load_config, save_config
 from emorl.training.config_keys import flat
 from emorl.training.devices import lock_run, make_accelerator
-from emorl.training.images import held_out_images, training_images
+from emorl.training.images import (
+    held_out_images,
+    same_images,
+    training_images,
+    with_absolute_paths,
+    with_decided_ranges,
+    with_earlier_ranges,
+)
 from emorl.training.plan import describe_plan, is_open, keep_plan, plan_steps
 from emorl.training.trainer import Trainer
 
@@ -37,10 +46,11 @@ def prepare(config: RunConfig, run_dir: str | Path, *, resume: bool = False) -> 
         ValueError: in one line, for a folder in use, data that cannot be opened, a model that
             cannot be built, or a checkpoint of another network.
     """
+    run_dir = local(run_dir)
     accelerator = make_accelerator(config.trainer)
     lock = lock_run(accelerator, RunFolder(run_dir))
     try:
-        return _prepare(config, Path(run_dir), resume, accelerator, lock)
+        return _prepare(config, run_dir, resume, accelerator, lock)
     except BaseException:
         lock.discard()
         raise
@@ -49,25 +59,29 @@ def prepare(config: RunConfig, run_dir: str | Path, *, resume: bool = False) -> 
 def _prepare(
     config: RunConfig, run_dir: Path, resume: bool, accelerator: Accelerator, lock: RunLock
 ) -> Trainer:
-    if resume and is_open(config.trainer):
-        config = _with_earlier_plan(config, run_dir)
+    config = dataclasses.replace(config, data=with_absolute_paths(config.data))
+    if resume:
+        config = _as_begun(config, run_dir)
     notes = check_folder(run_dir, config, resume)
     device = accelerator.device if config.data.workers == 0 else torch.device("cpu")
     images = training_images(config.data, device)
     if is_open(config.trainer):
         config = plan_steps(config, images, run_dir, accelerator)
         notes.append(describe_plan(config.trainer))
+    held_out = held_out_images(config.data, device=device)
+    data = with_decided_ranges(config.data, images, held_out)
+    config = dataclasses.replace(config, data=data)
     torch.manual_seed(config.trainer.seed)
     trainer = Trainer(
         MODELS[config.model](config.network),
         images,
         config.trainer,
         run_dir,
-        held_out=held_out_images(config.data, device=device),
+        held_out=held_out,
         workers=config.data.workers,
         resume=resume,
         accelerator=accelerator,
-        notes=notes,
+        notes=[*notes, *_notes_on(images, held_out)],
         lock=lock,
     )
     accelerator.wait_for_everyone()
@@ -76,10 +90,24 @@ def _prepare(
     return trainer
 
 
-def _with_earlier_plan(config: RunConfig, run_dir: Path) -> RunConfig:
-    """The run, which ends at the step that was planned when it began."""
-    before = RunFolder(run_dir).config
-    return keep_plan(config, load_config(before).trainer) if before.is_file() else config
+def _as_begun(config: RunConfig, run_dir: Path) -> RunConfig:
+    """The run with what it decided when it began: its last step, and the range of its files."""
+    file = RunFolder(run_dir).config
+    if not file.is_file():
+        return config
+    before = load_config(file)
+    if is_open(config.trainer):
+        config = keep_plan(config, before.trainer)
+    earlier = with_absolute_paths(before.data)
+    return dataclasses.replace(config, data=with_earlier_ranges(config.data, earlier))
+
+
+def _notes_on(images: ObjectDataset, held_out: ObjectDataset | None) -> list[str]:
+    """What the user should know about the data sets."""
+    notes = [data.slow for data in (images, held_out) if data is not None and data.slow]
+    if held_out is not None and same_images(images, held_out):
+        notes.append("data.held_out: the run is trained on these images, and measured on them")
+    return [*dict.fromkeys(notes)]
 
 
 def check_folder(run_dir: Path, config: RunConfig, resume: bool) -> list[str]:
@@ -99,7 +127,9 @@ def check_folder(run_dir: Path, config: RunConfig, resume: bool) -> list[str]:
         raise ValueError(
             f"--out: {run_dir} holds a run; go on with --resume auto or choose another --out"
         )
-    old, new = (flat(dataclasses.asdict(c)) for c in (load_config(before), config))
+    earlier = load_config(before)
+    earlier = dataclasses.replace(earlier, data=with_absolute_paths(earlier.data))
+    old, new = (flat(dataclasses.asdict(c)) for c in (earlier, config))
     return [
         f"changed since the run began: {key} from {old.get(key)} to {new.get(key)}"
         for key in sorted({*old, *new})
