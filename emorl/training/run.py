@@ -81,7 +81,7 @@ def _prepare(
         workers=config.data.workers,
         resume=resume,
         accelerator=accelerator,
-        notes=[*notes, *_notes_on(images, held_out)],
+        notes=[*notes, *notes_on(images, held_out)],
         lock=lock,
     )
     accelerator.wait_for_everyone()
@@ -102,7 +102,7 @@ def _as_begun(config: RunConfig, run_dir: Path) -> RunConfig:
     return dataclasses.replace(config, data=with_earlier_ranges(config.data, earlier))
 
 
-def _notes_on(images: ObjectDataset, held_out: ObjectDataset | None) -> list[str]:
+def notes_on(images: ObjectDataset, held_out: ObjectDataset | None) -> list[str]:
     """What the user should know about the data sets."""
     notes = [data.slow for data in (images, held_out) if data is not None and data.slow]
     if held_out is not None and same_images(images, held_out):

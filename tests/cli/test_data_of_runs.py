@@ -1,0 +1,99 @@
+"""What the command line says about the data of a run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+
+from emorl.cli import main
+
+SHORT = "--trainer.steps 1 --trainer.eval_every 0 --trainer.picture_every 0 --trainer.batch_size 2"
+
+
+def test_records_that_were_trained_on_are_not_called_test(
+    fixtures_dir, tmp_path, monkeypatch, capsys
+):
+    """From any folder, although the run began with a relative path."""
+    (tmp_path / "here").mkdir()
+    (tmp_path / "there").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    shutil.copy(fixtures_dir / "data/tetrominoes_mini.tfrecords", "a.tfrecords")
+    run = tmp_path / "run"
+    assert main(f"train --config smoke --data.train a.tfrecords --out {run} {SHORT}".split()) == 0
+    data = yaml.safe_load((run / "config.yaml").read_text())["data"]
+    assert data["train"] == str(tmp_path / "here/a.tfrecords")
+    assert data["value_range"] == [0, 255]
+    monkeypatch.chdir(tmp_path / "there")
+    longer = f"train --out {run} --resume auto {SHORT}".replace("steps 1", "steps 2")
+    assert main(longer.split()) == 0
+    assert "changed since the run began: data." not in capsys.readouterr().err
+    for spec in ("../here/a.tfrecords", "tetrominoes-real10"):  # the same ten, from elsewhere
+        assert main(["evaluate", str(run), "--data", spec, "--images", "4"]) == 0
+        printed = capsys.readouterr().out
+        assert f"{spec} (train): 4 images" in printed
+        assert "note: the run was trained on these images" in printed
+        stem = Path(spec).name.partition(".")[0]
+        stored = json.loads((run / f"evaluation/{stem}-train.json").read_text())
+        assert stored["split"] == "train"
+    assert main(["evaluate", str(run), "--data", "tetrominoes", "--images", "4"]) == 0
+    printed = capsys.readouterr().out
+    assert "tetrominoes (test): 4 images" in printed
+    assert "trained on" not in printed
+
+
+@pytest.fixture
+def floats(tmp_path: Path) -> Path:
+    """Images from 0 to 255 as floats, which do not say so."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["train/imgs"] = np.random.default_rng(0).integers(2, 256, (9, 8, 8, 3)).astype("f4")
+    return path
+
+
+def test_a_range_is_given_to_check_and_convert(floats, tmp_path, capsys):
+    assert main(["data", "check", str(floats)]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f"{floats}: image 0: expected values from 0 to 1 (stored as float32), got 2 to" in error
+    out = tmp_path / "b.h5"
+    assert main(["data", "convert", str(floats), "--out", str(out)]) == 2
+    assert not out.exists()
+    for given in ("[0,255]", "[0, 255]", "0,255"):
+        assert main(["data", "check", str(floats), "--value-range", given, "--all"]) == 0
+    assert "checked 9\n" in capsys.readouterr().out
+    line = ["data", "convert", str(floats), "--out", str(out), "--value-range", "[0,255]"]
+    assert main(line) == 0
+    assert main(["data", "check", str(out)]) == 0
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("x", "argument --value-range: expected [LOW,HIGH], got x"),
+        ("0", "argument --value-range: expected [LOW,HIGH], got 0"),
+        ("[0,2]", "value_range: expected [0, 1] or [0, 255], got (0.0, 2.0)"),
+    ],
+)
+def test_other_ranges_are_one_line(floats, given, message, capsys):
+    assert main(["data", "check", str(floats), "--value-range", given]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("split", ["../up", "/", ""])
+def test_a_split_is_a_name(split, floats, tmp_path, capsys):
+    out = tmp_path / "b.h5"
+    for line in (
+        ["data", "convert", str(floats), "--out", str(out)],
+        ["data", "generate", "tetrominoes", "--images", "2", "--out", str(out)],
+    ):
+        assert main([*line, "--split", split]) == 2
+        assert "split: expected a name of letters, digits" in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == [floats]
