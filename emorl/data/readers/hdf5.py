@@ -176,9 +176,12 @@ class HDF5Dataset(FileDataset):
                 together: NDArray[Any] = stored[indices[0] : indices[-1] + 1]
                 return together
         rows = np.empty((len(indices), *stored.shape[1:]), dtype=stored.dtype)
-        for row, index in enumerate(indices):
-            with _named_errors(self.path, f"{stored.name}: image {index}: "):
+        row = 0
+        try:
+            for row, index in enumerate(indices):
                 rows[row] = stored[index]
+        except OSError as error:
+            raise ValueError(f"{stored.name}: image {indices[row]}: {error}") from None
         return rows
 
     def _masks(self, indices: Sequence[int]) -> Tensor:
