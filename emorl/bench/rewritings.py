@@ -19,8 +19,7 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from emorl.bench import kernels
 from emorl.bench.records import machine, write
@@ -49,9 +48,10 @@ def differentiate_twice(
     likelihood: Likelihood,
     slots: Tensor,
     weights: Sequence[Tensor],
-    gradient: bool,
+    *,
     batch: int,
-    _: None,
+    gradient: bool,
+    images_at_once: None,
 ) -> Score:
     """Instead of `score_once`: refinement's gradient now, the weights' at the end."""
     everything = slice(0, batch)
@@ -81,10 +81,10 @@ class DenseAttention(NamedTuple):
     value: Tensor
 
     @classmethod
-    def of(cls, features: LinearFeatures, key: Tensor, value: Tensor) -> DenseAttention:
-        """Project every pixel's features by two weights."""
+    def through(cls, features: LinearFeatures, key: nn.Module, value: nn.Module) -> DenseAttention:
+        """Project every pixel's features by two layers."""
         dense = features.dense()
-        return cls(F.linear(dense, key), F.linear(dense, value))
+        return cls(key(dense), value(dense))
 
     def attend(self, query: Tensor, _: bool, backend: Backend) -> tuple[Tensor, None]:
         """The slots' means of the values, without the attention."""

@@ -150,7 +150,8 @@ class Kept(ObjectDataset):
     """The first images of another data set, in memory."""
 
     def __init__(self, dataset: ObjectDataset, length: int) -> None:
-        self.name, self.images = dataset.name, dataset.__getitems__(range(length)).image
+        self.name, self.image_size = dataset.name, dataset.image_size
+        self.images = dataset.__getitems__(range(length)).image
 
     def __len__(self) -> int:
         return len(self.images)
