@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emorl.ops.library import full_precision
+from emorl.ops.library import derivatives_taken, full_precision
 
 Weight = float | Tensor  # a tensor without dimensions where it lies on a device
 # decode(slots [b * K, D], images) -> decoded, for the b images that the slice selects
@@ -216,6 +216,9 @@ def score_once(
 
     Returns:
         The score; its `nll` back-propagates to `slots` and `weights`.
+
+    Raises:
+        ValueError: Where derivatives of another kind are taken, which would be cut.
     """
     step = images_at_once or batch
     parts = [slice(first, min(first + step, batch)) for first in range(0, batch, step)]
@@ -224,6 +227,11 @@ def score_once(
         values = [likelihood(x, part, None)[0] for x, part in zip(images, parts, strict=True)]
         nll, decoded = _join(list(zip(values, images, strict=True)))
         return Score(nll.mean(), nll, None, decoded)
+    if any(derivatives_taken()):
+        raise ValueError(
+            "score_once: expected derivatives by torch.autograd's backward alone, got one of "
+            "torch.func or of forward mode"
+        )
     return Score(*_ScoreOnce.apply(decode, likelihood, parts, slots, *weights))
 
 

@@ -77,7 +77,7 @@ def convolution(
         limit = _limit_on_cpu(x, weight, padding, stride)
     else:
         limit = None if x.dtype in _DTYPES else f"a floating dtype is needed, got {x.dtype}"
-    if resolve("convolution", backend, x, {"native": limit}) == "reference":
+    if resolve("convolution", backend, (x, weight, bias), {"native": limit}) == "reference":
         return reference(x, weight, bias, padding, activation, stride)
     x, weight = _as_autocast_wants(x), _as_autocast_wants(weight)
     bias = None if bias is None else _as_autocast_wants(bias)

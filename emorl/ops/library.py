@@ -7,18 +7,20 @@ kernels that it finds, so everything works without them.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, NamedTuple, NoReturn, get_args
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.library import register_autograd, register_fake
 
 Backend = Literal["auto", "native", "triton", "reference"]
 
 library = torch.library.Library("emorl", "DEF")
 
+NO_SECOND_DERIVATIVE = "{}: no second derivative in compiled backends; use backend='reference'"
 _BACKENDS = get_args(Backend)
 _A100_SHARED_MEMORY = 163 * 1024  # bytes a block
 # Why an operator has no kernel, by backend and device type; None where it has one. Plain data, so
@@ -66,6 +68,7 @@ def gradient_by_names(op: str) -> Gradient:
     def gradient(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         found: list[Tensor | None] = [None] * len(arguments)
         if any(grad is not None for grad in grads):
+            refuse_tangents(op, grads)
             needed = ctx.needs_input_grad
             wanted = [needed[i] for i in differentiable]
             at_hand = (*ctx.saved_tensors, *ctx.options, *grads, wanted)
@@ -103,9 +106,7 @@ def define_op(
     """
 
     def refuse(ctx: Any, *grads: Tensor | None) -> NoReturn:
-        raise RuntimeError(
-            f"{name}: no second derivative in compiled backends; use backend='reference'"
-        )
+        raise RuntimeError(NO_SECOND_DERIVATIVE.format(name.removesuffix("_triton")))
 
     for op in (name, f"{name}_triton") if triton else (name,):
         library.define(op + schema)
@@ -119,7 +120,10 @@ def define_op(
 
 
 def resolve(
-    name: str, backend: str, tensor: Tensor, limits: Mapping[str, str | None] | None = None
+    name: str,
+    backend: str,
+    tensors: Sequence[Tensor | None],
+    limits: Mapping[str, str | None] | None = None,
 ) -> str:
     """Backend that will run an operator.
 
@@ -127,24 +131,29 @@ def resolve(
         name: The operator's name.
         backend: `auto` (native, else Triton on a GPU, else the reference, with one warning a
             process where the native kernels are missing), or the one that must run.
-        tensor: An argument of the operator, for its device.
+        tensors: The operator's arguments; the first one's device counts.
         limits: Why backends cannot run these arguments (a size beyond theirs), if they cannot.
 
     Returns:
         `native`, `triton` or `reference`.
 
     Raises:
-        ValueError: If there is no such backend, or it cannot run on this device.
+        ValueError: If there is no such backend, or it cannot run on this device, or has not the
+            derivative that is being taken.
     """
     if backend not in _BACKENDS:
         expected = ", ".join(_BACKENDS)
         raise ValueError(f"{name}: backend: expected one of {expected}, got {backend!r}")
     candidates = ("native", "triton", "reference") if backend == "auto" else (backend,)
-    obstacle = None
+    obstacle, first = None, tensors[0]
+    assert first is not None
+    derivative = None if backend == "reference" else derivative_obstacle(tensors)
     for candidate in candidates:
-        obstacle = _obstacle(name, candidate, tensor.device) or (limits or {}).get(candidate)
-        if obstacle is None and not (backend == "auto" and _is_interpreted(candidate, tensor)):
-            missing = obstacles[name]["native"].get(tensor.device.type)
+        obstacle = _obstacle(name, candidate, first.device) or (limits or {}).get(candidate)
+        if candidate != "reference":
+            obstacle = obstacle or derivative
+        if obstacle is None and not (backend == "auto" and _is_interpreted(candidate, first)):
+            missing = obstacles[name]["native"].get(first.device.type)
             if missing and (backend, candidate) == ("auto", "reference"):
                 _warn_of_reference(missing)
             return candidate
@@ -161,6 +170,41 @@ def _warn_of_reference(reason: str) -> None:
             f"times as long: {reason}; `emorl info` lists what there is",
             stacklevel=2,
         )
+
+
+def derivative_obstacle(tensors: Sequence[Tensor | None]) -> str | None:
+    """Why plain PyTorch alone can differentiate what is computed from tensors, if so.
+
+    Custom operators have a gradient of their own for `torch.autograd`, but no forward mode, where
+    PyTorch would take their results for constants, and no rules for the transforms of `torch.func`.
+    """
+    transformed, forward = derivatives_taken()
+    if transformed:
+        return "only backend='reference' has the derivatives of torch.func"
+    if forward and (torch.compiler.is_compiling() or any(map(_has_tangent, tensors))):
+        return "only backend='reference' has forward-mode derivatives"
+    return None
+
+
+@torch.compiler.assume_constant_result  # a graph is for one state of both
+def derivatives_taken() -> tuple[bool, bool]:
+    """Whether `torch.func` differentiates, and whether tensors may have tangents."""
+    functorch = torch._C._functorch
+    transformed = False
+    if functorch.peek_interpreter_stack() is not None:
+        kinds = (interpreter.key() for interpreter in functorch.get_interpreter_stack())
+        transformed = any(kind != functorch.TransformType.Vmap for kind in kinds)
+    return transformed, forward_ad._current_level >= 0
+
+
+def _has_tangent(tensor: Tensor | None) -> bool:
+    return tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None
+
+
+def refuse_tangents(name: str, grads: Sequence[Tensor | None]) -> None:
+    """Raise where the gradients that come in have forward-mode derivatives."""
+    if derivative_obstacle(grads) is not None:
+        raise RuntimeError(NO_SECOND_DERIVATIVE.format(name.removesuffix("_triton")))
 
 
 def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

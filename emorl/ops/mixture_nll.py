@@ -14,7 +14,17 @@ import torch
 from torch import Tensor
 
 from emorl.ops import library
-from emorl.ops.library import Backend, Gradient, cast, define_op, resolve, usable
+from emorl.ops.library import (
+    NO_SECOND_DERIVATIVE,
+    Backend,
+    Gradient,
+    cast,
+    define_op,
+    derivative_obstacle,
+    refuse_tangents,
+    resolve,
+    usable,
+)
 
 Likelihood = Literal["gaussian", "mixture", "mixture_joint"]
 RGBActivation = Literal["sigmoid", "none"]
@@ -82,7 +92,7 @@ def mixture_nll(
     channels as in Greff et al. 2019 (IODINE).
     """
     arguments = _arguments(image, rgb, mask_logits, sigma, kind, rgb_activation, density)
-    chosen = resolve("mixture_nll", backend, rgb, _limits(image, rgb))
+    chosen = resolve("mixture_nll", backend, arguments.tensors(), _limits(image, rgb))
     if chosen == "reference":
         return _reference_of(arguments)
     arguments = arguments.as_stored()
@@ -127,11 +137,18 @@ def mixture_nll_and_gradient(
         of its shape, dtype and order in memory.
 
     Raises:
-        ValueError: As `mixture_nll` does.
+        ValueError: As `mixture_nll` does, and within transforms of `torch.func` that differentiate.
     """
-    image, decoded = image.detach(), decoded.detach()
-    arguments = _arguments(image, decoded, None, sigma, kind, rgb_activation, density)
-    chosen = resolve("mixture_nll", backend, decoded, _limits(image, decoded))
+    arguments = _arguments(
+        image.detach(), decoded.detach(), None, sigma, kind, rgb_activation, density
+    )
+    if derivative_obstacle((image, decoded, arguments.slot_sigma)) is not None:
+        raise ValueError(
+            "mixture_nll_and_gradient: expected no derivative of its results, got one of "
+            "torch.func or of forward mode; mixture_nll is differentiable"
+        )
+    limits = _limits(arguments.image, arguments.rgb)
+    chosen = resolve("mixture_nll", backend, arguments.tensors(), limits)
     if chosen != "reference":
         nll, gradient = _operator(chosen)(*arguments.as_stored(), scale)
         return nll, cast(gradient, decoded.dtype)
@@ -177,6 +194,10 @@ class _Arguments(NamedTuple):
     kind: Likelihood
     sigmoid: bool
     density: bool
+
+    def tensors(self) -> tuple[Tensor | None, ...]:
+        """Rgb, and the other tensors."""
+        return (self.rgb, self.image, self.mask_logits, self.slot_sigma)
 
     def dtype(self) -> torch.dtype:
         """In which the image is read, and everything computed."""
@@ -377,6 +398,9 @@ def _gradient(op: str) -> Gradient:
             return (None,) * 9
         if ctx.needs_input_grad[0]:
             raise RuntimeError("mixture_nll: only the reference differentiates the image")
+        if ctx.saved_tensors[0] is not None and torch.is_grad_enabled():  # create_graph=True
+            raise RuntimeError(NO_SECOND_DERIVATIVE.format("mixture_nll"))
+        refuse_tangents("mixture_nll", (grad_nll,))
         grad = backward_op(grad_nll, *ctx.saved_tensors, *ctx.options)
         if ctx.joined:
             return None, grad, *[None] * 7

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from emorl.ops import library
-from emorl.ops.library import Backend, cast, define_op, resolve
+from emorl.ops.library import Backend, cast, define_op, derivative_obstacle, resolve
 from emorl.ops.slot_attention_heads import (
     SingleHead,
     heads_as_images,
@@ -133,10 +133,12 @@ def _single_head(
     wide = torch.promote_types(dtype, torch.float32)
     k_wide = cast(k, wide)
     bias = None if logit_bias is None else cast(logit_bias, wide)
-    chosen = resolve("slot_attention", backend, q, _limits(q, v, wide, backend))
+    chosen = resolve("slot_attention", backend, arguments, _limits(q, v, wide, backend))
     if chosen == "reference":
         updates, attention = reference(cast(q, wide), k_wide, cast(v, wide), bias, slot_mask, eps)
-        return cast(updates, dtype), cast(attention.detach(), dtype)
+        if derivative_obstacle(arguments) is None:  # else plain PyTorch differentiates it as well
+            attention = attention.detach()
+        return cast(updates, dtype), cast(attention, dtype)
     v_wide = None if v is k else cast(v, wide)
     ops = torch.ops.emorl
     op = (ops.slot_attention_triton if chosen == "triton" else ops.slot_attention).default

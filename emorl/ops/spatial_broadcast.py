@@ -62,7 +62,7 @@ def spatial_broadcast(
     _check(slot, position, activation)
     dtype = torch.promote_types(slot.dtype, position.dtype)
     slot, position = cast(slot, dtype), cast(position, dtype)
-    chosen = resolve("spatial_broadcast", backend, position)
+    chosen = resolve("spatial_broadcast", backend, (position, slot))
     if chosen == "reference":
         return reference(slot, position, activation)
     ops = torch.ops.emorl
@@ -75,8 +75,11 @@ def reference(slot: Tensor, position: Tensor, activation: str = "elu") -> Tensor
     """Plain PyTorch form of `spatial_broadcast`."""
     height, width = position.shape[1:]
     slot = slot[..., None, None] if slot.dim() == 2 else _spread(slot, height, width)
-    channels_last = torch.channels_last if is_channels_last(position) else torch.contiguous_format
-    total = (slot + position).contiguous(memory_format=channels_last)
+    total = slot + position
+    if is_channels_last(position):  # not by memory_format, which torch.vmap does not know
+        total = total.movedim(-3, -1).contiguous().movedim(-1, -3)
+    else:
+        total = total.contiguous()
     return _ACTIVATIONS[activation](total) if activation != "none" else total
 
 

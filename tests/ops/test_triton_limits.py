@@ -100,7 +100,7 @@ def test_auto_goes_on_and_the_name_raises(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(library.obstacles["slot_attention"], "native", {"cpu": "not built"})
     monkeypatch.setitem(library.obstacles["slot_attention"], "triton", {"cpu": None})
     q, k = torch.randn(1, 64, 128).double(), torch.randn(1, 3, 128).double()
-    assert library.resolve("slot_attention", "auto", q, {"triton": None}) == "triton"
+    assert library.resolve("slot_attention", "auto", (q,), {"triton": None}) == "triton"
     expected = slot_attention(q, k, k, backend="reference")
     assert torch.equal(slot_attention(q, k, k), expected)
     with pytest.raises(ValueError, match="'triton' cannot run: 64 slots of width 128 in"):
