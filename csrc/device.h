@@ -10,6 +10,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 
 #if EMORL_CUDA  // defined for the bindings alone
@@ -62,6 +63,10 @@ struct Elementary {
   static EMORL_INLINE V minimum(V a, V b) { return b < a ? b : a; }
   static EMORL_INLINE V if_positive(V x, V then, V otherwise) {
     return x <= V(0) ? otherwise : then;
+  }
+  static EMORL_INLINE V if_infinite(V x, V then, V otherwise) {
+    constexpr V kLargest = std::numeric_limits<V>::max();
+    return x > kLargest || x < -kLargest ? then : otherwise;
   }
 };
 

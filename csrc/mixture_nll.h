@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 
 #include "device.h"
 
@@ -61,8 +62,8 @@ EMORL_INLINE V sigmoid(V x) {
   return V(1) / (V(1) + Elementary<V>::exp(V(0) - x));
 }
 
-// The largest |x - y| / sigma that counts: a loss beyond it would leave the range of the type, and
-// infinity times a mask of 0 would make the gradient NaN.
+// The largest |x - y| / sigma that counts where x and y are finite: a loss beyond it would leave
+// the range of the type, and infinity times a mask of 0 would make the gradient NaN.
 template <typename T>
 EMORL_INLINE constexpr T largest_deviation() {
   return sizeof(T) == sizeof(float) ? T(4e18) : T(3e153);
@@ -80,8 +81,10 @@ template <typename P>
 EMORL_INLINE typename P::Value deviation(P& p, int k, int c, typename P::Value y) {
   using V = typename P::Value;
   constexpr auto kLargest = largest_deviation<typename P::Number>();
-  const V d = (p.image(c) - y) * V(p.inverse_sigma(k));
-  return Elementary<V>::maximum(Elementary<V>::minimum(d, V(kLargest)), V(-kLargest));
+  const V difference = p.image(c) - y, d = difference * V(p.inverse_sigma(k));
+  return Elementary<V>::if_infinite(
+      difference, difference,
+      Elementary<V>::maximum(Elementary<V>::minimum(d, V(kLargest)), V(-kLargest)));
 }
 
 // kMask = softmax over slots of the logits = e^kShare / the result.
@@ -117,7 +120,9 @@ struct LogAndFactor {
 template <typename P>
 EMORL_INLINE LogAndFactor<typename P::Value> mixture_of_channels(P& p, int begin, int end) {
   using V = typename P::Value;
-  V highest(0), total(0);
+  // Finite also where every slot is infinitely far off: the likelihood is then 0, as it should.
+  constexpr auto kLowest = std::numeric_limits<typename P::Number>::lowest();
+  V highest(kLowest), total(0);
   for (int k = 0; k < p.slots; ++k) {
     V score = p.get(kShare, k) - V(p.log_sigma(k) * (end - begin));
     for (int c = begin; c < end; ++c) {
@@ -125,7 +130,7 @@ EMORL_INLINE LogAndFactor<typename P::Value> mixture_of_channels(P& p, int begin
       score = score - V(0.5) * d * d;
     }
     p.set(kOther, k, score);
-    highest = k == 0 ? score : Elementary<V>::maximum(highest, score);
+    highest = Elementary<V>::maximum(highest, score);
   }
   for (int k = 0; k < p.slots; ++k) {
     const V weight = Elementary<V>::exp(p.get(kOther, k) - highest);

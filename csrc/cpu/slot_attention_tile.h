@@ -96,22 +96,24 @@ Ahead next_tile(const Shape& s, const Inputs<T>& in, int64_t image, int64_t firs
       in.v == in.k ? 0 : pixels * s.value_width);
 }
 
-// As in the reference, `others`, slots that take no part, have the lowest finite logit: they only
-// count where no other logit is above it.
+// Softmax of products + bias. The bias comes last: products added to a large one would lose their
+// low bits, each anew. As in the reference, `others`, slots that take no part, have the lowest
+// finite logit: they only count where no other logit is above it.
 template <typename T>
-void softmax_over_slots(int64_t slots, int64_t others, int64_t pixels, T* logits) {
+void softmax_over_slots(int64_t slots, int64_t others, int64_t pixels, const T* bias, T* logits) {
   using Vec = at::vec::Vectorized<T>;
   const Vec lowest(std::numeric_limits<T>::lowest());
   for (int64_t p = 0; p < pixels; p += Vec::size()) {
-    // highest = max_j logits[j]
-    Vec highest = others > 0 ? lowest : Vec::loadu(logits + p);
+    const auto logit = [&](int64_t j) { return Vec::loadu(logits + j * kTile + p) + Vec(bias[j]); };
+    // highest = max_j logit[j]
+    Vec highest = others > 0 ? lowest : logit(0);
     for (int64_t j = 0; j < slots; ++j) {
-      highest = at::vec::maximum(highest, Vec::loadu(logits + j * kTile + p));
+      highest = at::vec::maximum(highest, logit(j));
     }
-    // logits[j] = exp(logits[j] - highest), total += logits[j]
+    // logits[j] = exp(logit[j] - highest), total += logits[j]
     Vec total = Vec::blendv(Vec(T(0)), Vec(T(others)), highest == lowest);
     for (int64_t j = 0; j < slots; ++j) {
-      const Vec value = (Vec::loadu(logits + j * kTile + p) - highest).exp();
+      const Vec value = (logit(j) - highest).exp();
       value.store(logits + j * kTile + p);
       total = total + value;
     }
@@ -130,13 +132,10 @@ void attend(
     Ahead& ahead) {
   T* attention = scratch.attention.data();
   transpose(pixels, s.key_width, k, s.key_width, scratch.k.data(), kTile);
-  for (int64_t j = 0; j < slots.count(); ++j) {
-    std::fill_n(attention + j * kTile, kTile, slots.bias[j]);
-  }
   tile_gemm<T, 1>(
       slots.count(), kTile, s.key_width, {slots.q_transposed.data(), slots.count()},
-      scratch.k.data(), kTile, attention, kTile, Store::kAdd, ahead);
-  softmax_over_slots(slots.count(), s.slots - slots.count(), pixels, attention);
+      scratch.k.data(), kTile, attention, kTile, Store::kWrite, ahead);
+  softmax_over_slots(slots.count(), s.slots - slots.count(), pixels, slots.bias.data(), attention);
 }
 
 // values[j, p] for the pixels that do not exist = 0, then lanes[j] += values[j], vector by vector

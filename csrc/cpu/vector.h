@@ -14,6 +14,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <new>
 #include <vector>
 
@@ -87,6 +88,9 @@ struct Elementary<at::vec::Vectorized<T>> {
   static V minimum(const V& a, const V& b) { return at::vec::clamp_max(a, b); }
   static V if_positive(const V& x, const V& then, const V& otherwise) {
     return V::blendv(then, otherwise, x <= V(T(0)));
+  }
+  static V if_infinite(const V& x, const V& then, const V& otherwise) {
+    return V::blendv(otherwise, then, x.abs() > V(std::numeric_limits<T>::max()));
   }
 };
 

@@ -31,6 +31,7 @@ def _options(slots: int, channels: int, dtype: torch.dtype, kind: str) -> dict[s
         "GAUSSIAN": kind == "gaussian",
         "WIDTH": channels if kind == "mixture_joint" else 1,
         "LARGEST": math.sqrt(torch.finfo(dtype).max) / 4,
+        "LOWEST": torch.finfo(dtype).min,
         "BLOCK_K": block_k,
         "BLOCK_N": min(128, _BYTES_OF_A_BLOCK // (dtype.itemsize * block_k)),
     }

@@ -21,10 +21,12 @@ def _slope(y, SIGMOID: tl.constexpr):
 
 
 @triton.jit
-def _limited(deviation, LARGEST: tl.constexpr):
-    """Beyond it a loss would leave the range; infinity times a mask of 0 would be NaN."""
+def _deviation(difference, inverse, LARGEST: tl.constexpr):
+    """Limited unless infinite: a loss would leave the range, infinity times a mask of 0 be NaN."""
+    deviation = difference * inverse
     deviation = tl.where(deviation > LARGEST, LARGEST, deviation)
-    return tl.where(deviation < -LARGEST, -LARGEST, deviation)
+    deviation = tl.where(deviation < -LARGEST, -LARGEST, deviation)
+    return tl.where(tl.abs(difference) == float("inf"), difference, deviation)
 
 
 @triton.jit
@@ -34,6 +36,7 @@ def mixture_nll_kernel(
     grad_slot, grad_channel, grad_pixel,
     SLOTS: tl.constexpr, CHANNELS: tl.constexpr, GAUSSIAN: tl.constexpr, WIDTH: tl.constexpr,
     PER_SLOT: tl.constexpr, SIGMOID: tl.constexpr, WANTED: tl.constexpr, LARGEST: tl.constexpr,
+    LOWEST: tl.constexpr,
     BLOCK_K: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """Sum of the negative log-likelihood of a block, and gradients [B, K, C + 1, N].
@@ -71,7 +74,7 @@ def mixture_nll_kernel(
             y = _load_y(rgb + c * rgb_channel, inside, SIGMOID, T)
             mean = tl.sum(mask * y, 0)
             x = tl.load(image + c * pixels, mask=is_pixel, other=0)
-            deviation = _limited((x - mean) * inverse_sigma, LARGEST)
+            deviation = _deviation(x - mean, inverse_sigma, LARGEST)
             nll += 0.5 * deviation * deviation
             if WANTED:
                 grad_mean = -(deviation * inverse_sigma)[None, :]
@@ -88,9 +91,9 @@ def mixture_nll_kernel(
                 c = group * WIDTH + i
                 y = _load_y(rgb + c * rgb_channel, inside, SIGMOID, T)
                 x = tl.load(image + c * pixels, mask=is_pixel, other=0)[None, :]
-                deviation = _limited((x - y) * inverse, LARGEST)
+                deviation = _deviation(x - y, inverse, LARGEST)
                 score -= 0.5 * deviation * deviation
-            highest = tl.max(score, 0)
+            highest = tl.maximum(tl.max(score, 0), LOWEST)  # all slots may be infinitely far off
             weight = tl.exp(score - highest[None, :])
             total = tl.sum(weight, 0)
             nll -= highest + tl.log(total)
@@ -101,7 +104,7 @@ def mixture_nll_kernel(
                     c = group * WIDTH + i
                     y = _load_y(rgb + c * rgb_channel, inside, SIGMOID, T)
                     x = tl.load(image + c * pixels, mask=is_pixel, other=0)[None, :]
-                    deviation = _limited((x - y) * inverse, LARGEST)
+                    deviation = _deviation(x - y, inverse, LARGEST)
                     grad_rgb = -(responsibility * deviation * _slope(y, SIGMOID)) * inverse
                     tl.store(grad + c * grad_channel, grad_rgb * grad_scale, mask=inside)
     if WANTED:

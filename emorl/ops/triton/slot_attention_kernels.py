@@ -39,10 +39,12 @@ def _taking_part(mask_ptr, rows, slot, slots, HAS_MASK: tl.constexpr):
 def _attend(q, k, bias, is_slot, takes_part, LOWEST: tl.constexpr):
     """Softmax over slots of q k^T + bias, [K, N]; zero for slots that take no part.
 
-    Those have the lowest finite logit, as in the reference; rows that pad the slots have none.
+    Those have the lowest finite logit, as in the reference; rows that pad the slots have none. The
+    bias comes last: the compiler would begin a plain sum of products with what is added to it.
     """
-    logits = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=q.dtype) + bias[:, None]
-    logits = tl.where(takes_part[:, None], logits, LOWEST)
+    products = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=q.dtype)
+    bias = tl.where(takes_part, bias, LOWEST)
+    logits = tl.where(takes_part[:, None], products, 0.0) + bias[:, None]
     logits = tl.where(is_slot[:, None], logits, float("-inf"))
     weights = tl.exp(logits - tl.max(logits, axis=0)[None, :])
     attention = weights / tl.sum(weights, axis=0)[None, :]
