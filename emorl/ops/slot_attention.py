@@ -109,6 +109,8 @@ def slot_attention(
     _check(q, k, v, logit_bias, slot_mask)
     _check_heads(q, v, heads, softmax_over)
     batch, slots, pixels = q.shape[0], q.shape[1], k.shape[1]
+    if logit_bias is not None:  # here, since the gradients of heads are added in its dtype
+        logit_bias = cast(logit_bias, torch.promote_types(_common_dtype(q, k, v), torch.float32))
     arguments = SingleHead(q, k, v, logit_bias, slot_mask)
     joint = softmax_over == "slots_heads"
     if heads > 1:
@@ -128,11 +130,10 @@ def slot_attention(
 def _single_head(
     arguments: SingleHead, eps: float, return_attention: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
-    q, k, v, logit_bias, slot_mask = arguments
-    dtype = reduce(torch.promote_types, (k.dtype, v.dtype), q.dtype)
+    q, k, v, bias, slot_mask = arguments
+    dtype = _common_dtype(q, k, v)
     wide = torch.promote_types(dtype, torch.float32)
     k_wide = cast(k, wide)
-    bias = None if logit_bias is None else cast(logit_bias, wide)
     chosen = resolve("slot_attention", backend, arguments, _limits(q, v, wide, backend))
     if chosen == "reference":
         updates, attention = reference(cast(q, wide), k_wide, cast(v, wide), bias, slot_mask, eps)
@@ -146,6 +147,10 @@ def _single_head(
         cast(q, wide), k_wide, v_wide, bias, slot_mask, eps, return_attention
     )
     return cast(updates, dtype), cast(attention, dtype)
+
+
+def _common_dtype(q: Tensor, k: Tensor, v: Tensor) -> torch.dtype:
+    return reduce(torch.promote_types, (k.dtype, v.dtype), q.dtype)
 
 
 def _limits(q: Tensor, v: Tensor, dtype: torch.dtype, backend: str) -> dict[str, str | None]:
