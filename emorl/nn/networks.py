@@ -45,7 +45,7 @@ def is_plain(layer: nn.Module, kind: type[Layer]) -> TypeGuard[Layer]:
 
 
 def convolve(layer: nn.Module, x: Tensor, activation: Activation, backend: Backend) -> Tensor:
-    """What an `nn.Conv2d` with equal padding and stride on both sides gives, activated.
+    """What a convolution gives, activated; by the operator where that has all its options.
 
     Args:
         layer: the convolution.
@@ -56,18 +56,25 @@ def convolve(layer: nn.Module, x: Tensor, activation: Activation, backend: Backe
     Returns:
         [B, D, H', W'].
     """
-    if not is_plain(layer, nn.Conv2d):
+    if not is_plain(layer, nn.Conv2d) or not _is_square(layer):
         return ACTIVATIONS[activation](layer(x))
-    padding = layer.padding[0]
-    assert isinstance(padding, int)
     return convolution(
         x,
         layer.weight,
         layer.bias,
-        padding=padding,
+        padding=int(layer.padding[0]),
         stride=layer.stride[0],
         activation=activation,
         backend=backend,
+    )
+
+
+def _is_square(layer: nn.Conv2d) -> bool:
+    """Whether padding and stride are numbers for both sides, and nothing else is unusual."""
+    return (
+        not isinstance(layer.padding, str)
+        and len({*layer.padding}) == len({*layer.stride}) == 1
+        and (layer.padding_mode, layer.groups, layer.dilation) == ("zeros", 1, (1, 1))
     )
 
 
@@ -399,7 +406,11 @@ class SpatialBroadcastDecoder(nn.Module):
         first, spec = self.convolutions[0], self.spec
         grid = (size[0] + spec.margin, size[1] + spec.margin)
         positions = self.position(*grid)[None].contiguous(memory_format=torch.channels_last)
-        if not is_plain(first, nn.Conv2d):
+        if (
+            not is_plain(first, nn.Conv2d)
+            or not _is_square(first)
+            or (first.padding[0], first.stride[0]) != (spec.padding, 1)
+        ):
             return self.activation(first(self._broadcast(slots, positions)))
         of_slot, of_position = first.weight[:, : self.dim], first.weight[:, -positions.shape[1] :]
         position = F.conv2d(positions, of_position, first.bias, 1, spec.padding)[0]

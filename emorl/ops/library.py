@@ -224,10 +224,13 @@ def full_precision(like: Tensor) -> AbstractContextManager[object]:
     pixels, and bfloat16's 8 bits are too few for recurrent states, variances and divergences. A
     narrow tensor that comes from such a network is to be converted inside.
     """
-    device = like.device.type
-    if torch.is_autocast_enabled(device):
-        return torch.autocast(device, enabled=False)
-    return nullcontext()
+    return torch.autocast(like.device.type, enabled=False) if autocasts(like) else nullcontext()
+
+
+def autocasts(tensor: Tensor) -> bool:
+    """Whether autocast is on for a tensor; never for one of the device `meta`, which has none."""
+    device = tensor.device.type
+    return device != "meta" and torch.is_autocast_enabled(device)
 
 
 def on_gpu(tensor: Tensor) -> bool:

@@ -197,7 +197,7 @@ def reference(
     eps: float = 1e-8,
 ) -> tuple[Tensor, Tensor]:
     """Plain PyTorch form of `slot_attention`: updates [B, K, E] and attention [B, K, N]."""
-    with torch.autocast(q.device.type, enabled=False):
+    with library.full_precision(q):
         logits = q @ k.mT
         if logit_bias is not None:
             logits = logits + logit_bias[..., None]
