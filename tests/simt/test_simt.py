@@ -21,7 +21,7 @@ def simulator() -> Simulator:
     return built
 
 
-@pytest.mark.parametrize("tests", [*OPERATORS, "odd_cases"])
+@pytest.mark.parametrize("tests", [*OPERATORS, "odd_cases", "not_finite"])
 def test_native_operators(
     tests: str, simulator: Simulator, record_property: Callable[[str, object], None]
 ) -> None:
