@@ -20,8 +20,9 @@ from typing import Any, NamedTuple, Self
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
-from emorl.ops.library import derivatives_taken, full_precision
+from emorl.ops.library import full_precision, transformed
 
 Weight = float | Tensor  # a tensor without dimensions where it lies on a device
 # decode(slots [b * K, D], images) -> decoded, for the b images that the slice selects
@@ -227,7 +228,7 @@ def score_once(
         values = [likelihood(x, part, None)[0] for x, part in zip(images, parts, strict=True)]
         nll, decoded = _join(list(zip(values, images, strict=True)))
         return Score(nll.mean(), nll, None, decoded)
-    if any(derivatives_taken()):
+    if transformed() or forward_ad._current_level >= 0:
         raise ValueError(
             "score_once: expected derivatives by torch.autograd's backward alone, got one of "
             "torch.func or of forward mode"

@@ -178,23 +178,22 @@ def derivative_obstacle(tensors: Sequence[Tensor | None]) -> str | None:
     Custom operators have a gradient of their own for `torch.autograd`, but no forward mode, where
     PyTorch would take their results for constants, and no rules for the transforms of `torch.func`.
     """
-    transformed, forward = derivatives_taken()
-    if transformed:
+    if transformed():
         return "only backend='reference' has the derivatives of torch.func"
+    forward = forward_ad._current_level >= 0  # read here, where a compiled graph takes note of it
     if forward and (torch.compiler.is_compiling() or any(map(_has_tangent, tensors))):
         return "only backend='reference' has forward-mode derivatives"
     return None
 
 
-@torch.compiler.assume_constant_result  # a graph is for one state of both
-def derivatives_taken() -> tuple[bool, bool]:
-    """Whether `torch.func` differentiates, and whether tensors may have tangents."""
+@torch.compiler.assume_constant_result  # of a graph: it is made anew for other transforms
+def transformed() -> bool:
+    """Whether a transform of `torch.func` differentiates."""
     functorch = torch._C._functorch
-    transformed = False
-    if functorch.peek_interpreter_stack() is not None:
-        kinds = (interpreter.key() for interpreter in functorch.get_interpreter_stack())
-        transformed = any(kind != functorch.TransformType.Vmap for kind in kinds)
-    return transformed, forward_ad._current_level >= 0
+    if functorch.peek_interpreter_stack() is None:
+        return False
+    kinds = (interpreter.key() for interpreter in functorch.get_interpreter_stack())
+    return any(kind != functorch.TransformType.Vmap for kind in kinds)
 
 
 def _has_tangent(tensor: Tensor | None) -> bool:

@@ -146,3 +146,21 @@ def test_attention_has_forward_derivatives_too() -> None:
 
     found, expected = (torch.func.jvp(f, (q,), (q,))[1] for f in (attention, plain))
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("backend", ["auto", "native"])
+@pytest.mark.parametrize(("operator", "argument"), ARGUMENTS[3::3])
+def test_a_compiled_graph_is_made_anew(operator: str, argument: str, backend: str) -> None:
+    """What was compiled without forward mode is not taken for it."""
+    if backend != "auto" and backend not in backend_names(operator):
+        pytest.skip(f"no {backend} kernels here")
+    torch._dynamo.reset()
+    call, x = of_argument(operator, argument, backend)
+    compiled = torch.compile(call, backend="eager")
+    torch.testing.assert_close(compiled(x), call(x))
+    if backend == "native":
+        with pytest.raises(ValueError, match=f"{operator}: backend 'native' cannot run"):
+            dual(compiled, x, x)
+    else:
+        expected = dual(of_argument(operator, argument, "reference")[0], x, x)
+        torch.testing.assert_close(dual(compiled, x, x), expected)

@@ -291,7 +291,7 @@ TESTED_WITH_ANOTHER = {
 }
 NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
     *(f"emorl.ops.library.{name}" for name in (
-        "Gradient", "gradient_by_names", "define_op", "derivative_obstacle", "derivatives_taken",
+        "Gradient", "gradient_by_names", "define_op", "derivative_obstacle", "transformed",
         "refuse_tangents", "resolve", "full_precision", "on_gpu", "shared_memory", "autocasts",
         "backends",
     )),
