@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from emorl.nn.networks import convolve, make_decoder
+from emorl.nn import make_decoder
+from emorl.nn.networks import convolve
 
 OPTIONS = [
     {"dilation": 2},
@@ -28,7 +29,7 @@ def test_a_layer_with_other_options_is_called(options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("options", OPTIONS[3:5], ids=str)
 def test_the_first_layer_of_a_decoder_too(options: dict[str, Any]) -> None:
-    decoder = make_decoder("small", 3, (6, 5), channels=4)
+    decoder = make_decoder("small", 3, (6, 5), channels=4, gain=1.0)
     first = nn.Conv2d(3, 4, 5, **options)
     decoder.convolutions[0] = first
     slots, grid = torch.randn(2, 3), (6 + decoder.spec.margin, 5 + decoder.spec.margin)

@@ -145,6 +145,8 @@ def convolution_case(rng: random.Random, dtype: torch.dtype) -> Case:
     on_gpu = library.on_gpu(torch.empty(0))
     kernel = rng.choice([1, 3, 5]) if on_gpu else rng.choice([3, 5])
     padding, stride = rng.randrange(kernel), rng.choice([1, 2]) if on_gpu else 1
+    if dtype.itemsize < 4:  # of these, PyTorch's own on the CPU may be NaN (2.13, without a bias)
+        stride = 1
     channels, out = (
         side(rng, 20) or 1 if on_gpu else 16 * rng.choice([1, 1, 2, 3]) for _ in range(2)
     )

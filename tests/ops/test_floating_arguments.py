@@ -26,7 +26,7 @@ import emorl.metrics
 import emorl.nn
 import emorl.ops
 from emorl.metrics import mean_squared_error
-from emorl.nn import networks, plain, posterior
+from emorl.nn import decoders, networks, plain, posterior
 from emorl.ops import library, mixture_nll_and_gradient, slot_attention_heads
 
 # Modules whose names are those of the package's functions.
@@ -122,11 +122,11 @@ def decoder(kind: str, size: tuple[int, int]) -> nn.Module:
         def forward(self, slots: Tensor) -> Tensor:
             return self.module(slots, size)
 
-    return Decoder(networks.make_decoder(kind, 3, size, channels=4))
+    return Decoder(decoders.make_decoder(kind, 3, size, channels=4, gain=1.0))
 
 
 def encoder() -> nn.Module:
-    return networks.ImageEncoder(4, 2, (6, 5))
+    return networks.ImageEncoder(4, 2, (6, 5), gain=1.0)
 
 
 def position() -> nn.Module:
@@ -142,8 +142,11 @@ def scored(slots: Tensor, weight: Tensor) -> Tensor:
     def likelihood(decoded: Tensor, part: slice, scale: float | None) -> tuple:
         return decoded.square().view(2, -1).sum(1), None if scale is None else 2 * scale * decoded
 
+    def decode(slots: Tensor, part: slice) -> Tensor:
+        return slots @ weight
+
     trained = [weight] if weight.requires_grad else []
-    return posterior.score_once(lambda x, _: x @ weight, likelihood, slots, trained, True, 2).nll
+    return posterior.score_once(decode, likelihood, slots, trained, batch=2, gradient=True).nll
 
 
 def heads(fold: Callable, unfold: Callable) -> Callable[..., Tensor]:
@@ -247,17 +250,14 @@ ENTRIES: dict[str, Entry] = {
         lambda: {"hidden": normal(2, 5, 4), "weight": normal(3, 4), "bias": normal(3)},
     ),
     **{
-        NETWORKS + name: Entry(
-            called(make, "slots"), with_weights(make, lambda: {"slots": normal(2, 3)})
-        )
+        name: Entry(called(make, "slots"), with_weights(make, lambda: {"slots": normal(2, 3)}))
         for name, make in {
-            "SpatialBroadcastDecoder": lambda: decoder("small", (6, 5)),
-            "make_decoder": lambda: decoder("iodine", (4, 3)),
-            "DeconvolutionDecoder": lambda: decoder("big", (32, 32)),
+            NETWORKS + "SpatialBroadcastDecoder": lambda: decoder("small", (6, 5)),
+            "emorl.nn.decoders.make_decoder": lambda: decoder("iodine", (4, 3)),
+            "emorl.nn.decoders.DeconvolutionDecoder": lambda: decoder("big", (32, 32)),
         }.items()
     },
     POSTERIOR + "Gaussian": Entry(divergence(posterior.Gaussian), gaussians),
-    POSTERIOR + "SoftplusGaussian": Entry(divergence(posterior.SoftplusGaussian), gaussians),
     POSTERIOR + "score_once": Entry(
         scored, lambda: {"slots": normal(4, 3), "weight": normal(3, 5)}
     ),
@@ -304,7 +304,7 @@ NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
     *(POSTERIOR + name for name in (
         "BatchShare", "share_of", "standard_normal", "seed_for", "refinable", "frozen",
     )),
-    *("emorl.nn.initialisation.init_xavier", "emorl.nn.initialisation.init_fan_in"),
+    "emorl.nn.initialisation.init_xavier",
     *(PLAIN + "position_map", PLAIN + "coordinates"),
     *(f"emorl.metrics.segmentation.{name}" for name in (
         "adjusted_rand_index", "mean_iou", "match_segments",  # of integers, others are refused
