@@ -62,9 +62,10 @@ def run(arguments: list[str]) -> int:
     accelerator.end_training()
     if not accelerator.is_main_process:
         return 0
+    places = [f"{'replaced' if path.exists() else 'written'}: {path}" for path in destinations]
     for path in destinations:
         write_atomically(path, (json.dumps(_without_nan(result), indent=2) + "\n").encode())
-    print(table(result), *[f"written: {path}" for path in destinations], sep="\n")
+    print(table(result), *places, sep="\n")
     return 0
 
 

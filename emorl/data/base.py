@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -84,8 +84,16 @@ class ObjectDataset(Dataset[dict[str, Any]]):
             IndexError: if an index is negative or beyond the end.
         """
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """One sample: image, mask (left out if unknown), factors, index."""
+    @overload
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Batch: ...
+
+    def __getitem__(self, index: int | slice) -> dict[str, Any] | Batch:
+        """One sample: image, mask (left out if unknown), factors, index; or a slice's batch."""
+        if isinstance(index, slice):
+            return self.__getitems__(range(*index.indices(len(self))))
         batch = self.__getitems__([index]).apply(lambda tensor: tensor[0])
         sample: dict[str, Any] = {"image": batch.image}
         if batch.mask is not None:

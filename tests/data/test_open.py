@@ -42,6 +42,13 @@ def test_split_and_seed_reach_the_generator() -> None:
     assert not torch.equal(images[0], images[2])
 
 
+def test_a_slice_is_a_batch() -> None:
+    data = open_dataset("tetrominoes", limit=5)
+    assert torch.equal(data[1:3].image, data.__getitems__([1, 2]).image)
+    assert data[-2:].index.tolist() == [3, 4]
+    assert len(open_dataset("tetrominoes")[:2]) == len(data[:2])
+
+
 def test_limit_keeps_the_first_images() -> None:
     limited, whole = open_dataset("tetrominoes", limit=5), open_dataset("tetrominoes")
     assert len(limited) == 5
