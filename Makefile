@@ -4,6 +4,8 @@
 # make test-machines  the numerical tests on stand-ins for other processors
 # make test-aot       compile every Triton kernel in every size, also with the oldest Triton
 #                     supported; prints a table (about 25 minutes of one core)
+# make torture    kills, signals, full disks, pairs of runs, mutated files, random cases of operators:
+#                 counts in RESULTS/torture-cpu.json; hours, and started again it goes on
 # make sanitize       the C++ and CUDA kernels under ASan and UBSan, on the CPU
 # make bench  time operators, training steps and rewritings into RESULTS (or one of these:
 #             bench-ops, bench-step, bench-rewritings)
@@ -23,7 +25,7 @@ NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f)
 CXX_SOURCES = $(shell find csrc tests/simt -regex '.*\.\(h\|cpp\|cuh?\)')
 
 .PHONY: venv test test-simt test-simt-all test-aot bench bench-ops bench-step bench-rewritings \
-        sanitize test-machines gpu gpu-wheels gpu-carry demo format clean help
+        sanitize torture test-machines gpu gpu-wheels gpu-carry demo format clean help
 
 venv: $(VENV)/.installed
 
@@ -87,6 +89,10 @@ bench-rewritings: venv
 
 sanitize: venv
 	benchmarks/sanitize.sh
+
+torture: venv
+	@mkdir -p $(RESULTS)
+	$(BIN)/python tests/torture/run.py --out $(RESULTS)/torture-cpu.json
 
 test-machines: venv
 	$(BIN)/python tests/machines.py

@@ -31,7 +31,7 @@ def test_tests_mirror_the_package() -> None:
     tests, package = ROOT / "tests", ROOT / "emorl"
     folders = {path.parent.relative_to(tests) for path in tests.rglob("*.py")}
     rooms = {path.parent.relative_to(package) for path in package.glob("*/__init__.py")}
-    assert folders - rooms == {Path(), Path("simt")}
+    assert folders - rooms == {Path(), Path("simt"), Path("torture")}
     names = {path.stem.removeprefix("test_") for path in tests.glob("test_*.py")}
     assert names - {path.stem for path in package.glob("*.py")} == CROSS_CUTTING
 

@@ -65,7 +65,7 @@ def _read_config(path: Path, run: RunContents) -> None:
     run.config_text = path.read_text(errors="replace")
     try:
         config = yaml.safe_load(run.config_text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError, ValueError):  # ValueError: a date of 99 months
         config = None
     if isinstance(config, dict):
         run.config = config
@@ -79,7 +79,7 @@ def _read_rows(path: Path, run: RunContents) -> None:
         try:
             row = json.loads(line)
             rows[float(row["step"])] = row
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             torn += 1
     run.rows = [rows[step] for step in sorted(rows)]
     if torn:
@@ -94,7 +94,7 @@ def _read_evaluations(folder: Path, run: RunContents) -> None:
             evaluation = json.loads(path.read_text())
             if not all(isinstance(m, dict) for m in evaluation["metrics"].values()):
                 raise ValueError
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             run.missing.append(f"{folder.name}/{path.name} is not an evaluation that can be read.")
         else:
             run.evaluations[path.stem] = evaluation
