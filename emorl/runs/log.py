@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
@@ -45,6 +46,8 @@ class RunLog:
         self._metrics = run.metrics.open("a")
         # TensorBoard drops the steps from `purge_step` on.
         self._board = SummaryWriter(run.tensorboard, purge_step=start + 1)
+        self._hook = threading.excepthook
+        threading.excepthook = self._failed_in_thread
         self._bar = tqdm(
             total=steps,
             initial=start,
@@ -69,9 +72,10 @@ class RunLog:
             self._metrics.write(json.dumps(finite) + "\n")
             self._metrics.flush()
         step = int(values["step"])
-        for name, value in values.items():
-            if name != "step":
-                self._board.add_scalar(name, value, step)
+        with naming(self._run.tensorboard):
+            for name, value in values.items():
+                if name != "step":
+                    self._board.add_scalar(name, value, step)
         if self._bar.disable or "fg_ari" in values:
             self.say(f"step {step}/{self._bar.total}: {_in_short(values)}")
 
@@ -80,8 +84,10 @@ class RunLog:
         for path in paths:
             with Image.open(path) as picture:
                 pixels = np.asarray(picture.convert("RGB"))
-            self._board.add_image(path.stem, pixels, step, dataformats="HWC")
-        self._board.flush()
+            with naming(self._run.tensorboard):
+                self._board.add_image(path.stem, pixels, step, dataformats="HWC")
+        with naming(self._run.tensorboard):
+            self._board.flush()
 
     def say(self, text: str) -> None:
         """Write a line to stderr without breaking the progress bar."""
@@ -98,6 +104,12 @@ class RunLog:
                 part.close()
             except OSError as error:  # a full disk, say; the rest must be closed all the same
                 self.say(f"{path}: {error.strerror or error}")
+        threading.excepthook = self._hook
+
+    def _failed_in_thread(self, failure: threading.ExceptHookArgs) -> None:
+        """Print no traceback of TensorBoard's thread: `row` or `close` gets the same error."""
+        if not isinstance(failure.exc_value, OSError):
+            self._hook(failure)
 
 
 class Terminal:
