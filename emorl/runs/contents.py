@@ -78,8 +78,10 @@ def _read_rows(path: Path, run: RunContents) -> None:
     for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
         try:
             row = json.loads(line)
+            if not all(isinstance(value, int | float | None) for value in row.values()):
+                raise TypeError
             rows[float(row["step"])] = row
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             torn += 1
     run.rows = [rows[step] for step in sorted(rows)]
     if torn:
@@ -92,7 +94,8 @@ def _read_evaluations(folder: Path, run: RunContents) -> None:
     for path in sorted(folder.glob("*.json")):
         try:
             evaluation = json.loads(path.read_text())
-            if not all(isinstance(m, dict) for m in evaluation["metrics"].values()):
+            metrics = [isinstance(m, dict) for m in evaluation["metrics"].values()]
+            if not all(metrics) or not isinstance(evaluation.get("notes", []), list):
                 raise ValueError
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             run.missing.append(f"{folder.name}/{path.name} is not an evaluation that can be read.")

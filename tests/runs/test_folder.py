@@ -9,6 +9,7 @@ import pytest
 
 import emorl
 from emorl.runs import RunFolder
+from emorl.runs.contents import read_contents
 from emorl.runs.files import clean, replacing, write_atomically
 from emorl.runs.folder import by_step, step_of
 
@@ -79,3 +80,12 @@ def test_what_a_killed_process_leaves_is_hidden_and_cleaned(tmp_path):
     assert all(path.name.startswith(".") for path in left)
     clean(tmp_path)
     assert not any(path.exists() for path in left)
+
+
+def test_rows_and_evaluations_with_values_of_other_types_are_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": {}}\n{"step": 2, "loss": 0.5}\n')
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation/x.json").write_text('{"metrics": {}, "notes": 3}')
+    contents = read_contents(tmp_path)
+    assert [row["step"] for row in contents.rows] == [2]
+    assert not contents.evaluations
