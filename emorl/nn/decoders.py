@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from emorl.nn.initialisation import init_xavier
 from emorl.nn.networks import (
-    ACTIVATIONS,
     Activation,
     BroadcastSpec,
     PositionMap,
     SpatialBroadcastDecoder,
 )
 from emorl.ops import Backend
+from emorl.ops.spatial_broadcast import ACTIVATIONS
 
 DecoderKind = Literal["iodine", "small", "big"]
 BROADCAST_DECODERS: dict[DecoderKind, BroadcastSpec] = {

@@ -12,7 +12,6 @@ E of values, H W image.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import pairwise
 from typing import Literal, NamedTuple, Self, TypeGuard, TypeVar
 
@@ -24,10 +23,10 @@ from emorl.nn.initialisation import init_xavier
 from emorl.ops import Backend, slot_attention, spatial_broadcast
 from emorl.ops.convolution import convolution
 from emorl.ops.library import full_precision
+from emorl.ops.spatial_broadcast import ACTIVATIONS
 
 Layer = TypeVar("Layer", bound=nn.Module)
 Activation = Literal["elu", "relu"]
-ACTIVATIONS: dict[Activation, Callable[..., Tensor]] = {"elu": F.elu, "relu": F.relu}
 
 
 def is_plain(layer: nn.Module, kind: type[Layer]) -> TypeGuard[Layer]:

@@ -5,7 +5,6 @@ Shapes: B images, C and D channels, H W pixels, kernel k x k.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import get_args
 
 import torch
@@ -14,9 +13,13 @@ from torch import Tensor
 
 from emorl.ops import library
 from emorl.ops.library import Backend, cast, define_op, resolve
-from emorl.ops.spatial_broadcast import Activation, empty_images, is_channels_last
+from emorl.ops.spatial_broadcast import (
+    ACTIVATIONS,
+    Activation,
+    empty_images,
+    is_channels_last,
+)
 
-_ACTIVATIONS: dict[str, Callable[..., Tensor]] = {"elu": F.elu, "relu": F.relu}
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # on a GPU
 _WORTH_CHANNELS = 32  # on the CPU; with fewer, what is saved in products is lost in transforms
 
@@ -111,7 +114,7 @@ def reference(
 ) -> Tensor:
     """Plain PyTorch form of `convolution`."""
     total = F.conv2d(x, weight, bias, stride, padding)
-    return _ACTIVATIONS[activation](total, inplace=True) if activation != "none" else total
+    return ACTIVATIONS[activation](total, inplace=True) if activation != "none" else total
 
 
 def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:

@@ -17,7 +17,7 @@ from emorl.ops.library import Backend, cast, define_op, resolve
 Activation = Literal["elu", "relu", "none"]
 
 _DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": F.elu, "relu": F.relu}
+ACTIVATIONS: dict[str, Callable[..., Tensor]] = {"elu": F.elu, "relu": F.relu}
 
 
 def spatial_broadcast(
@@ -80,7 +80,7 @@ def reference(slot: Tensor, position: Tensor, activation: str = "elu") -> Tensor
         total = total.movedim(-3, -1).contiguous().movedim(-1, -3)
     else:
         total = total.contiguous()
-    return _ACTIVATIONS[activation](total) if activation != "none" else total
+    return ACTIVATIONS[activation](total) if activation != "none" else total
 
 
 def is_channels_last(image: Tensor) -> bool:
