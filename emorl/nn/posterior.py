@@ -296,11 +296,6 @@ def refinable(decoder: nn.Module, refined: bool) -> Iterator[list[nn.Parameter]]
             yield []
 
 
-def recordable(tensor: Tensor) -> Tensor:
-    """`tensor`, which autograd may record: copied if it is of the inference mode."""
-    return tensor.clone() if tensor.is_inference() else tensor
-
-
 @contextmanager
 def frozen(weights: Iterable[Tensor]) -> Iterator[None]:
     """A context in which weights need no gradients.

@@ -211,9 +211,9 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
-def usable(tensor: Tensor) -> Tensor:
-    """`tensor` detached, which autograd may record; copied if it is of the inference mode."""
-    return tensor.clone() if tensor.is_inference() else tensor.detach()
+def recordable(tensor: Tensor) -> Tensor:
+    """`tensor`, which autograd may record: copied if it is of the inference mode."""
+    return tensor.clone() if tensor.is_inference() else tensor
 
 
 def full_precision(like: Tensor) -> AbstractContextManager[object]:

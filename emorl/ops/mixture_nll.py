@@ -21,9 +21,9 @@ from emorl.ops.library import (
     cast,
     define_op,
     derivative_obstacle,
+    recordable,
     refuse_tangents,
     resolve,
-    usable,
 )
 
 Likelihood = Literal["gaussian", "mixture", "mixture_joint"]
@@ -272,9 +272,11 @@ def _reference_of(arguments: _Arguments) -> Tensor:
 def _reference_and_gradient(arguments: _Arguments, scale: float) -> tuple[Tensor, Tensor]:
     with torch.inference_mode(False), torch.enable_grad():
         image, rgb, _, slot_sigma, *_ = arguments
-        leaf = usable(rgb).requires_grad_()
-        slot_sigma = None if slot_sigma is None else usable(slot_sigma)
-        usual = arguments._replace(image=usable(image), rgb=leaf, slot_sigma=slot_sigma)
+        leaf = recordable(rgb).detach().requires_grad_()
+        slot_sigma = None if slot_sigma is None else recordable(slot_sigma).detach()
+        usual = arguments._replace(
+            image=recordable(image).detach(), rgb=leaf, slot_sigma=slot_sigma
+        )
         nll = _reference_of(usual)
         (gradient,) = torch.autograd.grad(nll.sum() * scale, leaf)
     return nll.detach(), gradient

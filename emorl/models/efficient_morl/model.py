@@ -26,11 +26,11 @@ from emorl.nn.posterior import (
     ScoredPosterior,
     kl_divergence,
     loss_gradient,
-    recordable,
     refinable,
     score_once,
 )
 from emorl.ops import mixture_nll, mixture_nll_and_gradient
+from emorl.ops.library import recordable
 
 
 class _Inference(NamedTuple):

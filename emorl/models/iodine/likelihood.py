@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from emorl.ops import Backend, mixture_nll, mixture_nll_and_gradient
-from emorl.ops.library import full_precision, usable
+from emorl.ops.library import full_precision, recordable
 
 MixtureKind = Literal["mixture", "mixture_joint", "logistic"]
 
@@ -93,8 +93,8 @@ def likelihood_and_gradient(
             backend=backend,
         )
     with torch.inference_mode(False), torch.enable_grad():
-        leaf = usable(decoded).requires_grad_()
-        nll = mixture_likelihood(usable(image), leaf, kind, scale, backend)
+        leaf = recordable(decoded).detach().requires_grad_()
+        nll = mixture_likelihood(recordable(image).detach(), leaf, kind, scale, backend)
         with full_precision(nll):
             (gradient,) = torch.autograd.grad(nll.sum() * factor, leaf)
     return nll.detach(), gradient

@@ -30,11 +30,10 @@ from emorl.nn.posterior import (
     ScoredPosterior,
     kl_divergence,
     loss_gradient,
-    recordable,
     refinable,
     score_once,
 )
-from emorl.ops.library import full_precision
+from emorl.ops.library import full_precision, recordable
 
 
 class SoftplusGaussian(Gaussian):
