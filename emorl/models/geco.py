@@ -7,6 +7,9 @@ import math
 import torch
 from torch import Tensor
 
+# What training takes unless its configuration says otherwise.
+WARM_START, DECAY, STEP_SIZE, ACCELERATION = 1000, 0.99, 1e-6, 1.0
+
 
 class GECO:
     """Minimise the KL subject to a reconstruction target, by a growing or shrinking multiplier.
@@ -33,10 +36,10 @@ class GECO:
         *,
         moving_average: float = 0.0,
         raw_multiplier: float = FLOOR,
-        warm_start: int = 1000,
-        decay: float = 0.99,
-        step_size: float = 1e-6,
-        acceleration: float = 1.0,
+        warm_start: int = WARM_START,
+        decay: float = DECAY,
+        step_size: float = STEP_SIZE,
+        acceleration: float = ACCELERATION,
     ) -> None:
         self.target_per_dim = target_per_dim
         self.moving_average = moving_average

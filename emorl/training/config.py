@@ -9,6 +9,7 @@ from typing import Any, Literal
 from emorl.data.resources import most_processes
 from emorl.data.values import ValueRange, value_range
 from emorl.fields import fit_fields, shown
+from emorl.models.geco import ACCELERATION, DECAY, STEP_SIZE, WARM_START
 from emorl.training.optimizers import OptimizerName
 
 Precision = Literal["auto", "no", "tf32", "bf16"]
@@ -80,10 +81,10 @@ class GECOConfig:
     """
 
     target_per_dim: float
-    warm_start: int = 1000
-    decay: float = 0.99
-    step_size: float = 1e-6
-    acceleration: float = 1.0
+    warm_start: int = WARM_START
+    decay: float = DECAY
+    step_size: float = STEP_SIZE
+    acceleration: float = ACCELERATION
 
     def __post_init__(self) -> None:
         fit_fields(self, "trainer.geco.")
