@@ -261,7 +261,7 @@ ENTRIES: dict[str, Entry] = {
     POSTERIOR + "score_once": Entry(
         scored, lambda: {"slots": normal(4, 3), "weight": normal(3, 5)}
     ),
-    POSTERIOR + "recordable": Entry(posterior.recordable, lambda: {"tensor": normal(3)}),
+    "emorl.ops.library.recordable": Entry(library.recordable, lambda: {"tensor": normal(3)}),
     PLAIN + "encode": Entry(
         called(PLAIN_ENCODER, "images"),
         with_weights(PLAIN_ENCODER, lambda: {"images": normal(1, 3, 6, 5)}),
@@ -311,7 +311,6 @@ NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
     )),
 }  # fmt: skip
 DETACHED = {  # what they return or hold is documented to be detached, or is a gradient
-    "emorl.ops.library.usable",
     *(POSTERIOR + name for name in ("Score", "ScoredPosterior", "loss_gradient")),
 }
 
