@@ -140,7 +140,7 @@ def test_the_tape_refuses_what_a_graph_cannot_do():
 
 
 class OnlyOn(TorchDispatchMode):
-    """Refuses tensors of other devices, which a graph would have to copy."""
+    """Refuses tensors of other devices that hold values, which a graph would have to copy."""
 
     def __init__(self, device: str) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class OnlyOn(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
         for x in tree_leaves((args, kwargs, result)):
-            if isinstance(x, Tensor) and x.device.type != self.device:
+            if isinstance(x, Tensor) and x.numel() and x.device.type != self.device:
                 raise RuntimeError(f"{func} has a tensor on {x.device}")
         return result
 
