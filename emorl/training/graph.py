@@ -152,7 +152,7 @@ def _side_stream(device: int) -> torch.cuda.Stream:
 def capture(body: Body, noise: torch.Generator) -> Body:
     """A function that replays `body` on the GPU, with fresh noise from the generator."""
     graph = torch.cuda.CUDAGraph()
-    graph.register_generator_state(noise)
+    graph.register_generator_state(noise.graphsafe_get_state())  # it takes no subclass
     # Threads of the data loader may pin memory meanwhile: only this thread is watched.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         result = body()

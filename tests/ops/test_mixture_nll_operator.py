@@ -26,6 +26,9 @@ def operator(backend: str) -> Any:
     return getattr(torch.ops.emorl, name).default
 
 
+PLACE = torch.empty(0, device=DEVICE).device  # "cuda:0"
+
+
 def arguments(case: MixtureNllCase, gradients: bool, joined: bool = False) -> tuple[Any, ...]:
     inputs = {name: x.detach() for name, x in case.inputs(device=DEVICE).items()}
     image, rgb, mask_logits = inputs.values()
@@ -263,11 +266,15 @@ def test_error_messages(changes: dict[str, Any], message: str) -> None:
     [
         (0, zeros(2, 3, 4), r"expected image \[B,C,H,W\] and rgb \[B,K,C,H,W\] with K > 0, got"),
         (0, zeros(2, 3, 5, 6), r"image: expected \[2, 3, 5, 7\], got \[2, 3, 5, 6\]"),
-        (0, zeros(2, 3, 5, 7).double(), "image: expected Float on cpu, got Double on cpu"),
+        (0, zeros(2, 3, 5, 7).double(), f"image: expected Float on {PLACE}, got Double on cpu"),
         (2, zeros(2, 3, 1, 5, 6), r"mask_logits: expected \[2, 3, 1, 5, 7\], got"),
-        (2, zeros(2, 3, 1, 5, 7).half(), "mask_logits: expected Float on cpu, got Half on cpu"),
+        (
+            2,
+            zeros(2, 3, 1, 5, 7).half(),
+            f"mask_logits: expected Float on {PLACE}, got Half on cpu",
+        ),
         (3, zeros(4), r"slot_sigma: expected \[3\], got \[4\]"),
-        (3, zeros(3).double(), "slot_sigma: expected Float on cpu, got Double on cpu"),
+        (3, zeros(3).double(), f"slot_sigma: expected Float on {PLACE}, got Double on cpu"),
         (5, "laplace", "kind: expected gaussian, mixture or mixture_joint, got laplace"),
     ],
 )
