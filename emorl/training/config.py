@@ -124,8 +124,9 @@ class TrainerConfig:
             their factors to 10 bits after the leading one (a relative error of 4.9e-4 at most) and
             add the products in float32; "auto" is "tf32" on a GPU that has it, else "no"; "bf16"
             computes the networks over pixels in bfloat16, the rest in float32.
-        cuda_graph: capture a whole step as one CUDA graph and replay it, which pays where the
-            kernels are small; on one GPU, with Adam, without accumulation.
+        cuda_graph: capture a whole step as one CUDA graph and replay it: on one GPU, with Adam,
+            without accumulation. The numbers stay the same, up to rounding. null: where that is
+            so, and `compile` is false.
         compile: compile each part of the network by torch.compile, about a minute before the first
             step; the numbers stay the same, up to rounding. On a CPU it gains nothing.
         accumulation: parts into which a process cuts its share of a batch to save memory; the
@@ -157,7 +158,7 @@ class TrainerConfig:
     geco: GECOConfig | None = None
     seed: int = 0
     precision: Precision = "auto"
-    cuda_graph: bool = False
+    cuda_graph: bool | None = None
     compile: bool = False
     accumulation: int = 1
     device: Literal["auto", "cpu"] = "auto"

@@ -89,7 +89,7 @@ def fitting(key: str, value: Any, model: str) -> Any:
     if key in _GROUPS and isinstance(value, dict):
         return value  # complete when the options have been read
     hint = _hint_of(key, model)
-    if hint is bool and isinstance(value, str):
+    if hint in (bool, bool | None) and isinstance(value, str):
         value = _SWITCHES.get(value.lower(), value)
     return fit(key, value, hint)
 

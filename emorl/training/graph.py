@@ -27,11 +27,11 @@ Body = Callable[[], Tensor]
 _WARM_UP = 3  # steps in which libraries choose kernels and Adam makes its state
 
 
-def check(config: TrainerConfig, accelerator: Accelerator) -> None:
-    """Make sure that a step can be captured.
+def captures(config: TrainerConfig, accelerator: Accelerator) -> bool:
+    """Whether a run's steps are captured: as `trainer.cuda_graph` says, or where they can be.
 
     Raises:
-        ValueError: saying what is expected.
+        ValueError: if they are to be and cannot; says what is expected.
     """
     device, processes = accelerator.device.type, accelerator.num_processes
     for fits, expected, got in (
@@ -41,7 +41,10 @@ def check(config: TrainerConfig, accelerator: Accelerator) -> None:
         (config.optimizer == "adam", "trainer.optimizer adam", config.optimizer),
     ):
         if not fits:
-            raise ValueError(f"trainer.cuda_graph: expected {expected}, got {got}")
+            if config.cuda_graph:
+                raise ValueError(f"trainer.cuda_graph: expected {expected}, got {got}")
+            return False
+    return not config.compile if config.cuda_graph is None else config.cuda_graph
 
 
 class GraphedStep:

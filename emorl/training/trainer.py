@@ -36,8 +36,7 @@ from emorl.runs.lock import RunLock
 from emorl.runs.log import Row
 from emorl.training.config import Curriculum, TrainerConfig
 from emorl.training.devices import lock_run, make_accelerator, precision_of, require_one_step
-from emorl.training.graph import GraphedStep
-from emorl.training.graph import check as check_graph
+from emorl.training.graph import GraphedStep, captures
 from emorl.training.interrupt import StopRequest
 from emorl.training.loader import step_images
 from emorl.training.observer import Observer
@@ -120,7 +119,7 @@ class Trainer:
         )
         self.noise = BatchShare(self.accelerator.device)
         self.noise.shares = self.accelerator.num_processes * config.accumulation
-        self.graph = self._graphed_step() if config.cuda_graph else None
+        self.graph = self._graphed_step() if captures(config, self.accelerator) else None
         self.step = 0
         self._trained_with: str | None = None  # precision, before this run went on
         self.last_checkpoint: Path | None = None
@@ -358,8 +357,6 @@ class Trainer:
         self.last_checkpoint = saved.folder
 
     def _check(self) -> None:
-        if self.config.cuda_graph:
-            check_graph(self.config, self.accelerator)
         height, width = self.dataset.image_size
         at_once = self.config.batch_size // self.accelerator.num_processes * (1 + 2 * self.workers)
         require_memory(

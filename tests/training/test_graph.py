@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tape
@@ -107,7 +108,7 @@ def deterministic() -> Iterator[None]:
 def test_a_graphs_run_is_the_eager_one(tmp_path, precision, rel):
     """The learning rate lies on the GPU in float32, which bfloat16 weights may round otherwise."""
     settings = {"precision": precision, "deterministic": True}
-    expected = run(tmp_path / "eager", **settings)
+    expected = run(tmp_path / "eager", cuda_graph=False, **settings)
     assert_same_rows(run(tmp_path / "graph", cuda_graph=True, **settings), expected, rel)
 
 
@@ -180,6 +181,11 @@ def test_a_graph_is_refused_where_there_is_none(tmp_path):
         make_trainer(tmp_path, device="cpu", cuda_graph=True)
 
 
+def accelerator_of(processes: int) -> SimpleNamespace:
+    """What is asked of one on a GPU."""
+    return SimpleNamespace(device=torch.device("cuda"), num_processes=processes)
+
+
 @pytest.mark.parametrize(
     ("changes", "processes", "message"),
     [
@@ -188,11 +194,14 @@ def test_a_graph_is_refused_where_there_is_none(tmp_path):
         ({"optimizer": "muon"}, 1, "expected trainer.optimizer adam, got muon"),
     ],
 )
-def test_what_cannot_be_captured_is_refused(changes, processes, message):
-    class Accelerator:
-        device = torch.device("cuda")
-        num_processes = processes
-
+def test_what_cannot_be_captured_is_refused_or_left(changes, processes, message):
+    one = accelerator_of(1)
+    config = dataclasses.replace(CONFIG, **changes)
     with pytest.raises(ValueError, match=f"^trainer.cuda_graph: {message}$"):
-        graph.check(dataclasses.replace(CONFIG, **changes), Accelerator())
-    graph.check(CONFIG, type("One", (Accelerator,), {"num_processes": 1})())
+        graph.captures(dataclasses.replace(config, cuda_graph=True), accelerator_of(processes))
+    assert not graph.captures(config, accelerator_of(processes))
+    assert graph.captures(CONFIG, one)
+    assert not graph.captures(dataclasses.replace(CONFIG, cuda_graph=False), one)
+    compiled = dataclasses.replace(CONFIG, compile=True)
+    assert not graph.captures(compiled, one)
+    assert graph.captures(dataclasses.replace(compiled, cuda_graph=True), one)
