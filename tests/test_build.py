@@ -168,12 +168,15 @@ def broken(*names: str) -> pytest.MarkDecorator:
 
 
 class Build:
-    """What setup.py does to a project of empty sources, with a compiler that fails."""
+    """What setup.py does to a project of empty sources but one, with a compiler that fails."""
 
-    def __init__(self, folder: Path, lost: str, tool: str, fails_on: str, **wishes: str) -> None:
+    def __init__(
+        self, folder: Path, lost: str, tool: str, fails_on: str, module: str = "", **wishes: str
+    ) -> None:
         cuda = None if lost == "CPU" else build_testing.toolkit_version()
         torch = build_testing.write_torch(folder / "site", cuda=cuda)
         project = build_testing.write_project(folder / "project")
+        (project / "csrc/module.cpp").write_text(module)
         for name, real in (("nvcc", build_testing.NVCC), ("c++", build_testing.CXX)):
             pattern = fails_on if name == tool else "nothing"
             build_testing.write_tool(folder / "bin" / name, real, fails_on=pattern, error=ERROR)
@@ -213,6 +216,22 @@ def test_builds_with_cuda_where_nothing_fails(tmp_path: Path) -> None:
     assert build.lines == [f"emorl: CUDA on: {build.record['cuda']}"]
     needed = (build.package / build.libraries[0]).read_bytes()
     assert f"libcudart.so.{version.split('.')[0]}\0".encode() in needed  # torch's, not its own
+
+
+@needs_cxx
+def test_a_static_standard_library_stays_inside(tmp_path: Path) -> None:
+    """Where a compiler has no shared one; torch's would replace a part of what is exported."""
+    source = "#include <ostream>\nvoid print(std::ostream& to, long x) { to << x; }\n"
+    wishes = {"EMORL_CUDA": "0", "LDFLAGS": "-static-libstdc++"}
+    build = Build(tmp_path, "nothing", "c++", "nothing", source, **wishes)
+    assert build.exit_status == 0, build.output
+    symbols = subprocess.run(
+        ["nm", "--dynamic", "--demangle", "--defined-only", build.package / build.libraries[0]],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert "std::ostream::" not in symbols
 
 
 @broken(*FAULTS)
