@@ -34,6 +34,10 @@ struct BFloat16Bits {
   uint16_t bits;
 };
 
+// A constant, since nvcc lets no function of the standard library into device code.
+template <typename V>
+constexpr V kLargest = std::numeric_limits<V>::max();
+
 // Elementary functions of the numbers of a CUDA thread; CPU vectors specialise it.
 template <typename V>
 struct Elementary {
@@ -65,8 +69,7 @@ struct Elementary {
     return x <= V(0) ? otherwise : then;
   }
   static EMORL_INLINE V if_infinite(V x, V then, V otherwise) {
-    constexpr V kLargest = std::numeric_limits<V>::max();
-    return x > kLargest || x < -kLargest ? then : otherwise;
+    return x > kLargest<V> || x < -kLargest<V> ? then : otherwise;
   }
 };
 

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <cstdint>
-#include <limits>
 
 #include "device.h"
 
@@ -121,8 +120,7 @@ template <typename P>
 EMORL_INLINE LogAndFactor<typename P::Value> mixture_of_channels(P& p, int begin, int end) {
   using V = typename P::Value;
   // Finite also where every slot is infinitely far off: the likelihood is then 0, as it should.
-  constexpr auto kLowest = std::numeric_limits<typename P::Number>::lowest();
-  V highest(kLowest), total(0);
+  V highest(-kLargest<typename P::Number>), total(0);
   for (int k = 0; k < p.slots; ++k) {
     V score = p.get(kShare, k) - V(p.log_sigma(k) * (end - begin));
     for (int c = begin; c < end; ++c) {

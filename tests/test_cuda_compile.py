@@ -98,6 +98,7 @@ def test_cuda_part_compiles_and_no_kernel_spills(
     configure(folder)
     reports = compile_sources(folder, [*KERNELS, *BINDINGS])
     for source in KERNELS:
+        assert "warning" not in reports[source], reports[source]
         kernels = resources(reports[source])
         assert {architecture for _, architecture, _, _ in kernels} == {"sm_80", "sm_90"}
         names = readable([name for name, *_ in kernels])
