@@ -1,5 +1,6 @@
 // Binding of slot attention: checks the tensors, allocates the outputs, calls the device's kernel.
 #include <ATen/Dispatch.h>
+#include <ATen/OpMathType.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
@@ -17,7 +18,8 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-// The arguments of both passes, checked and contiguous. Without v, k plays its part as well.
+// The arguments of both passes, checked and contiguous. Without v, k plays its part as well. On a
+// GPU k and v may be narrow: everything else is what they are computed with.
 struct Arguments {
   Shape shape;
   Tensor q, k, v, logit_bias, slot_mask;
@@ -36,8 +38,12 @@ struct Arguments {
     TORCH_CHECK_VALUE(
         k.size(0) == v.size(0) && k.size(1) == v.size(1),
         "slot_attention: k and v differ in batch or pixels: ", k.sizes(), " and ", v.sizes());
-    check_like_q("k", k, q.scalar_type());
-    check_like_q("v", v, q.scalar_type());
+    const auto computed = q.scalar_type(), stored = k.scalar_type();
+    TORCH_CHECK_VALUE(
+        computed == at::toOpMathType(computed), "slot_attention: q: expected Float or Double, got ",
+        computed);
+    check_like_q("k", k, at::toOpMathType(stored) == computed ? stored : computed);
+    check_like_q("v", v, stored);
     shape = {q.size(0), q.size(1), k.size(1), q.size(2), v.size(2)};
     logit_bias = per_slot("logit_bias", logit_bias_in, q.scalar_type());
     slot_mask = per_slot("slot_mask", slot_mask_in, at::kBool);
@@ -69,15 +75,34 @@ struct Arguments {
     return tensor->contiguous();
   }
 
-  template <typename T>
-  Inputs<T> inputs(double eps) const {
+  template <typename T, typename S>
+  Inputs<T, S> inputs(double eps) const {
     return {
         q.const_data_ptr<T>(),
-        k.const_data_ptr<T>(),
-        v.const_data_ptr<T>(),
+        static_cast<const S*>(k.const_data_ptr()),
+        static_cast<const S*>(v.const_data_ptr()),
         logit_bias.defined() ? logit_bias.const_data_ptr<T>() : nullptr,
         slot_mask.defined() ? slot_mask.const_data_ptr<bool>() : nullptr,
         static_cast<T>(eps)};
+  }
+};
+
+// What the backward pass reads beside the arguments, and what it writes: a gradient that is not
+// wanted is empty, and an empty tensor has no address.
+struct Backward {
+  Tensor grad_updates, updates, mass, grad_q, grad_k, grad_v, grad_logit_bias;
+
+  template <typename T, typename S>
+  Gradients<T, S> gradients(bool one_is_both) const {
+    auto* to_k = static_cast<S*>(grad_k.mutable_data_ptr());
+    return {
+        grad_updates.const_data_ptr<T>(),
+        updates.const_data_ptr<T>(),
+        mass.const_data_ptr<T>(),
+        grad_q.mutable_data_ptr<T>(),
+        to_k,
+        one_is_both ? to_k : static_cast<S*>(grad_v.mutable_data_ptr()),
+        grad_logit_bias.mutable_data_ptr<T>()};
   }
 };
 
@@ -98,18 +123,22 @@ std::tuple<Tensor, Tensor, Tensor> slot_attention(
   if (mass.numel() == 0) {
     return {updates, mass, attention};
   }
-  AT_DISPATCH_FLOATING_TYPES(q.scalar_type(), "slot_attention", [&] {
-    const auto inputs = args.inputs<scalar_t>(eps);
-    const Outputs<scalar_t> outputs{
-        updates.mutable_data_ptr<scalar_t>(), mass.mutable_data_ptr<scalar_t>(),
-        return_attention ? attention.mutable_data_ptr<scalar_t>() : nullptr};
-    on_device_of(
-        q, [&] { slot_attention_cpu<scalar_t>(s, inputs, outputs); },
-        [&](auto stream) {
-          const Tensor scratch = at::empty({slot_attention_cuda_scratch(s, inputs)}, q.options());
-          slot_attention_cuda<scalar_t>(
-              s, inputs, outputs, scratch.mutable_data_ptr<scalar_t>(), stream);
-        });
+  const auto stored = k.scalar_type();
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, stored, "slot_attention", [&] {
+    using T = at::opmath_type<scalar_t>;
+    const Outputs<T> outputs{
+        updates.mutable_data_ptr<T>(), mass.mutable_data_ptr<T>(),
+        return_attention ? attention.mutable_data_ptr<T>() : nullptr};
+    const auto cpu = [&] {
+      args.check_like_q("k", k, q.scalar_type());
+      slot_attention_cpu(s, args.inputs<T, T>(eps), outputs);
+    };
+    const auto cuda = [&](auto stream) {
+      const auto inputs = args.inputs<T, OnGPU<scalar_t>>(eps);
+      const Tensor scratch = at::empty({slot_attention_cuda_scratch(s, inputs)}, q.options());
+      slot_attention_cuda(s, inputs, outputs, scratch.mutable_data_ptr<T>(), stream);
+    };
+    on_device_of(q, cpu, cuda);
   });
   return {updates, mass, attention};
 }
@@ -122,45 +151,37 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> slot_attention_backward(
   args.check_result("updates", updates, {q.size(0), q.size(1), args.v.size(2)});
   args.check_result("mass", mass, {q.size(0), q.size(1)});
   args.check_result("the gradient of updates", grad_updates, updates.sizes());
-  const auto output = [&](bool is_wanted, at::IntArrayRef sizes) {
-    return at::empty(is_wanted ? sizes : at::IntArrayRef{0}, q.options());
+  const auto output = [](bool is_wanted, const Tensor& like) {
+    return at::empty(is_wanted ? like.sizes() : at::IntArrayRef{0}, like.options());
   };
-  const Tensor grad_q = output(wanted[0], args.q.sizes());
-  const Tensor grad_k = output(wanted[1], args.k.sizes());
-  const Tensor grad_v = output(wanted[2] && v, args.v.sizes());
-  const Tensor grad_logit_bias = output(wanted[3], mass.sizes());
+  const Backward b{grad_updates.contiguous(), updates.contiguous(),
+                   mass.contiguous(),         output(wanted[0], args.q),
+                   output(wanted[1], args.k), output(wanted[2] && v, args.v),
+                   output(wanted[3], mass)};
   if (mass.numel() == 0) {
-    grad_k.zero_();
-    grad_v.zero_();
-    return {grad_q, grad_k, grad_v, grad_logit_bias};
+    b.grad_k.zero_();
+    b.grad_v.zero_();
+    return {b.grad_q, b.grad_k, b.grad_v, b.grad_logit_bias};
   }
-  const Tensor grad_updates_ = grad_updates.contiguous();
-  const Tensor updates_ = updates.contiguous(), mass_ = mass.contiguous();
-  AT_DISPATCH_FLOATING_TYPES(q.scalar_type(), "slot_attention_backward", [&] {
-    const auto pointer = [](bool is_wanted, const Tensor& tensor) {
-      return is_wanted ? tensor.mutable_data_ptr<scalar_t>() : nullptr;
+  const auto& s = args.shape;
+  const auto stored = k.scalar_type();
+  AT_DISPATCH_FLOATING_TYPES_AND2(at::kHalf, at::kBFloat16, stored, "slot_attention_backward", [&] {
+    using T = at::opmath_type<scalar_t>;
+    const auto cpu = [&] {
+      args.check_like_q("k", k, q.scalar_type());
+      slot_attention_backward_cpu(s, args.inputs<T, T>(eps), b.gradients<T, T>(!v));
     };
-    scalar_t* to_k = pointer(wanted[1], grad_k);
-    const auto& s = args.shape;
-    const auto inputs = args.inputs<scalar_t>(eps);
-    const Gradients<scalar_t> gradients{
-        grad_updates_.const_data_ptr<scalar_t>(),
-        updates_.const_data_ptr<scalar_t>(),
-        mass_.const_data_ptr<scalar_t>(),
-        pointer(wanted[0], grad_q),
-        to_k,
-        v ? pointer(wanted[2], grad_v) : to_k,
-        pointer(wanted[3], grad_logit_bias)};
-    on_device_of(
-        q, [&] { slot_attention_backward_cpu<scalar_t>(s, inputs, gradients); },
-        [&](auto stream) {
-          const Tensor scratch =
-              at::empty({slot_attention_backward_cuda_scratch(s, inputs)}, q.options());
-          slot_attention_backward_cuda<scalar_t>(
-              s, inputs, gradients, scratch.mutable_data_ptr<scalar_t>(), stream);
-        });
+    const auto cuda = [&](auto stream) {
+      using S = OnGPU<scalar_t>;
+      const auto inputs = args.inputs<T, S>(eps);
+      const Tensor scratch =
+          at::empty({slot_attention_backward_cuda_scratch(s, inputs)}, q.options());
+      slot_attention_backward_cuda(
+          s, inputs, b.gradients<T, S>(!v), scratch.mutable_data_ptr<T>(), stream);
+    };
+    on_device_of(q, cpu, cuda);
   });
-  return {grad_q, grad_k, grad_v, grad_logit_bias};
+  return {b.grad_q, b.grad_k, b.grad_v, b.grad_logit_bias};
 }
 
 void register_slot_attention(torch::Library& library) {

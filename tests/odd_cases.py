@@ -16,7 +16,7 @@ from emorl.ops import convolution, library, mixture_nll, slot_attention, spatial
 from emorl.ops.convolution import _limit_on_cpu
 
 Case = ConvolutionCase | SlotAttentionCase | MixtureNllCase | SpatialBroadcastCase
-WIDE, ALL = ("float32", "float64"), ("float32", "float64", "bfloat16", "float16")
+DTYPES = ("float32", "float64", "bfloat16", "float16")
 
 # One slot and one more than 8, 16 and 32; a GPU's tile of 64 pixels and one more or less, and
 # no pixel; widths that 4 divides, up to the largest, and others.
@@ -139,9 +139,8 @@ def odd_cases() -> list[OddCase]:
     """Every size in two dtypes, once at an aligned address and once at another."""
     cases = []
     for index, sizes in enumerate(SIZES):
-        dtypes = WIDE if isinstance(sizes, SlotAttentionCase) else ALL
         for turn, offset in enumerate((0, 1 + index % 3)):
-            dtype = dtypes[(index + turn) % len(dtypes)]
+            dtype = DTYPES[(index + turn) % len(DTYPES)]
             cases.append(OddCase(sizes, getattr(torch, dtype), offset))
     return [*cases, *(OddCase(LARGEST, torch.float32, offset) for offset in (0, 1))]
 

@@ -65,9 +65,9 @@ int choose_shares(int64_t tiles, int64_t images, int64_t blocks) {
   return static_cast<int>(best);
 }
 
-template <typename T, int kSlots, typename... Parameters>
+template <typename T, typename S, int kSlots, typename... Parameters>
 Pass<Parameters...> make_pass(
-    void (*kernel)(Parameters...), bool backward, const Shape& s, const Inputs<T>& in) {
+    void (*kernel)(Parameters...), bool backward, const Shape& s, const Inputs<T, S>& in) {
   Plan plan{
       static_cast<int>(s.slots),
       static_cast<int>(s.key_width),
@@ -105,17 +105,17 @@ auto with_slots(int64_t slots, Run run) {
       std::string(kOp) + ": expected at most 64 slots on a GPU, got " + std::to_string(slots));
 }
 
-template <typename T>
-auto forward_pass(const Shape& s, const Inputs<T>& in) {
+template <typename T, typename S>
+auto forward_pass(const Shape& s, const Inputs<T, S>& in) {
   return with_slots(s.slots, [&]<int kSlots>() {
-    return make_pass<T, kSlots>(slot_attention_kernel<T, kSlots>, false, s, in);
+    return make_pass<T, S, kSlots>(slot_attention_kernel<T, S, kSlots>, false, s, in);
   });
 }
 
-template <typename T>
-auto backward_pass(const Shape& s, const Inputs<T>& in) {
+template <typename T, typename S>
+auto backward_pass(const Shape& s, const Inputs<T, S>& in) {
   return with_slots(s.slots, [&]<int kSlots>() {
-    return make_pass<T, kSlots>(slot_attention_backward_kernel<T, kSlots>, true, s, in);
+    return make_pass<T, S, kSlots>(slot_attention_backward_kernel<T, S, kSlots>, true, s, in);
   });
 }
 
@@ -136,19 +136,19 @@ void add_shares(
 
 }  // namespace
 
-template <typename T>
-int64_t slot_attention_cuda_scratch(const Shape& s, const Inputs<T>& in) {
+template <typename T, typename S>
+int64_t slot_attention_cuda_scratch(const Shape& s, const Inputs<T, S>& in) {
   return s.batch * forward_pass(s, in).plan.shares * s.slots * (s.value_width + 1);
 }
 
-template <typename T>
-int64_t slot_attention_backward_cuda_scratch(const Shape& s, const Inputs<T>& in) {
+template <typename T, typename S>
+int64_t slot_attention_backward_cuda_scratch(const Shape& s, const Inputs<T, S>& in) {
   return s.batch * backward_pass(s, in).plan.shares * s.slots * (s.key_width + 1);
 }
 
-template <typename T>
+template <typename T, typename S>
 void slot_attention_cuda(
-    const Shape& s, const Inputs<T>& in, const Outputs<T>& out, T* scratch, void* stream) {
+    const Shape& s, const Inputs<T, S>& in, const Outputs<T>& out, T* scratch, void* stream) {
   const auto pass = forward_pass(s, in);
   T* masses = scratch + s.batch * pass.plan.shares * s.slots * s.value_width;
   launch_pass(pass, stream, in, out.attention, scratch, masses);
@@ -157,9 +157,9 @@ void slot_attention_cuda(
       out.mass, stream);
 }
 
-template <typename T>
+template <typename T, typename S>
 void slot_attention_backward_cuda(
-    const Shape& s, const Inputs<T>& in, const Gradients<T>& grad, T* scratch, void* stream) {
+    const Shape& s, const Inputs<T, S>& in, const Gradients<T, S>& grad, T* scratch, void* stream) {
   const auto pass = backward_pass(s, in);
   T* bias_sums = scratch + s.batch * pass.plan.shares * s.slots * s.key_width;
   launch_pass(pass, stream, in, grad, scratch, bias_sums);
@@ -170,14 +170,16 @@ void slot_attention_backward_cuda(
   }
 }
 
-#define INSTANTIATE(T)                                                                      \
-  template int64_t slot_attention_cuda_scratch<T>(const Shape&, const Inputs<T>&);          \
-  template int64_t slot_attention_backward_cuda_scratch<T>(const Shape&, const Inputs<T>&); \
-  template void slot_attention_cuda<T>(                                                     \
-      const Shape&, const Inputs<T>&, const Outputs<T>&, T*, void*);                        \
-  template void slot_attention_backward_cuda<T>(                                            \
-      const Shape&, const Inputs<T>&, const Gradients<T>&, T*, void*);
-INSTANTIATE(float)
-INSTANTIATE(double)
+#define INSTANTIATE(T, S)                                                                         \
+  template int64_t slot_attention_cuda_scratch<T, S>(const Shape&, const Inputs<T, S>&);          \
+  template int64_t slot_attention_backward_cuda_scratch<T, S>(const Shape&, const Inputs<T, S>&); \
+  template void slot_attention_cuda<T, S>(                                                        \
+      const Shape&, const Inputs<T, S>&, const Outputs<T>&, T*, void*);                           \
+  template void slot_attention_backward_cuda<T, S>(                                               \
+      const Shape&, const Inputs<T, S>&, const Gradients<T, S>&, T*, void*);
+INSTANTIATE(float, float)
+INSTANTIATE(double, double)
+INSTANTIATE(float, Float16Bits)
+INSTANTIATE(float, BFloat16Bits)
 
 }  // namespace emorl::slot_attention

@@ -10,16 +10,17 @@ namespace emorl::slot_attention {
 template <typename T>
 constexpr T kLowest = std::numeric_limits<T>::lowest();
 
-template <typename T>
-__device__ bool takes_part(const Inputs<T>& in, int64_t image, int slots, int slot) {
+template <typename T, typename S>
+__device__ bool takes_part(const Inputs<T, S>& in, int64_t image, int slots, int slot) {
   return slot < slots && (in.slot_mask == nullptr || in.slot_mask[image * slots + slot]);
 }
 
 // What is added to the logits. As in the reference, a slot that takes no part has the lowest finite
 // logit: it wins pixels where all others have -inf, and then loses them. Slots that do not exist
 // have -inf.
-template <typename T>
-__device__ void load_bias(const Inputs<T>& in, int64_t image, int slots, int all_slots, T* bias) {
+template <typename T, typename S>
+__device__ void load_bias(
+    const Inputs<T, S>& in, int64_t image, int slots, int all_slots, T* bias) {
   for (int j = threadIdx.x; j < all_slots; j += kThreads) {
     bias[j] = j < slots ? kLowest<T> : -T(INFINITY);
     if (takes_part(in, image, slots, j)) {
@@ -40,7 +41,8 @@ struct Half {
   int first_slot, pixel;
   unsigned taking_part = 0;  // a bit for each slot of the half
 
-  __device__ Half(const Inputs<T>& in, int64_t image, int slots)
+  template <typename S>
+  __device__ Half(const Inputs<T, S>& in, int64_t image, int slots)
       : first_slot(threadIdx.x % kWarp / 16 * kCount),
         pixel(threadIdx.x / kWarp * 16 + threadIdx.x % 16) {
     for (int j = 0; j < kCount; ++j) {

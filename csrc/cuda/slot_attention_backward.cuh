@@ -7,9 +7,9 @@
 namespace emorl::slot_attention {
 
 // In shared memory: g = grad_updates / mass for slots that take part, else 0; offset = g . updates.
-template <typename T, int kSlots>
+template <typename T, typename S, int kSlots>
 __device__ void load_gradients(
-    const Plan& plan, const Inputs<T>& in, const Gradients<T>& grad, int64_t image,
+    const Plan& plan, const Inputs<T, S>& in, const Gradients<T, S>& grad, int64_t image,
     const Memory<T, kSlots>& memory) {
   const int e = plan.value_width;
   const int64_t row = image * plan.slots;
@@ -86,9 +86,9 @@ __device__ void add_rows(
 }
 
 // to[p, :] = sum_j a[p, j] x[j, :] + b[p, j] y[j, :], written to global memory; b may be null
-template <typename T, int kSlots>
+template <typename T, typename S, int kSlots>
 __device__ void write_rows(
-    int pixels, int width, const T* a, const T* x, const T* b, const T* y, T* to) {
+    int pixels, int width, const T* a, const T* x, const T* b, const T* y, S* to) {
   const bool aligned = aligned4(to, width);
   const int groups = (pixels + kRowsAtOnce - 1) / kRowsAtOnce;
   for (Walk walk(groups_of_4(width)); walk.row < groups && width > 0; walk.next()) {
@@ -114,17 +114,17 @@ __device__ void write_rows(
 
 // grad_k and grad_v, and the partial sums of grad_q [batch, shares, slots, key_width] and of
 // grad_logit_bias [batch, shares, slots]
-template <typename T, int kSlots>
+template <typename T, typename S, int kSlots>
 __global__ void __launch_bounds__(kThreads, kBlocksAimedAt<T, kSlots, true>)
     slot_attention_backward_kernel(
-        Plan plan, Inputs<T> in, Gradients<T> grad, T* sums, T* bias_sums) {
+        Plan plan, Inputs<T, S> in, Gradients<T, S> grad, T* sums, T* bias_sums) {
   const Memory<T, kSlots> memory(plan, true, shared_memory<T>());
-  const Tiles<T, kSlots> tiles(plan, memory, in);
+  const Tiles<T, S, kSlots> tiles(plan, memory, in);
   const int64_t image = tiles.image;
   const int d = plan.key_width, e = plan.value_width, slots = plan.slots;
   fetch_slots<T, kSlots>(in.q + image * slots * d, slots, d, memory.q);
   load_bias(in, image, slots, kSlots, memory.bias);
-  load_gradients<T, kSlots>(plan, in, grad, image, memory);
+  load_gradients<T, S, kSlots>(plan, in, grad, image, memory);
   const bool combined = grad.grad_v == grad.grad_k, writes = blockIdx.y == 0;
   const Half<T, kSlots> half(in, image, slots);
   Accumulator<T, kSlots> grad_q(d);
@@ -136,12 +136,12 @@ __global__ void __launch_bounds__(kThreads, kBlocksAimedAt<T, kSlots, true>)
     grad_bias.add(memory.grad_logits, tile.pixels);
     const int64_t row = image * plan.pixels + tile.first;
     if (writes && grad.grad_k != nullptr) {
-      write_rows<T, kSlots>(
+      write_rows<T, S, kSlots>(
           tile.pixels, d, memory.grad_logits, memory.q, combined ? memory.weights : nullptr,
           memory.g, grad.grad_k + row * d);
     }
     if (writes && grad.grad_v != nullptr && !combined) {
-      write_rows<T, kSlots>(
+      write_rows<T, S, kSlots>(
           tile.pixels, e, memory.weights, memory.g, static_cast<const T*>(nullptr), memory.g,
           grad.grad_v + row * e);
     }

@@ -20,11 +20,11 @@ __device__ void write_attention(
 }
 
 // sums [batch, shares, slots, value_width] of (attention + eps) v; masses [batch, shares, slots]
-template <typename T, int kSlots>
+template <typename T, typename S, int kSlots>
 __global__ void __launch_bounds__(kThreads, kBlocksAimedAt<T, kSlots, false>)
-    slot_attention_kernel(Plan plan, Inputs<T> in, T* attention, T* sums, T* masses) {
+    slot_attention_kernel(Plan plan, Inputs<T, S> in, T* attention, T* sums, T* masses) {
   const Memory<T, kSlots> memory(plan, false, shared_memory<T>());
-  const Tiles<T, kSlots> tiles(plan, memory, in);
+  const Tiles<T, S, kSlots> tiles(plan, memory, in);
   const int64_t image = tiles.image;
   const int d = plan.key_width, e = plan.value_width, slots = plan.slots;
   fetch_slots<T, kSlots>(in.q + image * slots * d, slots, d, memory.q);

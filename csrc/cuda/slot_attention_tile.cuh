@@ -101,14 +101,22 @@ __device__ void fetch4(const T* from, T* to) {
   }
 }
 
-// Fetches `rows` rows of `width` values, with zeros up to whole Vec4. Rows that cannot be moved by
-// Vec4 are copied at once.
-template <typename T>
-__device__ void fetch_rows(const T* from, int rows, int width, bool aligned, T* to) {
+// Narrow values are widened on the way, so the thread waits for them.
+template <typename T, typename S>
+__device__ void fetch4(const S* from, T* to) {
+  const auto [x] = load<S, 4>(from);
+  store4(to, Vec4<T>{widen(x[0]), widen(x[1]), widen(x[2]), widen(x[3])});
+}
+
+// Fetches `rows` rows of `width` values, with zeros up to whole Vec4. Rows that cannot be moved
+// four values at a time are copied at once.
+template <typename T, typename S>
+__device__ void fetch_rows(const S* from, int rows, int width, bool aligned, T* to) {
   const int row_pitch = pitch(width);
   Walk walk(groups_of_4(width));
   if (aligned) {  // the rows lie one after another
     const int all = rows * groups_of_4(width);
+#pragma unroll 4  // narrow values: so many loads in flight
     for (int i = threadIdx.x; i < all; i += kThreads, walk.next()) {
       fetch4(from + i * 4, to + walk.row * row_pitch + walk.column * 4);
     }
@@ -117,7 +125,7 @@ __device__ void fetch_rows(const T* from, int rows, int width, bool aligned, T* 
   }
   for (; walk.row < rows; walk.next()) {
     const int column = walk.column * 4;
-    const T* source = from + static_cast<int64_t>(walk.row) * width + column;
+    const S* source = from + static_cast<int64_t>(walk.row) * width + column;
     store4(to + walk.row * row_pitch + column, load_up_to_4(source, width - column));
   }
 }
@@ -141,14 +149,14 @@ struct Tile {
 };
 
 // The tiles of a block's share of an image. The first one is on its way from the beginning.
-template <typename T, int kSlots>
+template <typename T, typename S, int kSlots>
 struct Tiles {
   const Plan& plan;
   const Memory<T, kSlots>& memory;
-  const Inputs<T>& in;
+  const Inputs<T, S>& in;
   int image, begin, end;
 
-  __device__ Tiles(const Plan& plan_, const Memory<T, kSlots>& memory_, const Inputs<T>& in_)
+  __device__ Tiles(const Plan& plan_, const Memory<T, kSlots>& memory_, const Inputs<T, S>& in_)
       : plan(plan_), memory(memory_), in(in_), image(blockIdx.x / plan.shares) {
     const int64_t share = blockIdx.x - image * plan.shares;
     begin = static_cast<int>(share * plan.tiles() / plan.shares);

@@ -20,6 +20,7 @@ Backend = Literal["auto", "native", "triton", "reference"]
 
 library = torch.library.Library("emorl", "DEF")
 
+NARROW = (torch.bfloat16, torch.float16)  # some kernels read them as they are; all compute wider
 NO_SECOND_DERIVATIVE = "{}: no second derivative in compiled backends; use backend='reference'"
 _BACKENDS = get_args(Backend)
 _A100_SHARED_MEMORY = 163 * 1024  # bytes a block

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from emorl.ops import library
 from emorl.ops.library import (
+    NARROW,
     NO_SECOND_DERIVATIVE,
     Backend,
     Gradient,
@@ -31,7 +32,6 @@ RGBActivation = Literal["sigmoid", "none"]
 
 _ALLOWED = {"kind": get_args(Likelihood), "rgb_activation": get_args(RGBActivation)}
 MAX_SLOTS, MAX_CHANNELS = 64, 8  # of the kernels, which keep a pixel's slots in fast memory
-_NARROW = (torch.bfloat16, torch.float16)  # read as they are, computed in float32
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -209,7 +209,7 @@ class _Arguments(NamedTuple):
         image, rgb, masks, slot_sigma, *_ = self
         wide = self.dtype()
         same = masks is None or masks.dtype == rgb.dtype
-        dtype = rgb.dtype if same and rgb.dtype in _NARROW and wide == torch.float32 else wide
+        dtype = rgb.dtype if same and rgb.dtype in NARROW and wide == torch.float32 else wide
         return self._replace(
             image=cast(image, wide),
             rgb=cast(rgb, dtype),
@@ -244,7 +244,7 @@ def _keeps_gradient(arguments: _Arguments, backend: str) -> bool:
     _, rgb, masks, *_ = arguments
     wanted = rgb.requires_grad or (masks is not None and masks.requires_grad)
     on_cpu = backend == "native" and not library.on_gpu(rgb)
-    return on_cpu and torch.is_grad_enabled() and wanted and rgb.dtype not in _NARROW
+    return on_cpu and torch.is_grad_enabled() and wanted and rgb.dtype not in NARROW
 
 
 def _operator(backend: str) -> Callable[..., tuple[Tensor, Tensor]]:

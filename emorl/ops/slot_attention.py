@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from emorl.ops import library
-from emorl.ops.library import Backend, cast, define_op, derivative_obstacle, resolve
+from emorl.ops.library import NARROW, Backend, cast, define_op, derivative_obstacle, resolve
 from emorl.ops.slot_attention_heads import (
     SingleHead,
     heads_as_images,
@@ -72,11 +72,14 @@ def slot_attention(
         updates[k] = sum_n (attention[k, n] + eps) v[n] / sum_n (attention[k, n] + eps)
 
     Equivalent to `reference`, whose [B, K, N] temporaries the other backends never make. Sums are
-    accumulated in float32 or wider; bfloat16 and float16 arguments are converted to float32. Where
-    one tensor serves as `k` and `v`, pass it twice: it is then read once. The result repeats bit by
-    bit, on the CPU with any number of threads, on a GPU for one kind of GPU. On a GPU the
-    kernels take up to 64 slots and widths up to 256 (float64: less; Triton: less where a GPU has
-    less shared memory than an A100); beyond, `auto` takes the reference.
+    accumulated in float32 or wider; bfloat16 and float16 arguments are converted to float32. On a
+    GPU the native kernels convert `k` and `v` as they read them, if both are of one narrow dtype
+    and nothing is float64, and round their gradients once, as they write them; elsewhere there are
+    float32 copies in memory. Where one tensor serves as `k` and `v`, pass it twice: it is then read
+    once. The result repeats bit by bit, on the CPU with any number of threads, on a GPU for one
+    kind of GPU. On a GPU the kernels take up to 64 slots and widths up to 256 (float64: less;
+    Triton: less where a GPU has less shared memory than an A100); beyond, `auto` takes the
+    reference.
 
     With several heads, head h sees the h-th part of the last dimension of q, k and v. Each head
     computes the above alone, or (`softmax_over="slots_heads"`) with one softmax over all slots
@@ -133,20 +136,27 @@ def _single_head(
     q, k, v, bias, slot_mask = arguments
     dtype = _common_dtype(q, k, v)
     wide = torch.promote_types(dtype, torch.float32)
-    k_wide = cast(k, wide)
     chosen = resolve("slot_attention", backend, arguments, _limits(q, v, wide, backend))
     if chosen == "reference":
-        updates, attention = reference(cast(q, wide), k_wide, cast(v, wide), bias, slot_mask, eps)
+        q, k, v = cast(q, wide), cast(k, wide), cast(v, wide)
+        updates, attention = reference(q, k, v, bias, slot_mask, eps)
         if derivative_obstacle(arguments) is None:  # else plain PyTorch differentiates it as well
             attention = attention.detach()
         return cast(updates, dtype), cast(attention, dtype)
-    v_wide = None if v is k else cast(v, wide)
+    stored = k.dtype if _read_as_stored(q, k, v, chosen) else wide
+    values = None if v is k else cast(v, stored)
     ops = torch.ops.emorl
     op = (ops.slot_attention_triton if chosen == "triton" else ops.slot_attention).default
     updates, _, attention = op(
-        cast(q, wide), k_wide, v_wide, bias, slot_mask, eps, return_attention
+        cast(q, wide), cast(k, stored), values, bias, slot_mask, eps, return_attention
     )
     return cast(updates, dtype), cast(attention, dtype)
+
+
+def _read_as_stored(q: Tensor, k: Tensor, v: Tensor, backend: str) -> bool:
+    """Whether the kernels convert k and v, which are narrow, as they read them."""
+    on_gpu = backend == "native" and library.on_gpu(q)
+    return on_gpu and k.dtype == v.dtype and k.dtype in NARROW and q.dtype != torch.float64
 
 
 def _common_dtype(q: Tensor, k: Tensor, v: Tensor) -> torch.dtype:
@@ -277,9 +287,12 @@ def _fake_backward(
     eps: float,
     wanted: list[bool],
 ) -> tuple[Tensor, ...]:
-    shapes = (q.shape, k.shape, (0,) if v is None else v.shape, q.shape[:2])
+    values = k if v is None else v
+    likes = (q, k, values, mass)
+    sizes = (q.shape, k.shape, (0,) if v is None else v.shape, mass.shape)
     return tuple(
-        q.new_empty(shape if want else 0) for shape, want in zip(shapes, wanted, strict=True)
+        like.new_empty(size if want else 0)
+        for like, size, want in zip(likes, sizes, wanted, strict=True)
     )
 
 

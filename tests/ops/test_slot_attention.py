@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from functools import reduce
 
 import pytest
 import torch
@@ -18,10 +19,12 @@ from torch import Tensor
 from emorl.bench.accuracy import assert_as_accurate_as_plain
 from emorl.bench.cases.slot_attention import SLOT_ATTENTION, SlotAttentionCase
 from emorl.ops import slot_attention
+from emorl.ops.library import NARROW
 from emorl.ops.slot_attention import _limits
 
 BACKENDS = backend_params("slot_attention")
 COMPILED = backend_params("slot_attention", compiled=True)
+NATIVE = [x for x in COMPILED if x.values[0] == "native"]
 SMALL = SlotAttentionCase(2, 3, 5, 4, 6)
 
 
@@ -179,6 +182,48 @@ def test_half_precision_is_computed_in_float32(dtype: torch.dtype, backend: str)
     weights = expected["updates"].to(dtype)
     torch.testing.assert_close(actual["updates"], weights, rtol=torch.finfo(dtype).eps, atol=1e-6)
     torch.testing.assert_close(actual["grad_q"].float(), expected["grad_q"], rtol=2e-2, atol=2e-2)
+
+
+def assert_same_bits_as_widened(inputs: dict[str, Tensor], backend: str) -> None:
+    """Rounding the results that float32 (float64) copies of the inputs give is the same."""
+    dtypes = [x.dtype for name, x in inputs.items() if name != "logit_bias"]
+    common = reduce(torch.promote_types, dtypes)
+    copied = torch.promote_types(common, torch.float32)
+    wide = {name: x.detach().to(copied).requires_grad_() for name, x in inputs.items()}
+    expected = outputs_and_gradients(wide, backend)
+    for name, actual in outputs_and_gradients(inputs, backend).items():
+        leaf = inputs.get(name.removeprefix("grad_"))
+        rounded = expected[name].to(common if leaf is None else leaf.dtype)
+        torch.testing.assert_close(actual, rounded, rtol=0, atol=0, equal_nan=True, msg=name)
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+@pytest.mark.parametrize("dtype", NARROW, ids=["bf16", "f16"])
+@pytest.mark.parametrize("case", SLOT_ATTENTION, ids=str)
+def test_narrow_inputs_are_as_good_as_float32_copies(
+    case: SlotAttentionCase, dtype: torch.dtype, backend: str
+) -> None:
+    skip_beyond_limits(case, torch.float32, backend)
+    assert_same_bits_as_widened(case.inputs(dtype, DEVICE), backend)
+
+
+@pytest.mark.parametrize("backend", NATIVE)
+@pytest.mark.parametrize(
+    "dtypes",
+    [
+        ("float32", "bfloat16", "bfloat16"),
+        ("float16", "bfloat16", "bfloat16"),
+        ("bfloat16", "float16", "bfloat16"),
+        ("bfloat16", "bfloat16", "float32"),
+        ("float64", "float16", "float16"),
+    ],
+    ids="-".join,
+)
+def test_mixed_dtypes_of_queries_keys_and_values(dtypes: tuple[str, ...], backend: str) -> None:
+    inputs = SMALL.inputs(device=DEVICE)
+    for name, dtype in zip("qkv", dtypes, strict=True):
+        inputs[name] = inputs[name].detach().to(getattr(torch, dtype)).requires_grad_()
+    assert_same_bits_as_widened(inputs, backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

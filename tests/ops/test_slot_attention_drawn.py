@@ -22,7 +22,7 @@ from torch import Tensor
 
 from emorl.bench.accuracy import assert_as_accurate_as_plain
 from emorl.bench.cases.slot_attention import SlotAttentionCase
-from emorl.ops import slot_attention
+from emorl.ops import library, slot_attention
 
 COMPILED = backend_params("slot_attention", compiled=True)
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
@@ -166,3 +166,20 @@ def test_native_allocates_nothing_of_the_attention_s_size(value_width: int | Non
     attention = 4 * case.batch * case.slots * case.pixels
     assert sum(x.nbytes for x in kept[1:]) <= allocated
     assert allocated < sum(x.nbytes for x in kept) + attention / 2
+
+
+@pytest.mark.skipif(DEVICE != "cpu", reason="the profiler's memory records are read for the CPU")
+@pytest.mark.parametrize("value_width", [None, 24], ids=["shared", "separate"])
+def test_native_makes_no_float32_copies(value_width: int | None) -> None:
+    """No allocation is larger than the largest argument, where the kernels are a GPU's."""
+    skip_where_native_is_refused("slot_attention")
+    inputs = SlotAttentionCase(2, 4, 2048, 16, value_width).inputs(torch.bfloat16)
+    if not library.on_gpu(inputs["q"]):
+        pytest.skip("the CPU's kernels read float32 copies")
+    k, v = inputs["k"], inputs.get("v", inputs["k"])
+
+    def step() -> None:
+        updates = slot_attention(inputs["q"], k, v, backend="native")
+        torch.autograd.grad(updates.sum(), [inputs["q"], k, *([] if v is k else [v])])
+
+    assert max(allocations(step)) == max(k.nbytes, v.nbytes)

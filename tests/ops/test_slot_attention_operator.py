@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -25,26 +26,45 @@ NATIVE_ON_CPU = backends()["slot_attention"]["native"]
 SMALL = SlotAttentionCase(2, 3, 5, 4, 6)
 
 
-def op_arguments(case: SlotAttentionCase, requires_grad: bool) -> tuple[Tensor | None, ...]:
+def op_arguments(
+    case: SlotAttentionCase, requires_grad: bool, stored: torch.dtype
+) -> tuple[Tensor | None, ...]:
+    """The operator's tensors in float32, but k and v as they are stored."""
     inputs = {
-        name: x.detach().requires_grad_(requires_grad)
+        name: x.detach().to(stored if name in "kv" else x.dtype).requires_grad_(requires_grad)
         for name, x in case.inputs(device=DEVICE).items()
     }
     return inputs["q"], inputs["k"], inputs.get("v"), inputs["logit_bias"], None
 
 
+def skip_unless_read(stored: torch.dtype, backend: str) -> None:
+    """Narrow k and v are for the native kernels of a GPU."""
+    on_gpu = library.on_gpu(torch.empty(0, device=DEVICE))
+    if stored in library.NARROW and not (backend == "native" and on_gpu):
+        pytest.skip("this backend's operator takes float32 and float64")
+
+
+STORED = pytest.mark.parametrize("stored", [torch.float32, *library.NARROW], ids=str)
+
+
 @pytest.mark.parametrize("backend", COMPILED)
 @pytest.mark.parametrize("case", [SMALL, SlotAttentionCase(2, 3, 5, 4)], ids=str)
 @pytest.mark.parametrize("requires_grad", [False, True])
-def test_opcheck_forward(case: SlotAttentionCase, requires_grad: bool, backend: str) -> None:
+@STORED
+def test_opcheck_forward(
+    case: SlotAttentionCase, requires_grad: bool, stored: torch.dtype, backend: str
+) -> None:
+    skip_unless_read(stored, backend)
     op = getattr(torch.ops.emorl, OPERATOR[backend]).default
-    torch.library.opcheck(op, (*op_arguments(case, requires_grad), 1e-8, requires_grad))
+    torch.library.opcheck(op, (*op_arguments(case, requires_grad, stored), 1e-8, requires_grad))
 
 
 @pytest.mark.parametrize("backend", COMPILED)
 @pytest.mark.parametrize("case", [SMALL, SlotAttentionCase(2, 3, 5, 4)], ids=str)
-def test_opcheck_backward(case: SlotAttentionCase, backend: str) -> None:
-    arguments = op_arguments(case, False)
+@STORED
+def test_opcheck_backward(case: SlotAttentionCase, stored: torch.dtype, backend: str) -> None:
+    skip_unless_read(stored, backend)
+    arguments = op_arguments(case, False, stored)
     forward = getattr(torch.ops.emorl, OPERATOR[backend]).default
     updates, mass, _ = forward(*arguments, 1e-8, False)
     op = getattr(torch.ops.emorl, f"{OPERATOR[backend]}_backward").default
@@ -72,6 +92,19 @@ def test_compiles_without_a_graph_break(backend: str, return_attention: bool) ->
         strict=True,
     ):
         torch.testing.assert_close(actual, grad)
+
+
+@pytest.mark.parametrize("backend", ["auto", *COMPILED])
+@pytest.mark.parametrize("dtype", library.NARROW, ids=["bf16", "f16"])
+def test_compiled_narrow_arguments(dtype: torch.dtype, backend: str) -> None:
+    def results(attend: Callable[..., Tensor]) -> tuple[Tensor, ...]:
+        leaves = [SMALL.inputs(dtype, DEVICE)[name] for name in "qkv"]
+        updates = attend(*leaves, backend=backend)
+        return (updates, *torch.autograd.grad(updates.float().square().sum(), leaves))
+
+    compiled = results(torch.compile(slot_attention, fullgraph=True, backend="aot_eager"))
+    assert {x.dtype for x in compiled} == {dtype}
+    torch.testing.assert_close(compiled, results(slot_attention), rtol=0, atol=0)
 
 
 def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -123,6 +156,9 @@ def test_error_messages(arguments: dict[str, object], message: str) -> None:
         ((zeros(2, 3, 5), K, V, None, None), "q and k differ in batch or width"),
         ((Q, K, zeros(2, 6, 6), None, None), "k and v differ in batch or pixels"),
         ((Q, K, V.double(), None, None), "v: expected Float on cpu, got Double on cpu"),
+        ((Q, K.half(), V, None, None), "v: expected Half on cpu, got Float on cpu"),
+        ((Q.double(), K.half(), None, None, None), "k: expected Double on cpu, got Half on cpu"),
+        ((Q.half(), K.half(), None, None, None), "q: expected Float or Double, got Half"),
         ((Q, K, V, zeros(2, 4), None), r"logit_bias: expected \[2, 3\], got \[2, 4\]"),
         ((Q, K, V, None, zeros(2, 3)), "slot_mask: expected Bool on cpu, got Float on cpu"),
     ],
@@ -132,6 +168,17 @@ def test_error_messages_of_the_native_operator(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         torch.ops.emorl.slot_attention.default(*arguments, 1e-8, False)
+
+
+@pytest.mark.skipif(NATIVE_ON_CPU is not None, reason=str(NATIVE_ON_CPU))
+def test_operator_of_the_cpu_refuses_narrow_keys() -> None:
+    ops, arguments = torch.ops.emorl, (Q, K.bfloat16(), V.bfloat16(), None, None)
+    message = "slot_attention: k: expected Float on cpu, got BFloat16 on cpu"
+    with pytest.raises(ValueError, match=message):
+        ops.slot_attention.default(*arguments, 1e-8, False)
+    grad, mass = zeros(2, 3, 6), zeros(2, 3)
+    with pytest.raises(ValueError, match=message):
+        ops.slot_attention_backward.default(grad, *arguments, grad, mass, 1e-8, [True] * 4)
 
 
 @pytest.mark.skipif(NATIVE_ON_CPU is not None, reason=str(NATIVE_ON_CPU))
