@@ -1,5 +1,6 @@
 // Spatial broadcast on the GPU. Each block of the backward pass leaves its sums over pixels and
-// over slots; further kernels add them in a fixed order, so results repeat bit by bit.
+// over slots; further kernels add them, in double and in a fixed order, so that results repeat bit
+// by bit.
 #include "cuda/spatial_broadcast_tile.cuh"
 
 namespace emorl::spatial_broadcast {
@@ -97,11 +98,11 @@ constexpr int kSumChannels = 32, kSumRows = 8;
 template <typename T>
 __global__ void __launch_bounds__(kSumChannels* kSumRows)
     add_tiles_kernel(const __grid_constant__ Plan p, const Wide<T>* tile_sums, T* grad_slot) {
-  __shared__ Wide<T> rows[kSumRows][kSumChannels];
+  __shared__ double rows[kSumRows][kSumChannels];
   const int64_t m = blockIdx.x / p.classes;
   const int of_class = blockIdx.x % p.classes, lane = threadIdx.x % kSumChannels;
   const int first = threadIdx.x / kSumChannels, channel = blockIdx.y * kSumChannels + lane;
-  Wide<T> sum = 0;
+  double sum = 0;
   if (channel < p.channels) {
     for (int64_t tile = p.first_tile[of_class] + first; tile < p.first_tile[of_class + 1];
          tile += kSumRows) {
@@ -114,7 +115,8 @@ __global__ void __launch_bounds__(kSumChannels* kSumRows)
     for (int row = 1; row < kSumRows; ++row) {
       sum += rows[row][lane];
     }
-    grad_slot[static_cast<int64_t>(blockIdx.x) * p.channels + channel] = narrow<T>(sum);
+    grad_slot[static_cast<int64_t>(blockIdx.x) * p.channels + channel] =
+        narrow<T>(static_cast<Wide<T>>(sum));
   }
 }
 
@@ -124,11 +126,11 @@ __global__ void __launch_bounds__(kThreads) add_position_sums_kernel(
     int64_t image, int shares, const Wide<T>* position_sums, T* grad_position) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i < image) {
-    Wide<T> sum = 0;
+    double sum = 0;
     for (int share = 0; share < shares; ++share) {
       sum += position_sums[share * image + i];
     }
-    grad_position[i] = narrow<T>(sum);
+    grad_position[i] = narrow<T>(static_cast<Wide<T>>(sum));
   }
 }
 

@@ -2,6 +2,8 @@
 // are of one border class, and some of the slots.
 #pragma once
 
+#include <algorithm>
+
 #include "activation.h"
 #include "cuda/launch.cuh"
 #include "cuda/number.cuh"
@@ -59,9 +61,11 @@ struct Plan {
       const int tiles = k < classes ? divide_up(pixels, pixel_lanes * kPixels) : 0;
       first_tile[k + 1] = first_tile[k] + tiles;
     }
+    constexpr int kMostShares = 65535;      // blocks along y
     constexpr int kBlocksPerProcessor = 2;  // enough loads in flight for the whole bandwidth
     const int wanted = divide_up(kBlocksPerProcessor * multiprocessors(), blocks());
-    shares = wanted < slots ? wanted : slots;
+    const int needed = divide_up(slots, kMostInARow);
+    shares = std::min({std::max(wanted, needed), slots, kMostShares});
   }
   int tiles() const { return first_tile[kClasses]; }
   int blocks() const { return tiles() * channel_blocks; }
