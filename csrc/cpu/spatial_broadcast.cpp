@@ -148,18 +148,6 @@ void backward(const Shape& s, const Gradients<T>& grad) {
   }
 }
 
-// function(constant) with the activation as a constant for templates
-template <typename Function>
-void with_constant(Activation activation, Function function) {
-  switch (activation) {
-    case Activation::kElu: return function(std::integral_constant<Activation, Activation::kElu>());
-    case Activation::kRelu:
-      return function(std::integral_constant<Activation, Activation::kRelu>());
-    case Activation::kNone:
-      return function(std::integral_constant<Activation, Activation::kNone>());
-  }
-}
-
 }  // namespace
 
 template <typename T>

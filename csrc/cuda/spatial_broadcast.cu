@@ -1,13 +1,12 @@
-// Spatial broadcast on the GPU. Each block of the backward pass leaves its sums
-// over pixels and over slots; further kernels add them, in double and in a
-// fixed order, so that results repeat bit by bit.
+// Spatial broadcast on the GPU. Each block of the backward pass leaves its sums over pixels and
+// over slots; further kernels add them, in double and in a fixed order, so that results repeat bit
+// by bit.
 #include "cuda/spatial_broadcast_tile.cuh"
 
 namespace emorl::spatial_broadcast {
 namespace {
 
-// Stores those numbers of a pack that are members: all, where packs are
-// channels.
+// Stores those numbers of a pack that are members: all, where packs are channels.
 template <bool kAlongPixels, typename T, int kWidth>
 __device__ void store_members(T* to, const Pack<T, kWidth>& values, unsigned members) {
   if (!kAlongPixels || members == (1u << kWidth) - 1) {
@@ -23,7 +22,7 @@ __device__ void store_members(T* to, const Pack<T, kWidth>& values, unsigned mem
 }
 
 // kAlongPixels: packs are pixels of one channel, else channels of one pixel.
-template <typename T, int kWidth, bool kAlongPixels>
+template <typename T, Activation kActivation, int kWidth, bool kAlongPixels>
 __global__ void __launch_bounds__(kThreads) spatial_broadcast_kernel(
     const __grid_constant__ Plan p, const T* slot, const T* position, T* output) {
   constexpr int kChannels = kAlongPixels ? 1 : kWidth;
@@ -49,7 +48,7 @@ __global__ void __launch_bounds__(kThreads) spatial_broadcast_kernel(
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) {
           const Wide<T> sum = widen(values.x[i % kChannels]) + widen(positions[r].x[i]);
-          result.x[i] = narrow<T>(activate(p.activation, sum));
+          result.x[i] = narrow<T>(activate<kActivation>(sum));
         }
         store_members<kAlongPixels>(
             output + m * image + place.offsets[r], result, place.members[r]);
@@ -59,14 +58,13 @@ __global__ void __launch_bounds__(kThreads) spatial_broadcast_kernel(
 }
 
 // A pack of the gradient of slot + position; 0 for what is no member.
-template <typename T, int kWidth, bool kAlongPixels>
+template <typename T, Activation kActivation, int kWidth, bool kAlongPixels>
 __device__ Pack<Wide<T>, kWidth> derivative(
-    Activation activation, const Pack<T, kWidth>& grad, const Pack<T, kWidth>& y,
-    unsigned members) {
+    const Pack<T, kWidth>& grad, const Pack<T, kWidth>& y, unsigned members) {
   Pack<Wide<T>, kWidth> value;
 #pragma unroll
   for (int i = 0; i < kWidth; ++i) {
-    value.x[i] = activate_backward(activation, widen(grad.x[i]), widen(y.x[i]));
+    value.x[i] = activate_backward<kActivation>(widen(grad.x[i]), widen(y.x[i]));
   }
   if (kAlongPixels && members != (1u << kWidth) - 1) {
 #pragma unroll
@@ -92,15 +90,14 @@ __device__ T sum_of(const T (&x)[kCount]) {
   return sums[0];
 }
 
-// tile_sums [tiles, slots, channels] += the pixels of a tile, position_sums
-// [shares, image] += the slots of a share.
-template <typename T, int kWidth, bool kAlongPixels>
+// tile_sums [tiles, slots, channels] += the pixels of a tile, position_sums [shares, image] += the
+// slots of a share.
+template <typename T, Activation kActivation, int kWidth, bool kAlongPixels>
 __global__ void __launch_bounds__(kThreads, 2) spatial_broadcast_backward_kernel(
     const __grid_constant__ Plan p, const T* grad_output, const T* output, Wide<T>* tile_sums,
     Wide<T>* position_sums) {
   constexpr int kChannels = kAlongPixels ? 1 : kWidth;
-  // two buffers: one is read while the next slot's sums are written to the
-  // other
+  // two buffers: one is read while the next slot's sums are written to the other
   __shared__ Wide<T> warps[2][kThreads * kChannels];
   const Place place(p);
   const int64_t image = p.image();
@@ -122,7 +119,7 @@ __global__ void __launch_bounds__(kThreads, 2) spatial_broadcast_backward_kernel
 #pragma unroll
     for (int r = 0; r < kPacks; ++r) {
       const auto value =
-          derivative<T, kWidth, kAlongPixels>(p.activation, grads[r], outputs[r], place.members[r]);
+          derivative<T, kActivation, kWidth, kAlongPixels>(grads[r], outputs[r], place.members[r]);
 #pragma unroll
       for (int i = 0; i < kWidth; ++i) {
         over_slots[r].x[i] += value.x[i];
@@ -169,8 +166,8 @@ __global__ void __launch_bounds__(kThreads, 2) spatial_broadcast_backward_kernel
 
 constexpr int kSumChannels = 32, kSumRows = 8;
 
-// grad_slot [slots, classes, channels] = sums over the tiles of each class; a
-// block takes one slot and class and kSumChannels channels.
+// grad_slot [slots, classes, channels] = sums over the tiles of each class; a block takes one slot
+// and class and kSumChannels channels.
 template <typename T>
 __global__ void __launch_bounds__(kSumChannels* kSumRows)
     add_tiles_kernel(const __grid_constant__ Plan p, const Wide<T>* tile_sums, T* grad_slot) {
@@ -212,8 +209,8 @@ __global__ void __launch_bounds__(kThreads) add_position_sums_kernel(
 
 constexpr const char* kBackward = "spatial_broadcast_backward";
 
-// Neighbours that a thread can move at once: 16 bytes, if they never straddle
-// alignment, nor pixels where they are channels.
+// Neighbours that a thread can move at once: 16 bytes, if they never straddle alignment, nor pixels
+// where they are channels.
 template <typename T, typename... Pointers>
 int widest(const Shape& s, Pointers... pointers) {
   constexpr int kWidth = kWidestAccess / sizeof(T);
@@ -230,10 +227,13 @@ void spatial_broadcast_cuda(
   constexpr int kWidth = kWidestAccess / sizeof(T);
   const Plan p(
       s, s.channels_last ? widest<T>(s, slot, position, output) : widest<T>(s, position, output));
-  const auto kernel = p.vector == 1 ? spatial_broadcast_kernel<T, 1, false>
-      : p.channels_last             ? spatial_broadcast_kernel<T, kWidth, false>
-                                    : spatial_broadcast_kernel<T, kWidth, true>;
-  launch({"spatial_broadcast", p.grid(), kThreads, 0, stream}, kernel, p, slot, position, output);
+  with_constant(s.activation, [&](auto activation) {
+    constexpr Activation kActivation = activation();
+    const auto kernel = p.vector == 1 ? spatial_broadcast_kernel<T, kActivation, 1, false>
+        : p.channels_last             ? spatial_broadcast_kernel<T, kActivation, kWidth, false>
+                                      : spatial_broadcast_kernel<T, kActivation, kWidth, true>;
+    launch({"spatial_broadcast", p.grid(), kThreads, 0, stream}, kernel, p, slot, position, output);
+  });
 }
 
 int64_t spatial_broadcast_backward_cuda_scratch(const Shape& s, int64_t size_of_t) {
@@ -250,12 +250,15 @@ void spatial_broadcast_backward_cuda(
   const Plan p(s, widest<T>(s, grad.grad_output, grad.output));
   auto* position_sums = static_cast<Wide<T>*>(scratch);  // first, since moved by packs
   Wide<T>* tile_sums = position_sums + p.shares * p.image();
-  const auto kernel = p.vector == 1 ? spatial_broadcast_backward_kernel<T, 1, false>
-      : p.channels_last             ? spatial_broadcast_backward_kernel<T, kWidth, false>
-                                    : spatial_broadcast_backward_kernel<T, kWidth, true>;
-  launch(
-      {kBackward, p.grid(), kThreads, 0, stream}, kernel, p, grad.grad_output, grad.output,
-      tile_sums, position_sums);
+  with_constant(s.activation, [&](auto activation) {
+    constexpr Activation kActivation = activation();
+    const auto kernel = p.vector == 1 ? spatial_broadcast_backward_kernel<T, kActivation, 1, false>
+        : p.channels_last ? spatial_broadcast_backward_kernel<T, kActivation, kWidth, false>
+                          : spatial_broadcast_backward_kernel<T, kActivation, kWidth, true>;
+    launch(
+        {kBackward, p.grid(), kThreads, 0, stream}, kernel, p, grad.grad_output, grad.output,
+        tile_sums, position_sums);
+  });
   if (grad.grad_slot != nullptr) {
     const int64_t rows = static_cast<int64_t>(p.slots) * p.classes;
     const int64_t channel_blocks = (p.channels + kSumChannels - 1) / kSumChannels;

@@ -35,7 +35,6 @@ struct Plan {
   int slots, channels, classes;
   int height, width;  // without border classes an image is one row
   bool channels_last;
-  Activation activation;
   int vector;                      // numbers of a pack
   int slack;                       // how many of them can lie before a row
   int channel_lanes, pixel_lanes;  // threads of a block, along both
@@ -49,7 +48,6 @@ struct Plan {
         height(s.border_classes ? s.height : 1),
         width(s.border_classes ? s.width : s.pixels()),
         channels_last(s.channels_last),
-        activation(s.activation),
         vector(vector_),
         slack(s.border_classes || s.pixels() % vector_ != 0 ? vector_ - 1 : 0) {
     const auto divide_up = [](int64_t a, int64_t b) { return static_cast<int>((a + b - 1) / b); };
