@@ -93,9 +93,10 @@ __device__ T sum_of(const T (&x)[kCount]) {
 // tile_sums [tiles, slots, channels] += the pixels of a tile, position_sums [shares, image] += the
 // slots of a share.
 template <typename T, Activation kActivation, int kWidth, bool kAlongPixels>
-__global__ void __launch_bounds__(kThreads, 2) spatial_broadcast_backward_kernel(
-    const __grid_constant__ Plan p, const T* grad_output, const T* output, Wide<T>* tile_sums,
-    Wide<T>* position_sums) {
+__global__ void __launch_bounds__(kThreads, sizeof(T) < sizeof(float) ? 2 : 3)
+    spatial_broadcast_backward_kernel(
+        const __grid_constant__ Plan p, const T* grad_output, const T* output, Wide<T>* tile_sums,
+        Wide<T>* position_sums) {
   constexpr int kChannels = kAlongPixels ? 1 : kWidth;
   // two buffers: one is read while the next slot's sums are written to the other
   __shared__ Wide<T> warps[2][kThreads * kChannels];
