@@ -2,6 +2,8 @@
 // or a CPU vector.
 #pragma once
 
+#include <type_traits>
+
 #include "device.h"
 
 namespace emorl {
@@ -45,6 +47,18 @@ EMORL_INLINE V activate_backward(Activation activation, V grad, V y) {
   return activation == Activation::kElu ? activate_backward<Activation::kElu>(grad, y)
       : activation == Activation::kRelu ? activate_backward<Activation::kRelu>(grad, y)
                                         : grad;
+}
+
+// function(constant) with the activation as a constant for templates
+template <typename Function>
+void with_constant(Activation activation, Function function) {
+  switch (activation) {
+    case Activation::kElu: return function(std::integral_constant<Activation, Activation::kElu>());
+    case Activation::kRelu:
+      return function(std::integral_constant<Activation, Activation::kRelu>());
+    case Activation::kNone:
+      return function(std::integral_constant<Activation, Activation::kNone>());
+  }
 }
 
 }  // namespace emorl

@@ -8,6 +8,10 @@
 
 namespace emorl::spatial_broadcast {
 
+// So many slots' gradients of a position are added in a row, and such sums in double: a long row of
+// terms of one sign would lose what plain PyTorch, with several rows, keeps.
+constexpr int kMostInARow = 32;
+
 // Images lie in memory as [planes, height, width, inner]: channels-last ones as one plane whose
 // pixels are vectors of all channels, others as one plane of numbers per channel.
 struct Shape {

@@ -88,6 +88,13 @@ void backward_task(
     const Shape& s, const Gradients<T>& grad, const Division& d, int64_t task, double* partial) {
   const int64_t inner = s.inner();
   std::vector<Wide<T>> position_sums(std::min(d.tile, d.rows) * d.row), slot_sums(inner);
+  std::vector<double> position_totals(position_sums.size());
+  const auto add_to_totals = [&](int64_t count) {
+    for (int64_t i = 0; i < count; ++i) {
+      position_totals[i] += position_sums[i];
+      position_sums[i] = 0;
+    }
+  };
   const auto add_row = [&](int64_t m, int64_t row, Wide<T>* to) {
     double* sums = partial + m * s.classes() * s.channels + (inner == 1 ? row / s.height : 0);
     for_each_run(s, row, [&](int64_t of_class, int64_t column, int64_t columns) {
@@ -102,14 +109,19 @@ void backward_task(
     });
   };
   d.for_each_tile(task, [&](int64_t first, int64_t last) {
-    std::fill(position_sums.begin(), position_sums.end(), Wide<T>(0));
+    const int64_t count = (last - first) * d.row;
+    std::fill(position_totals.begin(), position_totals.end(), 0.0);
     for (int64_t m = 0; m < s.slots; ++m) {
       for (int64_t row = first; row < last; ++row) {
         add_row(m, row, position_sums.data() + (row - first) * d.row);
       }
+      if ((m + 1) % kMostInARow == 0 || m + 1 == s.slots) {
+        add_to_totals(count);
+      }
     }
-    if (grad.grad_position != nullptr) {
-      std::copy_n(position_sums.data(), (last - first) * d.row, grad.grad_position + first * d.row);
+    for (int64_t i = 0; i < count && grad.grad_position != nullptr; ++i) {
+      grad.grad_position[first * d.row + i] =
+          static_cast<T>(static_cast<Wide<T>>(position_totals[i]));
     }
   });
 }
@@ -133,18 +145,6 @@ void backward(const Shape& s, const Gradients<T>& grad) {
       sum += partials[task * width + i];
     }
     grad.grad_slot[i] = static_cast<T>(static_cast<Wide<T>>(sum));
-  }
-}
-
-// function(constant) with the activation as a constant for templates
-template <typename Function>
-void with_constant(Activation activation, Function function) {
-  switch (activation) {
-    case Activation::kElu: return function(std::integral_constant<Activation, Activation::kElu>());
-    case Activation::kRelu:
-      return function(std::integral_constant<Activation, Activation::kRelu>());
-    case Activation::kNone:
-      return function(std::integral_constant<Activation, Activation::kNone>());
   }
 }
 

@@ -11,8 +11,9 @@ namespace {
 constexpr const char* kOp = "mixture_nll";
 constexpr int kWarp = 32, kMaxThreads = 128, kFewestPixels = 8;
 constexpr int64_t kSharedBytes = 64 * 1024;  // a block's, on any GPU since compute capability 8.0
-// Three channels and the mask logit are moved at once where they are neighbours in memory.
-constexpr int kPackedChannels = 3, kPacked = kPackedChannels + 1;
+// Images mostly have three channels; these and the mask logit are moved at once where they are
+// neighbours in memory.
+constexpr int kUsualChannels = 3, kPacked = kUsualChannels + 1;
 
 // A slot's rows in shared memory, each a number for every pixel of the block: its channels, and
 // then these. Gradients replace what they belong to.
@@ -87,20 +88,52 @@ struct ThreadPixel : Channels<kChannels> {
   __device__ T log_sigma(int k) const { return log[k]; }
 };
 
-template <typename T, typename S, int kChannels>
+// The channels and the logit of a slot; rgb and masks are at the slot's pixel.
+template <bool kPacks, typename T, typename S>
+__device__ Pack<S, kPacked> load_slot(const Inputs<T, S>& in, const S* rgb, const S* mask) {
+  if constexpr (kPacks) {
+    return load<S, kPacked>(rgb);
+  } else {
+    Pack<S, kPacked> values;
+#pragma unroll
+    for (int c = 0; c < kUsualChannels; ++c) {
+      values.x[c] = rgb[c * in.rgb_strides.channel];
+    }
+    values.x[kUsualChannels] = *mask;
+    return values;
+  }
+}
+
+template <bool kPacks, typename T, typename S, int kChannels>
 __device__ void load_slots(
     const Inputs<T, S>& in, int64_t image, int64_t pixel, ThreadPixel<T, kChannels>& p) {
   const S* rgb = in.rgb + image * in.rgb_strides.image + pixel * in.rgb_strides.pixel;
   const S* masks = in.mask_logits + image * in.mask_strides.image + pixel * in.mask_strides.pixel;
-#pragma unroll 4  // loads in flight
-  for (int k = 0; k < p.slots; ++k) {
-    if constexpr (kChannels == kPackedChannels) {
-      const auto values = load<S, kPacked>(rgb + k * in.rgb_strides.slot);
-      for (int c = 0; c < kChannels; ++c) {
-        p.set_slot(k, c, widen(values.x[c]));
+  if constexpr (kChannels == kUsualChannels) {
+    // nvcc moves no load above the stores to shared memory, so that these come after several loads
+    constexpr int kAtOnce = 4;
+#pragma unroll 1
+    for (int first = 0; first < p.slots; first += kAtOnce) {
+      Pack<S, kPacked> values[kAtOnce];
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const int k = min(first + i, p.slots - 1);
+        values[i] =
+            load_slot<kPacks>(in, rgb + k * in.rgb_strides.slot, masks + k * in.mask_strides.slot);
       }
-      p.set_logit(k, widen(values.x[kChannels]));
-    } else {
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (first + i < p.slots) {
+#pragma unroll
+          for (int c = 0; c < kChannels; ++c) {
+            p.set_slot(first + i, c, widen(values[i].x[c]));
+          }
+          p.set_logit(first + i, widen(values[i].x[kChannels]));
+        }
+      }
+    }
+  } else {
+    for (int k = 0; k < p.slots; ++k) {
       for (int c = 0; c < p.channels; ++c) {
         p.set_slot(k, c, widen(rgb[k * in.rgb_strides.slot + c * in.rgb_strides.channel]));
       }
@@ -109,14 +142,14 @@ __device__ void load_slots(
   }
 }
 
-template <typename T, typename S, int kChannels>
+template <bool kPacks, typename T, typename S, int kChannels>
 __device__ void store_gradients(
     const Outputs<T, S>& out, int64_t image, int64_t pixel, const ThreadPixel<T, kChannels>& p) {
   const Strides& strides = out.grad_strides;
   S* grad = out.grad + image * strides.image + pixel * strides.pixel;
 #pragma unroll 1  // or nvcc takes some of the packs apart again
   for (int k = 0; k < p.slots; ++k) {
-    if constexpr (kChannels == kPackedChannels) {
+    if constexpr (kPacks) {
       Pack<S, kPacked> values;
       for (int c = 0; c < kPacked; ++c) {
         values.x[c] = narrow<S>(p.grad(k, c));
@@ -147,8 +180,8 @@ __device__ double block_sum(double value) {
   return total;
 }
 
-// kChannels: 0 for any number
-template <typename T, typename S, Likelihood kKind, int kChannels>
+// kChannels: 0 for any number; kPacks: whether every pixel's values of a slot are one Pack
+template <typename T, typename S, Likelihood kKind, int kChannels, bool kPacks>
 __global__ void __launch_bounds__(kMaxThreads, 8) mixture_nll_kernel(
     const __grid_constant__ Shape s, const __grid_constant__ Inputs<T, S> in,
     const __grid_constant__ Outputs<T, S> out, const __grid_constant__ Plan plan,
@@ -180,11 +213,11 @@ __global__ void __launch_bounds__(kMaxThreads, 8) mixture_nll_kernel(
     p.rows = rows + threadIdx.x;
     p.inverse = inverse;
     p.log = log;
-    load_slots(in, image, pixel, p);
+    load_slots<kPacks>(in, image, pixel, p);
     nll = kKind == Likelihood::kGaussian ? gaussian_pixel(p)
                                          : mixture_pixel(p, kKind == Likelihood::kMixtureJoint);
     if (p.wanted) {
-      store_gradients(out, image, pixel, p);
+      store_gradients<kPacks>(out, image, pixel, p);
     }
   }
   if (partial_sums != nullptr) {
@@ -218,18 +251,19 @@ bool is_packed(const S* values, const Strides& strides) {
 template <typename T, typename S>
 bool is_packed(const Shape& s, const Inputs<T, S>& in, const Outputs<T, S>& out) {
   const Strides &rgb = in.rgb_strides, &masks = in.mask_strides;
-  return s.channels == kPackedChannels && is_packed(in.rgb, rgb) &&
-      in.mask_logits == in.rgb + kPackedChannels && masks.image == rgb.image &&
+  return s.channels == kUsualChannels && is_packed(in.rgb, rgb) &&
+      in.mask_logits == in.rgb + kUsualChannels && masks.image == rgb.image &&
       masks.slot == rgb.slot && masks.pixel == rgb.pixel &&
       (out.grad == nullptr || is_packed(out.grad, out.grad_strides));
 }
 
-template <typename T, typename S, int kChannels>
+template <typename T, typename S, int kChannels, bool kPacks>
 auto kernel_for(Likelihood kind) {
-  return kind == Likelihood::kGaussian ? mixture_nll_kernel<T, S, Likelihood::kGaussian, kChannels>
+  return kind == Likelihood::kGaussian
+      ? mixture_nll_kernel<T, S, Likelihood::kGaussian, kChannels, kPacks>
       : kind == Likelihood::kMixture
-      ? mixture_nll_kernel<T, S, Likelihood::kMixture, kChannels>
-      : mixture_nll_kernel<T, S, Likelihood::kMixtureJoint, kChannels>;
+      ? mixture_nll_kernel<T, S, Likelihood::kMixture, kChannels, kPacks>
+      : mixture_nll_kernel<T, S, Likelihood::kMixtureJoint, kChannels, kPacks>;
 }
 
 }  // namespace
@@ -246,8 +280,9 @@ void mixture_nll_cuda(
     return;
   }
   const Plan plan(s, sizeof(T));
-  const auto kernel = is_packed(s, in, out) ? kernel_for<T, S, kPackedChannels>(in.kind)
-                                            : kernel_for<T, S, 0>(in.kind);
+  const auto kernel = is_packed(s, in, out) ? kernel_for<T, S, kUsualChannels, true>(in.kind)
+      : s.channels == kUsualChannels        ? kernel_for<T, S, kUsualChannels, false>(in.kind)
+                                            : kernel_for<T, S, 0, false>(in.kind);
   const Launch over_pixels{
       kOp, grid(s.batch * plan.blocks, kOp), plan.threads, plan.shared_bytes, stream};
   launch(over_pixels, kernel, s, in, out, plan, partial_sums);

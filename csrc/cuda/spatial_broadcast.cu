@@ -1,81 +1,156 @@
 // Spatial broadcast on the GPU. Each block of the backward pass leaves its sums over pixels and
-// over slots; further kernels add them in a fixed order, so results repeat bit by bit.
+// over slots; further kernels add them, in double and in a fixed order, so that results repeat bit
+// by bit.
 #include "cuda/spatial_broadcast_tile.cuh"
 
 namespace emorl::spatial_broadcast {
 namespace {
 
-template <typename T, int kWidth>
+// Stores those numbers of a pack that are members: all, where packs are channels.
+template <bool kAlongPixels, typename T, int kWidth>
+__device__ void store_members(T* to, const Pack<T, kWidth>& values, unsigned members) {
+  if (!kAlongPixels || members == (1u << kWidth) - 1) {
+    store(to, values);
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < kWidth; ++i) {
+    if (members >> i & 1) {
+      to[i] = values.x[i];
+    }
+  }
+}
+
+// kAlongPixels: packs are pixels of one channel, else channels of one pixel.
+template <typename T, Activation kActivation, int kWidth, bool kAlongPixels>
 __global__ void __launch_bounds__(kThreads) spatial_broadcast_kernel(
     const __grid_constant__ Plan p, const T* slot, const T* position, T* output) {
+  constexpr int kChannels = kAlongPixels ? 1 : kWidth;
   const Place place(p);
   if (place.channel >= p.channels) {
     return;
   }
-  const int64_t image = static_cast<int64_t>(p.channels) * p.height * p.width;
-  Pack<T, kWidth> positions[kPixels];
+  const int64_t image = p.image();
+  Pack<T, kWidth> positions[kPacks];
 #pragma unroll
-  for (int r = 0; r < kPixels; ++r) {
-    if (place.offsets[r] >= 0) {
+  for (int r = 0; r < kPacks; ++r) {
+    if (place.members[r] != 0) {
       positions[r] = load<T, kWidth>(position + place.offsets[r]);
     }
   }
   for (int64_t m = place.first_slot; m < place.last_slot; ++m) {
     const int64_t row = m * p.classes + place.of_class;
-    const auto values = load<T, kWidth>(slot + row * p.channels + place.channel);
+    const auto values = load<T, kChannels>(slot + row * p.channels + place.channel);
 #pragma unroll
-    for (int r = 0; r < kPixels; ++r) {
-      if (place.offsets[r] >= 0) {
+    for (int r = 0; r < kPacks; ++r) {
+      if (place.members[r] != 0) {
         Pack<T, kWidth> result;
 #pragma unroll
         for (int i = 0; i < kWidth; ++i) {
-          const Wide<T> sum = widen(values.x[i]) + widen(positions[r].x[i]);
-          result.x[i] = narrow<T>(activate(p.activation, sum));
+          const Wide<T> sum = widen(values.x[i % kChannels]) + widen(positions[r].x[i]);
+          result.x[i] = narrow<T>(activate<kActivation>(sum));
         }
-        store(output + m * image + place.offsets[r], result);
+        store_members<kAlongPixels>(
+            output + m * image + place.offsets[r], result, place.members[r]);
       }
     }
   }
 }
 
-// tile_sums [tiles, slots, channels] += the pixels of a tile, position_sums [shares, image] += the
-// slots of a share.
-template <typename T, int kWidth>
-__global__ void __launch_bounds__(kThreads, 1) spatial_broadcast_backward_kernel(
-    const __grid_constant__ Plan p, const T* grad_output, const T* output, Wide<T>* tile_sums,
-    Wide<T>* position_sums) {
-  // two buffers: one is read while the next slot's sums are written to the other
-  __shared__ Wide<T> lanes[2][kThreads * kWidth];
-  const Place place(p);
-  const int64_t image = static_cast<int64_t>(p.channels) * p.height * p.width;
-  const int block_channels = p.channel_lanes * kWidth;
-  const int first_channel = place.channel - place.channel_lane * kWidth;
-  Pack<Wide<T>, kWidth> over_slots[kPixels] = {};
-  for (int64_t m = place.first_slot; m < place.last_slot; ++m) {
-    Wide<T>* mine = lanes[m % 2];
-    Wide<T> over_pixels[kWidth] = {};
+// A pack of the gradient of slot + position; 0 for what is no member.
+template <typename T, Activation kActivation, int kWidth, bool kAlongPixels>
+__device__ Pack<Wide<T>, kWidth> derivative(
+    const Pack<T, kWidth>& grad, const Pack<T, kWidth>& y, unsigned members) {
+  Pack<Wide<T>, kWidth> value;
 #pragma unroll
-    for (int r = 0; r < kPixels; ++r) {
-      if (place.offsets[r] >= 0) {
-        const auto grad = load<T, kWidth>(grad_output + m * image + place.offsets[r]);
-        const auto y = load<T, kWidth>(output + m * image + place.offsets[r]);
-#pragma unroll
-        for (int i = 0; i < kWidth; ++i) {
-          const Wide<T> value = activate_backward(p.activation, widen(grad.x[i]), widen(y.x[i]));
-          over_slots[r].x[i] += value;
-          over_pixels[i] += value;
-        }
-      }
-    }
+  for (int i = 0; i < kWidth; ++i) {
+    value.x[i] = activate_backward<kActivation>(widen(grad.x[i]), widen(y.x[i]));
+  }
+  if (kAlongPixels && members != (1u << kWidth) - 1) {
 #pragma unroll
     for (int i = 0; i < kWidth; ++i) {
-      mine[place.pixel_lane * block_channels + place.channel_lane * kWidth + i] = over_pixels[i];
+      value.x[i] = members >> i & 1 ? value.x[i] : 0;
+    }
+  }
+  return value;
+}
+
+// Sum of all numbers by halves
+template <typename T, int kCount>
+__device__ T sum_of(const T (&x)[kCount]) {
+  T sums[kCount];
+  memcpy(sums, x, sizeof x);
+#pragma unroll
+  for (int half = kCount / 2; half > 0; half /= 2) {
+#pragma unroll
+    for (int i = 0; i < half; ++i) {
+      sums[i] += sums[i + half];
+    }
+  }
+  return sums[0];
+}
+
+// tile_sums [tiles, slots, channels] += the pixels of a tile, position_sums [shares, image] += the
+// slots of a share.
+template <typename T, Activation kActivation, int kWidth, bool kAlongPixels>
+__global__ void __launch_bounds__(kThreads, sizeof(T) < sizeof(float) ? 2 : 3)
+    spatial_broadcast_backward_kernel(
+        const __grid_constant__ Plan p, const T* grad_output, const T* output, Wide<T>* tile_sums,
+        Wide<T>* position_sums) {
+  constexpr int kChannels = kAlongPixels ? 1 : kWidth;
+  // two buffers: one is read while the next slot's sums are written to the other
+  __shared__ Wide<T> warps[2][kThreads * kChannels];
+  const Place place(p);
+  const int64_t image = p.image();
+  const int block_channels = p.block_channels(), warp_lanes = p.warp_pixel_lanes();
+  const int first_channel = place.channel - place.channel_lane * kChannels;
+  Pack<Wide<T>, kWidth> over_slots[kPacks] = {};
+  for (int64_t m = place.first_slot; m < place.last_slot; ++m) {
+    Wide<T>* mine = warps[m % 2];
+    Pack<T, kWidth> grads[kPacks] = {}, outputs[kPacks] = {};  // all are loaded at once
+#pragma unroll
+    for (int r = 0; r < kPacks; ++r) {
+      if (place.members[r] != 0) {
+        const int64_t offset = m * image + place.offsets[r];
+        grads[r] = load<T, kWidth>(grad_output + offset);
+        outputs[r] = load<T, kWidth>(output + offset);
+      }
+    }
+    Wide<T> over_packs[kWidth] = {};
+#pragma unroll
+    for (int r = 0; r < kPacks; ++r) {
+      const auto value =
+          derivative<T, kActivation, kWidth, kAlongPixels>(grads[r], outputs[r], place.members[r]);
+#pragma unroll
+      for (int i = 0; i < kWidth; ++i) {
+        over_slots[r].x[i] += value.x[i];
+        over_packs[i] += value.x[i];
+      }
+    }
+    Wide<T> over_pixels[kChannels];
+    if constexpr (kAlongPixels) {
+      over_pixels[0] = sum_of(over_packs);
+    } else {
+      memcpy(over_pixels, over_packs, sizeof over_packs);
+    }
+    for (int offset = kWarp / 2; offset >= p.lane_step(); offset /= 2) {
+#pragma unroll
+      for (int i = 0; i < kChannels; ++i) {
+        over_pixels[i] += __shfl_down_sync(0xffffffffu, over_pixels[i], offset);
+      }
+    }
+    if (place.pixel_lane % warp_lanes == 0) {
+      Wide<T>* to = mine + place.pixel_lane / warp_lanes * block_channels;
+#pragma unroll
+      for (int i = 0; i < kChannels; ++i) {
+        to[place.channel_lane * kChannels + i] = over_pixels[i];
+      }
     }
     __syncthreads();
     for (int i = threadIdx.x; i < block_channels && first_channel + i < p.channels; i += kThreads) {
       Wide<T> sum = 0;
-      for (int lane = 0; lane < p.pixel_lanes; ++lane) {
-        sum += mine[lane * block_channels + i];
+      for (int row = 0; row < p.pixel_lanes / warp_lanes; ++row) {
+        sum += mine[row * block_channels + i];
       }
       tile_sums[(place.tile * static_cast<int64_t>(p.slots) + m) * p.channels + first_channel + i] =
           sum;
@@ -83,9 +158,9 @@ __global__ void __launch_bounds__(kThreads, 1) spatial_broadcast_backward_kernel
   }
   Wide<T>* to = position_sums + blockIdx.y * image;
 #pragma unroll
-  for (int r = 0; r < kPixels; ++r) {
-    if (place.offsets[r] >= 0) {
-      store(to + place.offsets[r], over_slots[r]);
+  for (int r = 0; r < kPacks; ++r) {
+    if (place.members[r] != 0) {
+      store_members<kAlongPixels>(to + place.offsets[r], over_slots[r], place.members[r]);
     }
   }
 }
@@ -97,11 +172,11 @@ constexpr int kSumChannels = 32, kSumRows = 8;
 template <typename T>
 __global__ void __launch_bounds__(kSumChannels* kSumRows)
     add_tiles_kernel(const __grid_constant__ Plan p, const Wide<T>* tile_sums, T* grad_slot) {
-  __shared__ Wide<T> rows[kSumRows][kSumChannels];
+  __shared__ double rows[kSumRows][kSumChannels];
   const int64_t m = blockIdx.x / p.classes;
   const int of_class = blockIdx.x % p.classes, lane = threadIdx.x % kSumChannels;
   const int first = threadIdx.x / kSumChannels, channel = blockIdx.y * kSumChannels + lane;
-  Wide<T> sum = 0;
+  double sum = 0;
   if (channel < p.channels) {
     for (int64_t tile = p.first_tile[of_class] + first; tile < p.first_tile[of_class + 1];
          tile += kSumRows) {
@@ -114,7 +189,8 @@ __global__ void __launch_bounds__(kSumChannels* kSumRows)
     for (int row = 1; row < kSumRows; ++row) {
       sum += rows[row][lane];
     }
-    grad_slot[static_cast<int64_t>(blockIdx.x) * p.channels + channel] = narrow<T>(sum);
+    grad_slot[static_cast<int64_t>(blockIdx.x) * p.channels + channel] =
+        narrow<T>(static_cast<Wide<T>>(sum));
   }
 }
 
@@ -124,22 +200,24 @@ __global__ void __launch_bounds__(kThreads) add_position_sums_kernel(
     int64_t image, int shares, const Wide<T>* position_sums, T* grad_position) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i < image) {
-    Wide<T> sum = 0;
+    double sum = 0;
     for (int share = 0; share < shares; ++share) {
       sum += position_sums[share * image + i];
     }
-    grad_position[i] = narrow<T>(sum);
+    grad_position[i] = narrow<T>(static_cast<Wide<T>>(sum));
   }
 }
 
 constexpr const char* kBackward = "spatial_broadcast_backward";
 
-// Channels that a thread can move at once: 16 bytes, if they never straddle pixels or alignment.
+// Neighbours that a thread can move at once: 16 bytes, if they never straddle alignment, nor pixels
+// where they are channels.
 template <typename T, typename... Pointers>
 int widest(const Shape& s, Pointers... pointers) {
   constexpr int kWidth = kWidestAccess / sizeof(T);
   const bool packed = (aligned<T, kWidth>(pointers) && ...);
-  return s.channels_last && s.channels % kWidth == 0 && packed ? kWidth : 1;
+  const int64_t packs = s.channels_last ? s.channels : s.channels * s.pixels();
+  return packed && packs % kWidth == 0 ? kWidth : 1;
 }
 
 }  // namespace
@@ -147,17 +225,16 @@ int widest(const Shape& s, Pointers... pointers) {
 template <typename T>
 void spatial_broadcast_cuda(
     const Shape& s, const T* slot, const T* position, T* output, void* stream) {
-  const Plan p(s, widest<T>(s, slot, position, output));
-  if (p.vector == 1) {
-    launch(
-        {"spatial_broadcast", p.grid(), kThreads, 0, stream}, spatial_broadcast_kernel<T, 1>, p,
-        slot, position, output);
-  } else {
-    constexpr int kWidth = kWidestAccess / sizeof(T);
-    launch(
-        {"spatial_broadcast", p.grid(), kThreads, 0, stream}, spatial_broadcast_kernel<T, kWidth>,
-        p, slot, position, output);
-  }
+  constexpr int kWidth = kWidestAccess / sizeof(T);
+  const Plan p(
+      s, s.channels_last ? widest<T>(s, slot, position, output) : widest<T>(s, position, output));
+  with_constant(s.activation, [&](auto activation) {
+    constexpr Activation kActivation = activation();
+    const auto kernel = p.vector == 1 ? spatial_broadcast_kernel<T, kActivation, 1, false>
+        : p.channels_last             ? spatial_broadcast_kernel<T, kActivation, kWidth, false>
+                                      : spatial_broadcast_kernel<T, kActivation, kWidth, true>;
+    launch({"spatial_broadcast", p.grid(), kThreads, 0, stream}, kernel, p, slot, position, output);
+  });
 }
 
 int64_t spatial_broadcast_backward_cuda_scratch(const Shape& s, int64_t size_of_t) {
@@ -170,19 +247,19 @@ int64_t spatial_broadcast_backward_cuda_scratch(const Shape& s, int64_t size_of_
 template <typename T>
 void spatial_broadcast_backward_cuda(
     const Shape& s, const Gradients<T>& grad, void* scratch, void* stream) {
+  constexpr int kWidth = kWidestAccess / sizeof(T);
   const Plan p(s, widest<T>(s, grad.grad_output, grad.output));
-  auto* tile_sums = static_cast<Wide<T>*>(scratch);
-  Wide<T>* position_sums = tile_sums + p.tile_sums();
-  if (p.vector == 1) {
+  auto* position_sums = static_cast<Wide<T>*>(scratch);  // first, since moved by packs
+  Wide<T>* tile_sums = position_sums + p.shares * p.image();
+  with_constant(s.activation, [&](auto activation) {
+    constexpr Activation kActivation = activation();
+    const auto kernel = p.vector == 1 ? spatial_broadcast_backward_kernel<T, kActivation, 1, false>
+        : p.channels_last ? spatial_broadcast_backward_kernel<T, kActivation, kWidth, false>
+                          : spatial_broadcast_backward_kernel<T, kActivation, kWidth, true>;
     launch(
-        {kBackward, p.grid(), kThreads, 0, stream}, spatial_broadcast_backward_kernel<T, 1>, p,
-        grad.grad_output, grad.output, tile_sums, position_sums);
-  } else {
-    constexpr int kWidth = kWidestAccess / sizeof(T);
-    launch(
-        {kBackward, p.grid(), kThreads, 0, stream}, spatial_broadcast_backward_kernel<T, kWidth>, p,
-        grad.grad_output, grad.output, tile_sums, position_sums);
-  }
+        {kBackward, p.grid(), kThreads, 0, stream}, kernel, p, grad.grad_output, grad.output,
+        tile_sums, position_sums);
+  });
   if (grad.grad_slot != nullptr) {
     const int64_t rows = static_cast<int64_t>(p.slots) * p.classes;
     const int64_t channel_blocks = (p.channels + kSumChannels - 1) / kSumChannels;

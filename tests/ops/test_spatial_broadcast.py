@@ -19,6 +19,8 @@ from torch import Tensor
 
 from emorl.bench.accuracy import assert_as_accurate_as_plain
 from emorl.bench.cases.spatial_broadcast import SPATIAL_BROADCAST, SpatialBroadcastCase
+from emorl.bench.operator_times import check, function_of
+from emorl.bench.operators import BOTH, call
 from emorl.ops import backends, spatial_broadcast
 
 BACKENDS = backend_params("spatial_broadcast")
@@ -98,6 +100,22 @@ def assert_right(inputs: dict[str, Tensor], backend: str, activation: str) -> No
 @pytest.mark.parametrize("case", SPATIAL_BROADCAST, ids=str)
 def test_native_is_as_accurate_as_plain(case: SpatialBroadcastCase, dtype: str) -> None:
     assert_right(case.inputs(DTYPES[dtype], DEVICE), "native", case.activation)
+
+
+@needs_native
+@pytest.mark.parametrize("channels_last", [False, True], ids=["first", "last"])
+@pytest.mark.parametrize("border_classes", [False, True], ids=["vector", "border"])
+def test_native_sums_many_slots_as_accurately(border_classes: bool, channels_last: bool) -> None:
+    """Terms of one sign, added one after the other, would be wrong by several times plain's error.
+
+    The benchmark's check is the tighter one: weights of both signs keep the sums small.
+    """
+    case = SpatialBroadcastCase(
+        500, 16, 21, 32, border_classes=border_classes, channels_last=channels_last
+    )
+    inputs = case.inputs(device=DEVICE)
+    results = call(function_of("native", "spatial_broadcast", case), inputs, BOTH)
+    check(results, "spatial_broadcast", case, inputs, BOTH)
 
 
 @pytest.mark.parametrize("backend", [param for param in KERNELS if param.values[0] == "triton"])

@@ -75,6 +75,7 @@ MIXTURE_NLL = [
     MixtureNllCase(2, 4, 19, 27, kind="gaussian", layout="first"),
     MixtureNllCase(2, 4, 19, 27, kind="mixture", layout="first"),
     MixtureNllCase(2, 4, 19, 27, kind="mixture_joint", layout="first"),
+    MixtureNllCase(2, 7, 9, 16, kind="mixture", layout="first"),
     MixtureNllCase(2, 5, 16, 16, kind="mixture", per_slot_sigma=True),
     MixtureNllCase(2, 5, 16, 16, kind="mixture_joint", per_slot_sigma=True),
     MixtureNllCase(1, 1, 1, 1),

@@ -40,7 +40,7 @@ class SpatialBroadcastCase:
 
 
 # Sizes 0, 1, 2, 3 and prime, and one past each block: 8 or 4 channels a vector and 8192 elements a
-# tile on the CPU, 256 threads with 4 pixels each and 64 or 4 channels a block on the GPU.
+# tile on the CPU, 256 threads with 4 packs each and 64 or 4 lanes of channels a block on the GPU.
 SPATIAL_BROADCAST = [
     SpatialBroadcastCase(3, 16, 13, 11),
     SpatialBroadcastCase(3, 16, 13, 11, border_classes=True, activation="relu"),
@@ -58,6 +58,8 @@ SPATIAL_BROADCAST = [
     SpatialBroadcastCase(1, 1, 1, 1),
     SpatialBroadcastCase(7, 13, 1, 1, activation="relu"),
     SpatialBroadcastCase(4, 8, 1, 257, channels_last=False),
+    SpatialBroadcastCase(2, 8, 1, 1031, channels_last=False, activation="relu"),
+    SpatialBroadcastCase(2, 8, 3, 2, border_classes=True, channels_last=False),
     SpatialBroadcastCase(0, 3, 4, 5),
     SpatialBroadcastCase(2, 0, 4, 5),
     SpatialBroadcastCase(2, 3, 0, 5),
