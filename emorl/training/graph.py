@@ -106,13 +106,24 @@ class GraphedStep:
             row = run_aside(lambda: self._step(arguments))
         else:
             if self._replay is None:
-                self._replay = capture(lambda: self._step(arguments, captured=True), self.noise)
+                self._replay = self._captured(arguments)
             row = self._replay()
         return dict(zip(self._names, row.tolist(), strict=True))
 
     @property
     def _groups(self) -> list[dict[str, Any]]:
         return self.optimizer.param_groups
+
+    def _captured(self, arguments: dict[str, Any]) -> Body:
+        try:
+            return capture(lambda: self._step(arguments, captured=True), self.noise)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise RuntimeError(
+                "trainer.cuda_graph: a step of this model cannot be captured; go on with "
+                f"--resume auto --trainer.cuda_graph false ({error})"
+            ) from error
 
     def _step(self, arguments: dict[str, Any], captured: bool = False) -> Tensor:
         self.optimizer.zero_grad()  # the graph allocates gradients of its own

@@ -22,6 +22,7 @@ from emorl.models import MODELS, EfficientMORL, EfficientMORLConfig
 from emorl.models.geco import GECO, DeviceGECO
 from emorl.training import graph
 from emorl.training.config import GECOConfig, TrainerConfig
+from emorl.training.config_file import config_names, find_config, load_config
 from emorl.training.trainer import NonFiniteError, Trainer
 
 NETWORK = EfficientMORLConfig(
@@ -135,6 +136,16 @@ def test_a_graphs_run_can_go_on_without_a_graph(tmp_path):
     assert [(type(g["lr"]), g["capturable"]) for g in groups] == [(float, False)]
 
 
+def test_a_step_that_cannot_be_captured_says_how_to_go_on(tmp_path, monkeypatch, captures):
+    def refuse(*_):
+        raise RuntimeError("Cannot copy between CPU and CUDA tensors")
+
+    monkeypatch.setattr(graph, "capture", refuse)
+    trainer = make_trainer(tmp_path, captured=True, device="cpu")
+    with pytest.raises(RuntimeError, match=r"go on with .*--trainer.cuda_graph false \(Cannot"):
+        trainer.run()
+
+
 def test_the_tape_refuses_what_a_graph_cannot_do():
     with pytest.raises(RuntimeError, match="read a tensor's value"):
         tape.capture(lambda: torch.ones(()) * float(torch.ones(())), torch.Generator())
@@ -155,25 +166,36 @@ class OnlyOn(TorchDispatchMode):
         return result
 
 
-ON_META = [
-    *((model, {}, (64, 64), None) for model in MODELS.values()),
-    (EfficientMORL, {}, (32, 48), GECO(-0.5)),
-    (EfficientMORL, {"decoder": "small", "likelihood": "mixture"}, (32, 48), GECO(-0.5)),
-    (EfficientMORL, {"decoder": "big"}, (32, 48), GECO(-0.5)),
-]
+CONFIGURATIONS = [find_config(name, model) for model in MODELS for name in config_names(model)]
+OTHER_SIZE = (32, 48)  # of the images, where the network's is 64x64
 
 
-@pytest.mark.parametrize(("model", "changes", "size", "geco"), ON_META)
-def test_a_step_stays_on_its_device(monkeypatch, model, changes, size, geco):
+def assert_stays_on_meta(monkeypatch, model, size, geco):
     """Without data (on "meta") every read of a value fails; other devices' tensors are refused."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # unknown on "meta"
     monkeypatch.setattr(torch, "is_autocast_enabled", lambda *_: False)
-    network = model(model.Config(image_size=(64, 64), **changes)).to("meta")
+    model = model.to("meta")
     images = torch.zeros(2, 3, *size, dtype=torch.uint8, device="meta")
-    constraint = DeviceGECO(geco, torch.device("meta")) if geco else None
     with OnlyOn("meta"):
-        network.objective(images, geco=constraint).loss.backward()
-        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        constraint = DeviceGECO(geco, torch.device("meta")) if geco else None
+        model.objective(images, geco=constraint).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+
+
+@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_step_of_a_configuration_stays_on_its_device(monkeypatch, path):
+    config = load_config(path)
+    model = MODELS[config.model](config.network)
+    geco = config.trainer.geco and GECO(**dataclasses.asdict(config.trainer.geco))
+    assert_stays_on_meta(monkeypatch, model, config.network.image_size, geco)
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"decoder": "small", "likelihood": "mixture"}, {"decoder": "big"}]
+)
+def test_a_step_at_another_size_stays_on_its_device(monkeypatch, changes):
+    model = EfficientMORL(EfficientMORLConfig(image_size=(64, 64), **changes))
+    assert_stays_on_meta(monkeypatch, model, OTHER_SIZE, GECO(-0.5))
 
 
 def test_a_graph_is_refused_where_there_is_none(tmp_path):

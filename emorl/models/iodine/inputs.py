@@ -154,7 +154,8 @@ class DeepMindInputs(nn.Module):
         batch, _, height, width = image.shape
         xy = self.coordinates(height, width)
         if self.cosine:
-            waves = ((xy + 1) * (torch.pi / 2) * torch.arange(3).to(xy)[:, None, None, None]).cos()
+            counts = torch.arange(3, device=xy.device)[:, None, None, None]
+            waves = ((xy + 1) * (torch.pi / 2) * counts).cos()
             xy = (waves[:, None, 0] * waves[None, :, 1]).flatten(0, 1)[1:]
         return image.new_full((batch, 1, height, width), 0.5), xy.expand(batch, -1, -1, -1)
 
