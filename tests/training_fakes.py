@@ -13,6 +13,7 @@ from emorl.data import Batch, ObjectDataset
 from emorl.models import Decomposition, ObjectCentricModel, Objective
 from emorl.models.base import Request
 from emorl.models.config import ModelConfig
+from emorl.nn import standard_normal
 
 SIZE = 8
 
@@ -60,13 +61,12 @@ class FakeModel(ObjectCentricModel):
 
     def _explain(self, request: Request) -> Decomposition:
         pixels = request.target
-        noise = torch.randn(self.colours.shape, generator=request.generator)
-        colours = (self.colours + 0.01 * self.config.noise * noise).sigmoid()
+        slots = self.colours.expand(len(pixels), -1, -1)
+        noise = standard_normal(slots, request.generator)
+        colours = (slots + 0.01 * self.config.noise * noise).sigmoid()
         masks = self.masks(pixels).softmax(1)[:, :, None]
-        components = colours[None, :, :, None, None].expand(len(pixels), -1, -1, SIZE, SIZE)
-        reconstruction = (masks * components).sum(1)
-        slots = colours[None].expand(len(pixels), -1, -1)
-        return Decomposition(reconstruction, masks, components, slots)
+        components = colours[..., None, None].expand(-1, -1, -1, SIZE, SIZE)
+        return Decomposition((masks * components).sum(1), masks, components, colours)
 
 
 def _loss(request: Request, nll: Tensor, kl: Tensor) -> Tensor:

@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from emorl.data.values import ValueRange
     from emorl.training.config import DataConfig
 
+_DESCRIPTION = (
+    "Measure a model on held-out images. An image's noise belongs to the seed and to the image's "
+    "index in the split, so that its numbers depend neither on --images nor on --batch-size."
+)
+
 
 def run(arguments: list[str]) -> int:
     """Evaluate a model, print the table, write the JSON."""
@@ -86,7 +91,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _parser() -> Parser:
-    parser = Parser("evaluate", "Measure a model on held-out images.")
+    parser = Parser("evaluate", _DESCRIPTION)
     add = parser.add_argument
     add("target", type=Path, metavar="RUN|CHECKPOINT", help="a run, a checkpoint or a model folder")
     add("--data", help="a generator's name or a file; None: the run's own")
@@ -95,7 +100,7 @@ def _parser() -> Parser:
     add("--refinement-steps", type=whole_number(0), help="None: the model's own number")
     add("--num-slots", type=whole_number(1), help="None: the model's own number")
     add("--batch-size", type=whole_number(1), default=32, help="images at a time")
-    add("--seed", type=whole_number(0), default=0, help="of the model's noise")
+    add("--seed", type=whole_number(0), default=0, help="of the noise")
     add("--crop", choices=["clevr"], help="None: as in the run")
     add("--value-range", type=number_range, metavar="[LOW,HIGH]", help="None: the file's own")
     add("--size", type=whole_number(1), help="side to resize to; None: as in the run")

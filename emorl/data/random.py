@@ -1,4 +1,4 @@
-"""Random integers that are a pure function of a counter, the same on every device.
+"""Random numbers that are a pure function of a counter, the same on every device.
 
 The finaliser and the odd constants are those of SplitMix64 (Steele, Lea and Flood, "Fast
 splittable pseudorandom number generators", OOPSLA 2014). Tensors are int64 and wrap modulo 2**64,
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import overload
 
+import torch
 from torch import Tensor
 
 SPLITS = ("train", "val", "test")
@@ -70,3 +71,12 @@ def stream(index: Tensor, *, split: str, seed: int) -> Tensor:
 def below(state: Tensor, bound: int | Tensor) -> Tensor:
     """Integers in [0, bound) from random states; `bound` below 2**31 (bias below bound / 2**31)."""
     return (_shift(state, 33) * bound) >> 31
+
+
+def normal(state: Tensor) -> Tensor:
+    """Standard normal numbers from random states, float64, of at most 8.3 standard deviations.
+
+    The same on every device up to rounding.
+    """
+    uniform = (_shift(state, 12).double() + 0.5) * 2.0**-52  # exact, never 0 or 1
+    return torch.special.ndtri(uniform)

@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, distributed
 
 from emorl.data import Batch, ObjectDataset
+from emorl.evaluation.noise import ImageNoise
 from emorl.metrics import adjusted_rand_index, mean_iou, mean_squared_error
 from emorl.models import ObjectCentricModel, Objective
-from emorl.nn.posterior import seed_for
+
+NOISE = "each image's own, of seed and index; so is the loss that refinement descends"
 
 
 def evaluate(
@@ -27,8 +29,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a model on the first images of a data set.
 
-    Slots are samples, as in the published protocol, drawn from `seed`; the same arguments give
-    the same numbers on the same machine.
+    Slots are samples, and each image is treated as if it were alone, as in the published protocol,
+    which takes one at a time: its noise belongs to `seed` and to its index in the data set, and
+    refinement descends its own loss (`ImageNoise`). So an image's numbers do not depend, but for
+    rounding, on `images`, `batch_size`, the number of processes or the device.
 
     Args:
         model: any model; its mode and its gradients stay as they are.
@@ -36,18 +40,19 @@ def evaluate(
         images: how many.
         refinement_steps: None for the model's own number.
         num_slots: None for the model's own number.
-        batch_size: images at a time; it also decides which noise an image gets.
+        batch_size: images at a time.
         seed: of the model's noise.
         device: where to compute; None stays where the model is.
         sharded: share the batches out among the processes of `torch.distributed`, if there are
             several. All of them must call; each gets the same result as one process alone.
 
     Returns:
-        "images" (measured), "refinement_steps", "num_slots", "batch_size", "seed", "notes" (what
-        a reader should know, in words) and "metrics": name -> {"mean", "std" (population),
-        "count", "excluded" (images for which the metric is not defined)}. Metrics are fg_ari,
-        ari, fg_miou, miou, mse, nll and kl (the last step's, in nats; without a likelihood the
-        squared error and 0), and each term of the loss under its own name.
+        "images" (measured), "refinement_steps", "num_slots", "batch_size", "seed", "noise" (what
+        it belongs to, in words), "notes" (what else a reader should know) and "metrics": name ->
+        {"mean", "std" (population), "count", "excluded" (images for which the metric is not
+        defined)}. Metrics are fg_ari, ari, fg_miou, miou, mse, nll and kl (the last step's, in
+        nats; without a likelihood the squared error and 0), and each term of the loss under its
+        own name.
 
     Raises:
         ValueError: if a number is not positive.
@@ -60,18 +65,17 @@ def evaluate(
     count = dataset.count(images)
     mode = model.training
     model.eval()
-    generator = torch.Generator(device)
     starts = range(0, count, batch_size)
     rank, processes = _rank_and_world_size() if sharded else (0, 1)
     measured = []
     for start in starts[rank::processes]:
-        batch = dataset.__getitems__(range(start, min(start + batch_size, count))).to(device)
-        generator.manual_seed(seed_for("evaluation", seed, start))
+        indices = range(start, min(start + batch_size, count))
+        batch = dataset.__getitems__(indices).to(device)
         objective = model.score(
             batch.image,
             refinement_steps=refinement_steps,
             num_slots=num_slots,
-            generator=generator,
+            generator=ImageNoise(indices, seed=seed, device=device),
         )
         values = _per_image(batch, objective)
         measured.append({name: per_image.cpu().double() for name, per_image in values.items()})
@@ -85,6 +89,7 @@ def evaluate(
         "num_slots": _or_configured(model, "num_slots", num_slots),
         "batch_size": batch_size,
         "seed": seed,
+        "noise": NOISE,
         "notes": _notes(dataset, images, count, metrics),
         "metrics": metrics,
     }

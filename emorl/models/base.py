@@ -137,7 +137,7 @@ class Request(NamedTuple):
 
     @property
     def descended(self) -> tuple[Weight, Weight]:
-        """Weights of NLL and KL in the loss that refinement descends, that of the whole batch."""
+        """Weights of NLL and KL in the loss that refinement descends, by `share_of`."""
         _, shares = share_of(self.generator)
         return self.nll_weight / shares, self.kl_weight / shares
 
@@ -218,7 +218,9 @@ class ObjectCentricModel(nn.Module, ABC):
             refinement_steps: I; None for the configuration's.
             iterations: T; None for the configuration's.
             num_slots: K; None for the configuration's.
-            generator: of all noise, each draw as [B * K, D]; None for the global one.
+            generator: of all noise, each draw as [B * K, D]; None for the global one. A plain one
+                draws for the whole batch, and refinement descends the batch's mean loss, so that
+                an image's numbers depend on its batch; not with `emorl.evaluation.ImageNoise`.
 
         Raises:
             ValueError: for images that are not possible and arguments that this model does not
@@ -280,7 +282,7 @@ class ObjectCentricModel(nn.Module, ABC):
             num_slots: K; None for the configuration's.
             refinement_steps: I; None for the configuration's. 0 computes no loss and no gradient.
             iterations: T; None for the configuration's.
-            generator: of all noise; None for the global one.
+            generator: as `objective`'s.
             details: fill `attention` and `stages` with what the model has of them.
 
         Returns:

@@ -10,6 +10,7 @@ from emorl.nn.networks import (
     position_ramps,
 )
 from emorl.nn.posterior import (
+    BatchNoise,
     BatchShare,
     Gaussian,
     Score,
@@ -22,6 +23,7 @@ from emorl.ops.library import full_precision
 
 __all__ = [
     "AbsorbedAttention",
+    "BatchNoise",
     "BatchShare",
     "DeconvolutionDecoder",
     "Gaussian",

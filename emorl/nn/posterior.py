@@ -32,25 +32,42 @@ Decode = Callable[[Tensor, slice], Tensor]
 Likelihood = Callable[[Tensor, slice, float | None], tuple[Tensor, Tensor | None]]
 
 
-class BatchShare(torch.Generator):
+class BatchNoise(torch.Generator):
+    """The base of generators that know what their images are to a batch.
+
+    Attributes:
+        index: of the images among such shares, 0 to shares - 1.
+        shares: that make up the batch whose mean loss refinement descends; below 1 where the
+            images are several batches.
+    """
+
+    index: int = 0
+    shares: float = 1
+
+    def standard_normal(self, like: Tensor) -> Tensor:
+        """The next noise of these images; see the function of this name."""
+        raise NotImplementedError
+
+
+class BatchShare(BatchNoise):
     """The generator of one of several equal shares of a batch, in the batch's order.
 
     Every share draws the noise of the whole batch and keeps its own, and refinement descends the
     whole batch's mean. So a batch gives the same numbers, up to rounding, in one process, in
     several with a share each, or in parts one after the other.
-
-    Attributes:
-        index: of the share, 0 to shares - 1.
-        shares: that make up the batch.
     """
 
-    index: int = 0
     shares: int = 1
 
+    def standard_normal(self, like: Tensor) -> Tensor:
+        """The share's part of the batch's next noise."""
+        shape = (self.shares * len(like), *like.shape[1:])
+        return _randn(shape, like, self).chunk(self.shares)[self.index]
 
-def share_of(generator: torch.Generator | None) -> tuple[int, int]:
+
+def share_of(generator: torch.Generator | None) -> tuple[int, float]:
     """Index and number of shares; one share, the whole batch, unless the generator says more."""
-    return (generator.index, generator.shares) if isinstance(generator, BatchShare) else (0, 1)
+    return (generator.index, generator.shares) if isinstance(generator, BatchNoise) else (0, 1)
 
 
 def standard_normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -61,16 +78,19 @@ def standard_normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
         generator: of the noise; None for the global one.
     """
     if generator is None:
-        return torch.randn(like.shape, device=like.device, dtype=like.dtype)
+        return _randn(like.shape, like, None)
     return _drawn(like, generator)
 
 
 @torch.compiler.disable  # which cannot look into generators
 def _drawn(like: Tensor, generator: torch.Generator) -> Tensor:
-    index, shares = share_of(generator)
-    shape = (shares * len(like), *like.shape[1:])
-    noise = torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
-    return noise.chunk(shares)[index]
+    if isinstance(generator, BatchNoise):
+        return generator.standard_normal(like)
+    return _randn(like.shape, like, generator)
+
+
+def _randn(shape: Sequence[int], like: Tensor, generator: torch.Generator | None) -> Tensor:
+    return torch.randn(shape, generator=generator, device=like.device, dtype=like.dtype)
 
 
 def seed_for(*parts: int | str) -> int:

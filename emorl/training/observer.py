@@ -9,9 +9,8 @@ from typing import Any
 import torch
 
 from emorl.data import ObjectDataset
-from emorl.evaluation import evaluate
+from emorl.evaluation import ImageNoise, evaluate
 from emorl.models import ObjectCentricModel
-from emorl.nn.posterior import seed_for
 from emorl.report import write_pictures
 from emorl.runs import RunFolder
 from emorl.runs.log import Row, RunLog
@@ -92,11 +91,12 @@ class Observer:
 
     @torch.no_grad()
     def _draw(self, step: int, sizes: dict[str, Any]) -> list[Path]:
-        """Pictures of the first images' current decomposition."""
+        """Pictures of the first images' current decomposition, always with the same noise."""
         dataset = self.held_out or self.dataset
-        batch = dataset.__getitems__(range(dataset.count(_PICTURED)))
+        indices = range(dataset.count(_PICTURED))
+        batch = dataset.__getitems__(indices)
         device = next(self.model.parameters()).device
-        noise = torch.Generator(device).manual_seed(seed_for("pictures", self.config.seed))
+        noise = ImageNoise(indices, seed=self.config.seed, device=device)
         images = batch.image.to(device)
         self.model.eval()
         decomposition = self.model(images, generator=noise, details=True, **sizes)

@@ -268,6 +268,7 @@ def test_evaluate_a_run_prints_and_stores(run_dir, tmp_path, capsys):
     stored = json.loads((run_dir / "evaluation/tetrominoes.json").read_text())
     assert stored == json.loads(extra.read_text())
     assert stored["refinement_steps"] == 2
+    assert stored["noise"].startswith("each image's own, of seed and index")
     assert stored["checkpoint"].endswith("step-00000002")
     for name in ("fg_ari", "ari", "miou", "fg_miou", "mse", "nll", "kl", "kl_refinement_2"):
         assert stored["metrics"][name]["count"] == 6

@@ -302,7 +302,8 @@ NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
         "is_plain", "position_ramps", "CoordinateGrid", "BroadcastSpec",
     )),
     *(POSTERIOR + name for name in (
-        "BatchShare", "share_of", "standard_normal", "seed_for", "refinable", "frozen",
+        "BatchNoise", "BatchShare", "share_of", "standard_normal", "seed_for", "refinable",
+        "frozen",
     )),
     "emorl.nn.initialisation.init_xavier",
     *(PLAIN + "position_map", PLAIN + "coordinates"),

@@ -13,10 +13,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from training_fakes import FakeConfig, FakeImages, FakeModel
 
 from emorl.data import open_dataset
-from emorl.models import MODELS
+from emorl.evaluation import evaluate
+from emorl.models import MODELS, Decomposition
 from emorl.models.geco import GECO
 from emorl.runs import checkpoint
 from emorl.runs.log import drop_rows_after
+from emorl.training import observer
 from emorl.training.config import DataConfig, GECOConfig, RunConfig, TrainerConfig
 from emorl.training.config_file import find_config, load_config
 from emorl.training.images import held_out_images
@@ -141,6 +143,27 @@ def test_watching_does_not_change_training(tmp_path):
     assert [r["step"] for r in rows(tmp_path / "watched") if "fg_ari" in r] == [2, 4, 6, 8]
     drawn = sorted(p.name for p in (tmp_path / "watched/pictures").iterdir())
     assert drawn == ["step-00000005", "step-00000008"]
+
+
+def test_measured_and_drawn_images_do_not_depend_on_the_batch(tmp_path, monkeypatch):
+    """What is logged is what `evaluate` finds, and an image's picture is its own."""
+    drawn = []
+
+    def kept(folder: Path, images: torch.Tensor, decomposition: Decomposition, masks: object):
+        drawn.append(decomposition.components)
+        return []
+
+    monkeypatch.setattr(observer, "write_pictures", kept)
+    config = settings(steps=2, eval_every=2, eval_images=9, picture_every=2)
+    for images in (10, 3):
+        trained = trainer(tmp_path / str(images), config, held_out=FakeImages(images))
+        trained.run()
+        logged = rows(tmp_path / str(images))[-1]["fg_ari"]
+        for size in (1, 7):
+            found = evaluate(trained.model, FakeImages(images), images=9, batch_size=size)
+            # float32 rounds masks; no pixel of these images lies between two slots
+            assert logged == pytest.approx(found["metrics"]["fg_ari"]["mean"], rel=1e-6)
+    torch.testing.assert_close(drawn[0][:3], drawn[1], rtol=0, atol=1e-6)
 
 
 def test_workers_change_nothing(tmp_path):
