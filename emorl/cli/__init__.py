@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from emorl.fields import shown
 from emorl.suggestions import near
+from emorl.terminal import Terminal, reserve_streams
 
 COMMANDS = {
     "train": "train a model, or go on with a run",
@@ -45,7 +46,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or one of `USAGE`, `FAILURE` and `INTERRUPTED`.
     """
+    reserve_streams()
     command, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
+    try:
+        code = _answer(command, rest)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # at the exit of the process an error could not be told
+        return code
+    except KeyboardInterrupt:
+        return _complain(command, "interrupted", INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has gone, as in `emorl info | head -1`
+        return FAILURE
+    except (ValueError, ArithmeticError, OSError, ImportError, RuntimeError, MemoryError) as error:
+        if os.environ.get("EMORL_TRACEBACK"):
+            raise
+        return _explain(command, error)
+    finally:
+        Terminal(sys.stdout).write("")  # drops what cannot be written, which the exit would repeat
+
+
+def _answer(command: str, arguments: list[str]) -> int:
     if command in ("-h", "--help"):
         width = max(map(len, COMMANDS))
         lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
@@ -58,22 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if command not in COMMANDS:
         return _complain("", f"unknown command {shown(command)}{near(command, COMMANDS)}", USAGE)
-    return _run(command, rest)
-
-
-def _run(command: str, arguments: list[str]) -> int:
-    try:
-        code: int = importlib.import_module(f"emorl.cli.{command}").run(arguments)
-        return code
-    except KeyboardInterrupt:
-        return _complain(command, "interrupted", INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output has gone, as in `emorl info | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILURE
-    except (ValueError, ArithmeticError, OSError, ImportError, RuntimeError, MemoryError) as error:
-        if os.environ.get("EMORL_TRACEBACK"):
-            raise
-        return _explain(command, error)
+    code: int = importlib.import_module(f"emorl.cli.{command}").run(arguments)
+    return code
 
 
 def _explain(command: str, error: Exception) -> int:
@@ -105,5 +111,5 @@ def _lacking_memory(error: Exception) -> str:
 def _complain(command: str, text: str, code: int) -> int:
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
-    print(f"emorl {command}".rstrip() + f": {line}", file=sys.stderr)
+    print(f"emorl {command}".rstrip() + f": {line}", file=Terminal(sys.stderr))
     return code

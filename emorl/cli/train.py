@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from emorl.cli import INTERRUPTED
 from emorl.runs import RunFolder
+from emorl.terminal import Terminal
 
 _USAGE = "emorl train --config NAME|FILE [--out DIR] [--resume auto] [--KEY VALUE ...]"
 
@@ -39,7 +40,6 @@ def run(arguments: list[str]) -> int:
     out = local(options.out or f"runs/{config.model}/{path.stem}")
 
     from emorl.report import write_report
-    from emorl.runs.log import Terminal
     from emorl.training.run import prepare
 
     trainer = prepare(config, out, resume=options.resume is not None)

@@ -182,6 +182,52 @@ def test_a_training_into_a_pipe_without_a_reader_is_finished(tmp_path):
     assert (tmp_path / "run/report.html").is_file()
 
 
+@pytest.mark.parametrize(
+    ("line", "streams", "code"),
+    [
+        ("train --x", "2>&-", 2),
+        ("train --x", "2>/dev/full", 2),
+        ("train --x", ">&- 2>&-", 2),
+        ("trian", "2>&-", 2),
+        ("--version", ">/dev/full", 2),
+        ("--version", ">/dev/full 2>&-", 2),
+        ("--version", ">&-", 0),
+        ("info", ">/dev/full 2>/dev/full", 2),
+        ("train --x", "no reader", 2),
+        ("--version", "no reader", 1),
+    ],
+)
+def test_the_exit_code_stays_where_nobody_reads(tmp_path, line, streams, code):
+    """Neither a traceback, nor the 120 of an interpreter that cannot write at its exit."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    gone, shell = (writing, "") if streams == "no reader" else (None, streams)
+    environment = {name: v for name, v in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with (tmp_path / "out").open("w+") as out:
+        done = subprocess.run(
+            ["bash", "-c", f"{sys.executable} -m emorl {line} {shell}"],
+            stdout=gone or out,
+            stderr=gone or out,
+            env=environment,
+            check=False,
+        )
+        out.seek(0)
+        text = out.read()
+    os.close(writing)
+    assert done.returncode == code
+    assert text.count("\n") == (code == 2 and "2>" not in streams and gone is None)
+
+
+def test_a_file_does_not_get_the_number_of_a_closed_stream(tmp_path):
+    """What a library writes to stderr would stand in it."""
+    code = (
+        "import emorl.cli; emorl.cli.main(['--version']); "
+        f"raise SystemExit(open('{tmp_path / 'a'}', 'w').fileno())"
+    )
+    line = f'{sys.executable} -c "{code}" <&- >&- 2>&-'
+    assert subprocess.run(["bash", "-c", line], check=False).returncode > 2
+
+
 def test_a_second_training_is_refused_by_one_line(run, capsys):
     from emorl.runs import RunFolder
     from emorl.runs.lock import RunLock
