@@ -28,6 +28,9 @@ USAGE, FAILURE, INTERRUPTED = 2, 1, 128 + signal.SIGINT
 """Exit codes: a wrong argument, file or value; a failed run; Ctrl-C or SIGTERM."""
 
 _TOO_LARGE = ("DefaultCPUAllocator", "calculation overflowed", "multiplication overflow")
+_WORKER, _NOT_SHARED = "DataLoader worker ", "shared memory(shm)"  # in torch's errors, as above
+_SMALLER = "take a smaller batch, or raise --trainer.accumulation"
+_FEWER = "take fewer --data.workers, a smaller batch or a larger /dev/shm"
 _LONGEST = 500  # characters of a line for the user
 
 _HELP = """usage: emorl COMMAND [ARGUMENTS]
@@ -89,9 +92,8 @@ def _explain(command: str, error: Exception) -> int:
         return _complain(command, text, USAGE)
     if isinstance(error, OSError) and error.filename:
         return _complain(command, f"{error.filename}: {error.strerror}", USAGE)
-    if memory := _lacking_memory(error):
-        text = f"out of {memory}: take a smaller batch, or raise --trainer.accumulation"
-        return _complain(command, text, FAILURE)
+    if lack := _lack(error):
+        return _complain(command, lack, FAILURE)
     if isinstance(error, ValueError | OSError):
         return _complain(command, str(error), USAGE)
     if isinstance(error, ArithmeticError):
@@ -99,13 +101,20 @@ def _explain(command: str, error: Exception) -> int:
     raise error
 
 
-def _lacking_memory(error: Exception) -> str:
-    """Which memory an error says is too small; nothing for other errors."""
+def _lack(error: Exception) -> str:
+    """What an error says that the machine lacks, and what to try; nothing for other errors."""
+    text = str(error)
+    if text.startswith(_WORKER):
+        what = text.removeprefix(_WORKER).rstrip(". ")
+        return f"data worker {what}; if memory ran out, {_FEWER}"
+    if _NOT_SHARED in text:
+        return f"out of shared memory for the batches of data workers: {_FEWER}"
     if type(error).__name__ == "OutOfMemoryError":
-        return "GPU memory"
+        return f"out of GPU memory: {_SMALLER}"
     # On the CPU, torch raises a RuntimeError like any other.
-    lacking = isinstance(error, MemoryError) or any(sign in str(error) for sign in _TOO_LARGE)
-    return "memory" if lacking else ""
+    if isinstance(error, MemoryError) or any(sign in text for sign in _TOO_LARGE):
+        return f"out of memory: {_SMALLER}"
+    return ""
 
 
 def _complain(command: str, text: str, code: int) -> int:

@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from emorl.data import Batch, BatchSampler, ObjectDataset, collate
 from emorl.training.interrupt import SIGNALS
@@ -23,6 +23,7 @@ def step_images(
     Raises:
         ValueError: if an image cannot be read, with the same line from a worker as without one.
         OSError: likewise.
+        RuntimeError: torch's, if a worker was killed or there is no shared memory for its batch.
     """
     loader = DataLoader(
         _Answering(dataset),
@@ -58,9 +59,19 @@ class _Answering(Dataset[Any]):
             return error
 
 
-def _images(answer: Any) -> Tensor | ValueError | OSError:
-    """Collates what training needs of a batch; masks and factors stay where they are."""
-    return answer if isinstance(answer, ValueError | OSError) else collate(answer).image
+def _images(answer: Any) -> Tensor | ValueError | OSError | RuntimeError:
+    """Collates what training needs of a batch; masks and factors stay where they are.
+
+    A worker copies the images into shared memory here, where it can answer with the error if that
+    is full: when the answer is sent it is too late, and the training would wait for ever.
+    """
+    if isinstance(answer, ValueError | OSError):
+        return answer
+    images = collate(answer).image
+    try:
+        return images if get_worker_info() is None else images.share_memory_()
+    except RuntimeError as error:
+        return error
 
 
 def _ignore_signals(worker_id: int) -> None:
