@@ -211,11 +211,21 @@ def derivative_obstacle(tensors: Sequence[Tensor | None]) -> str | None:
 @torch.compiler.assume_constant_result  # of a graph: it is made anew for other transforms
 def transformed() -> bool:
     """Whether a transform of `torch.func` differentiates."""
+    return any(kind != torch._C._functorch.TransformType.Vmap for kind in _transforms())
+
+
+@torch.compiler.assume_constant_result
+def mapped() -> bool:
+    """Whether `torch.vmap` maps."""
+    return torch._C._functorch.TransformType.Vmap in _transforms()
+
+
+def _transforms() -> list[Any]:
+    """The kinds of the transforms of `torch.func` that are under way, outer ones first."""
     functorch = torch._C._functorch
     if functorch.peek_interpreter_stack() is None:
-        return False
-    kinds = (interpreter.key() for interpreter in functorch.get_interpreter_stack())
-    return any(kind != functorch.TransformType.Vmap for kind in kinds)
+        return []
+    return [interpreter.key() for interpreter in functorch.get_interpreter_stack()]
 
 
 def _is_dual(argument: Any) -> bool:
