@@ -231,7 +231,7 @@ MODEL = json.dumps({"model": "monet"})
 # fmt: off
 RUN_FOLDERS: dict[str, tuple[dict[str, str], str, str]] = {
     "other": ({"notes.txt": "mine"}, "train --config smoke --out folder", "train: --out: folder is not empty and not a run's folder"),
-    "used": ({"config.yaml": "model: monet"}, "train --config smoke --out folder", ("train: --out: folder holds a run; go on with --resume auto or choose another --out")),
+    "used": ({"config.yaml": "model: monet"}, "train --config smoke --out folder", ("train: --out: folder holds a run without a checkpoint; begin it again with --resume auto or choose another --out")),
     "used unreadable": ({"config.yaml": "{"}, "train --config smoke --out folder --resume auto", ("train: folder/config.yaml: not YAML in line 1: expected the node content, but found '<stream end>'")),
     "resume empty": ({}, "train --out folder --resume auto", "train: --out: folder holds no run to resume; to begin one give --config"),
     "resume torn": ({"config.yaml": "{"}, "train --out folder --resume auto", ("train: folder/config.yaml: not YAML in line 1: expected the node content, but found '<stream end>'")),
