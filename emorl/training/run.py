@@ -9,8 +9,8 @@ import torch
 from accelerate import Accelerator
 
 from emorl.data import ObjectDataset
-from emorl.data.open import local
 from emorl.models import MODELS
+from emorl.paths import local
 from emorl.runs import RunFolder
 from emorl.runs.folder import by_step
 from emorl.runs.lock import RunLock, is_unused

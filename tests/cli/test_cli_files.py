@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import emorl
 from emorl.cli import main
 from emorl.data import open_dataset
 from emorl.models import load_model
+from emorl.training.config_file import find_config
 
 SHORT = ["--trainer.steps", "2", "--trainer.picture_every", "0"]
 
@@ -238,3 +240,46 @@ def test_a_second_training_is_refused_by_one_line(run, capsys):
     assert f"process {os.getpid()} is training in this folder" in complaint(capsys)
     lock.release()
     assert content(run) == before
+
+
+def test_every_path_may_begin_at_home(fixtures_dir, tmp_path, monkeypatch, capsys):
+    """Also where no shell expands it, as in `--out=~/run` and in a file."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for ending in ("pth", "json"):
+        shutil.copy(fixtures_dir / f"golden/tetrominoes_geco_i3.{ending}", home / f"net.{ending}")
+    for split in ("train", "val"):
+        made = ["--images", "40", f"--out=~/{split}.h5", f"--split={split}"]
+        assert main(["data", "generate", "tetrominoes", *made]) == 0
+    smoke = (
+        Path(find_config("smoke")).read_text().replace("train: tetrominoes", "train: ~/train.h5")
+    )
+    (home / "my.yaml").write_text(smoke.replace("data:", "data:\n  held_out: ~/val.h5"))
+    assert "train: ~/train.h5" in (home / "my.yaml").read_text()
+    for line in (
+        ["train", "--config=~/my.yaml", "--out=~/run", *SHORT],
+        ["train", "--out=~/run", "--resume", "auto", "--trainer.steps", "3"],
+        ["evaluate", "~/run", "--data=~/val.h5", "--split=val", "--images=4", "--json=~/a.json"],
+        ["report", "~/run"],
+        ["convert", "~/net.pth", "--config=~/net.json", "--out=~/model"],
+        ["data", "check", "~/val.h5"],
+        ["data", "convert", "~/val.h5", "--split=val", "--out=~/again.h5"],
+    ):
+        assert main(line) == 0, capsys.readouterr().err
+    load_model("~/run").save_pretrained("~/copy")
+    load_model("~/copy")
+    written = {path.name for path in home.iterdir() if not path.name.startswith(".")}
+    assert written == {  # matplotlib has caches there
+        *("net.pth", "net.json", "train.h5", "val.h5", "my.yaml", "run", "a.json", "model"),
+        *("again.h5", "copy"),
+    }
+    assert (home / "run/evaluation/val-val.json").is_file()
+    assert not [*(tmp_path / "elsewhere").iterdir()]
+
+
+def test_no_command_takes_a_path_in_another_way():
+    for module in (Path(emorl.__file__).parent / "cli").glob("*.py"):
+        assert "type=Path" not in module.read_text(), module
