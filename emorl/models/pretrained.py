@@ -72,7 +72,7 @@ def load(kind: type[Model], folder: str | Path, *, allow_non_finite: bool = Fals
     except SafetensorError as error:
         raise DamagedError(f"{folder}: {_reason(error)}") from None
     try:
-        model = kind(kind.Config(**description))
+        model = _built(kind, description, folder / CONFIG)
         _require_dtypes(weights, model.state_dict())
         model.load_state_dict(weights)
     except (RuntimeError, TypeError) as error:
@@ -83,6 +83,14 @@ def load(kind: type[Model], folder: str | Path, *, allow_non_finite: bool = Fals
     if name and not allow_non_finite:
         raise DamagedError(f"{path}: {name} is not finite (allow_non_finite=True takes it)")
     return model
+
+
+def _built(kind: type[Model], values: dict[str, Any], path: Path) -> Model:
+    """The model that a file describes; errors name the file."""
+    try:
+        return kind(kind.Config(**values))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def first_non_finite(tensors: Mapping[str, Tensor]) -> str | None:
