@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from emorl.data import Batch, BatchSampler, ObjectDataset, collate
+from emorl.data import BatchSampler, ObjectDataset
 from emorl.training.interrupt import SIGNALS
 
 
@@ -28,7 +28,7 @@ def step_images(
     loader = DataLoader(
         _Answering(dataset),
         batch_sampler=sampler,
-        collate_fn=_images,
+        collate_fn=_shared,
         num_workers=workers,
         worker_init_fn=_ignore_signals,
         pin_memory=pin_memory,
@@ -52,24 +52,23 @@ class _Answering(Dataset[Any]):
     def __init__(self, source: ObjectDataset) -> None:
         self.source = source
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch | ValueError | OSError:
+    def __getitems__(self, indices: Sequence[int]) -> Tensor | ValueError | OSError:
         try:
-            return self.source.__getitems__(indices)
+            return self.source.images(indices)
         except (ValueError, OSError) as error:
             return error
 
 
-def _images(answer: Any) -> Tensor | ValueError | OSError | RuntimeError:
-    """Collates what training needs of a batch; masks and factors stay where they are.
+def _shared(answer: Any) -> Tensor | ValueError | OSError | RuntimeError:
+    """An answer as it is sent.
 
-    A worker copies the images into shared memory here, where it can answer with the error if that
+    A worker copies images into shared memory here, where it can answer with the error if that
     is full: when the answer is sent it is too late, and the training would wait for ever.
     """
-    if isinstance(answer, ValueError | OSError):
+    if get_worker_info() is None or isinstance(answer, ValueError | OSError):
         return answer
-    images = collate(answer).image
     try:
-        return images if get_worker_info() is None else images.share_memory_()
+        return answer.share_memory_()
     except RuntimeError as error:
         return error
 
