@@ -15,6 +15,7 @@ from torch import Tensor
 
 from emorl.cli import main
 from emorl.models import (
+    MODELS,
     EfficientMORL,
     EfficientMORLConfig,
     IODINEConfig,
@@ -98,6 +99,9 @@ VALUES = {
     "trainer: {curriculum: {num_slots: [[0, 2.5]]}}": "trainer.curriculum.num_slots: expected a whole number >= 0, got 2.5",
     "trainer: {curriculum: {kl_weight: [[0, .nan]]}}": "trainer.curriculum.kl_weight: expected [[whole number, number], ...], got [[0, nan]]",
     "network: {stochastic_layers: 2.5}": "network.stochastic_layers: expected a whole number, got 2.5",
+    "network: {image_size: 35}": "network.image_size: expected [whole number, whole number], got 35",
+    "network: {image_size: 35x35}": "network.image_size: expected [whole number, whole number], got '35x35'",
+    "network: {image_size: [35, 35.5]}": "network.image_size: expected [whole number, whole number], got [35, 35.5]",
     "network: {image_size: [35]}": "network.image_size: expected [whole number, whole number], got [35]",
     "network: {image_size: [35, 0]}": "network.image_size: expected sides of 1 or more, got (35, 0)",
     "network: {sigma: .inf}": "network.sigma: expected a number, got inf",
@@ -228,10 +232,11 @@ FILES: dict[str, tuple[bytes, str, str]] = {
 # fmt: on
 
 MODEL = json.dumps({"model": "monet"})
+SAFE = "\2" + "\0" * 7 + "{}"  # a file without tensors
 # fmt: off
 RUN_FOLDERS: dict[str, tuple[dict[str, str], str, str]] = {
     "other": ({"notes.txt": "mine"}, "train --config smoke --out folder", "train: --out: folder is not empty and not a run's folder"),
-    "used": ({"config.yaml": "model: monet"}, "train --config smoke --out folder", ("train: --out: folder holds a run; go on with --resume auto or choose another --out")),
+    "used": ({"config.yaml": "model: monet"}, "train --config smoke --out folder", ("train: --out: folder holds a run without a checkpoint; begin it again with --resume auto or choose another --out")),
     "used unreadable": ({"config.yaml": "{"}, "train --config smoke --out folder --resume auto", ("train: folder/config.yaml: not YAML in line 1: expected the node content, but found '<stream end>'")),
     "resume empty": ({}, "train --out folder --resume auto", "train: --out: folder holds no run to resume; to begin one give --config"),
     "resume torn": ({"config.yaml": "{"}, "train --out folder --resume auto", ("train: folder/config.yaml: not YAML in line 1: expected the node content, but found '<stream end>'")),
@@ -244,6 +249,8 @@ RUN_FOLDERS: dict[str, tuple[dict[str, str], str, str]] = {
     "evaluate a file": ({"x": ""}, "evaluate folder/x", "evaluate: folder/x: not a folder"),
     "evaluate no checkpoint": ({"config.yaml": "model: monet"}, "evaluate folder", "evaluate: folder: this run has no complete checkpoint yet"),
     "no weights": ({"config.json": MODEL}, "evaluate folder", "evaluate: folder: expected a run folder, a checkpoint or a model folder; checkpoints/, model.safetensors missing"),
+    "a size of text": ({"config.json": json.dumps({"model": "monet", "image_size": "64"}), "model.safetensors": SAFE}, "evaluate folder", ("evaluate: folder/config.json: image_size: expected [whole number, whole number], got '64'")),
+    "no slots": ({"config.json": json.dumps({"model": "iodine", "num_slots": 0}), "model.safetensors": SAFE}, "evaluate folder", ("evaluate: folder/config.json: num_slots must be positive, got 0")),
     "torn weights": ({"config.json": MODEL, "model.safetensors": "x"}, "evaluate folder", ("evaluate: folder: damaged, or another version's: Error while deserializing: header too small")),
     "torn description": ({"config.json": "{", "model.safetensors": "x"}, "evaluate folder", ("evaluate: folder: damaged, or another version's: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)")),
     "other model": ({"config.json": '{"model": "m"}', "model.safetensors": "x"}, "evaluate folder", ("evaluate: folder: unknown model 'm', expected one of ['efficient_morl', 'slot_attention', 'slot_mlp', 'iodine', 'monet']")),
@@ -293,6 +300,16 @@ def test_there_are_enough():
 @pytest.mark.parametrize("line", COMMANDS)
 def test_commands(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     refused(line, COMMANDS[line], capsys)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("size", [64, 64.0, "64", "64x64", [64], (64, 64, 3), None, True])
+def test_sizes_are_two_numbers_in_every_model(model: str, size: object) -> None:
+    """One number is none: to some it is a square's side, to others an image's shorter one."""
+    expected = r"^image_size: expected \[whole number, whole number\], got "
+    with pytest.raises(ValueError, match=expected):
+        MODELS[model].Config(image_size=size)
+    assert MODELS[model].Config(image_size=[64, 96]).image_size == (64, 96)
 
 
 @pytest.mark.parametrize("text", VALUES, ids=lambda text: text[:40])

@@ -23,6 +23,7 @@ from emorl.bench.records import machine, write
 from emorl.bench.steps import ON_GPU, Case, training_step, variant_step
 from emorl.bench.workers import ALL_DIED, Step, Worker, first_losses, in_turns
 from emorl.compat.official import load_checkpoint
+from emorl.paths import local
 from emorl.training.config_file import find_config
 
 VARIANTS = {
@@ -142,13 +143,13 @@ def describe(result: dict[str, Any]) -> str:
 def main() -> None:
     """Measure, print, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--official", type=Path, required=True, help="checkout of EfficientMORL")
+    parser.add_argument("--official", type=local, required=True, help="checkout of EfficientMORL")
     parser.add_argument("--cases", nargs="+", type=Case.parse, metavar="CONFIG:BATCH:STEPS[:CHUNK]")
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=["train"])
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, help="JSON file of the results")
+    parser.add_argument("--out", type=local, help="JSON file of the results")
     options = kernels.parse(parser)
     cases = options.cases or [Case("clevr6", 2, 3), Case("tetrominoes", 32, 3)]
     try:

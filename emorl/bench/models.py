@@ -27,6 +27,7 @@ from typing import Any
 
 from emorl.bench import kernels
 from emorl.bench.records import machine, write
+from emorl.paths import local
 from emorl.runs import RunFolder
 from emorl.training.config import RunConfig
 from emorl.training.config_file import find_config, load_config
@@ -161,8 +162,8 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0, help="of training, each run")
     parser.add_argument("--models", nargs="+", choices=SEEDS, default=[*SEEDS])
     parser.add_argument("--cores", type=int, nargs="+", default=[0, 1], help="one run on each")
-    parser.add_argument("--runs", type=Path, default=Path("runs/models"), help="their folder")
-    parser.add_argument("--out", type=Path, help="JSON file of the results")
+    parser.add_argument("--runs", type=local, default=Path("runs/models"), help="their folder")
+    parser.add_argument("--out", type=local, help="JSON file of the results")
     options = kernels.parse(parser)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it

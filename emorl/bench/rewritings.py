@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
 
@@ -30,6 +29,7 @@ from emorl.models.efficient_morl import model as efficient_morl
 from emorl.nn.networks import LinearFeatures, SpatialBroadcastDecoder
 from emorl.nn.posterior import Decode, Likelihood, Score
 from emorl.ops import Backend, slot_attention
+from emorl.paths import local
 
 REWRITINGS = {
     "layers": "channels last, activations in place, Dual GRU in one product",
@@ -206,7 +206,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", type=Case.parse, metavar="CONFIG:BATCH:STEPS")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path, help="JSON file of the results")
+    parser.add_argument("--out", type=local, help="JSON file of the results")
     options = kernels.parse(parser)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from emorl.fields import shown
 from emorl.suggestions import near
+from emorl.terminal import Terminal, reserve_streams
 
 COMMANDS = {
     "train": "train a model, or go on with a run",
@@ -27,6 +28,9 @@ USAGE, FAILURE, INTERRUPTED = 2, 1, 128 + signal.SIGINT
 """Exit codes: a wrong argument, file or value; a failed run; Ctrl-C or SIGTERM."""
 
 _TOO_LARGE = ("DefaultCPUAllocator", "calculation overflowed", "multiplication overflow")
+_WORKER, _NOT_SHARED = "DataLoader worker ", "shared memory(shm)"  # in torch's errors, as above
+_SMALLER = "take a smaller batch, or raise --trainer.accumulation"
+_FEWER = "take fewer --data.workers, a smaller batch or a larger /dev/shm"
 _LONGEST = 500  # characters of a line for the user
 
 _HELP = """usage: emorl COMMAND [ARGUMENTS]
@@ -45,7 +49,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or one of `USAGE`, `FAILURE` and `INTERRUPTED`.
     """
+    reserve_streams()
     command, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
+    try:
+        code = _answer(command, rest)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # at the exit of the process an error could not be told
+        return code
+    except KeyboardInterrupt:
+        return _complain(command, "interrupted", INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has gone, as in `emorl info | head -1`
+        return FAILURE
+    except (ValueError, ArithmeticError, OSError, ImportError, RuntimeError, MemoryError) as error:
+        if os.environ.get("EMORL_TRACEBACK"):
+            raise
+        return _explain(command, error)
+    finally:
+        Terminal(sys.stdout).write("")  # drops what cannot be written, which the exit would repeat
+
+
+def _answer(command: str, arguments: list[str]) -> int:
     if command in ("-h", "--help"):
         width = max(map(len, COMMANDS))
         lines = [f"  {name:{width}}  {text}" for name, text in COMMANDS.items()]
@@ -58,22 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if command not in COMMANDS:
         return _complain("", f"unknown command {shown(command)}{near(command, COMMANDS)}", USAGE)
-    return _run(command, rest)
-
-
-def _run(command: str, arguments: list[str]) -> int:
-    try:
-        code: int = importlib.import_module(f"emorl.cli.{command}").run(arguments)
-        return code
-    except KeyboardInterrupt:
-        return _complain(command, "interrupted", INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output has gone, as in `emorl info | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILURE
-    except (ValueError, ArithmeticError, OSError, ImportError, RuntimeError, MemoryError) as error:
-        if os.environ.get("EMORL_TRACEBACK"):
-            raise
-        return _explain(command, error)
+    code: int = importlib.import_module(f"emorl.cli.{command}").run(arguments)
+    return code
 
 
 def _explain(command: str, error: Exception) -> int:
@@ -83,9 +92,8 @@ def _explain(command: str, error: Exception) -> int:
         return _complain(command, text, USAGE)
     if isinstance(error, OSError) and error.filename:
         return _complain(command, f"{error.filename}: {error.strerror}", USAGE)
-    if memory := _lacking_memory(error):
-        text = f"out of {memory}: take a smaller batch, or raise --trainer.accumulation"
-        return _complain(command, text, FAILURE)
+    if lack := _lack(error):
+        return _complain(command, lack, FAILURE)
     if isinstance(error, ValueError | OSError):
         return _complain(command, str(error), USAGE)
     if isinstance(error, ArithmeticError):
@@ -93,17 +101,24 @@ def _explain(command: str, error: Exception) -> int:
     raise error
 
 
-def _lacking_memory(error: Exception) -> str:
-    """Which memory an error says is too small; nothing for other errors."""
+def _lack(error: Exception) -> str:
+    """What an error says that the machine lacks, and what to try; nothing for other errors."""
+    text = str(error)
+    if text.startswith(_WORKER):
+        what = text.removeprefix(_WORKER).rstrip(". ")
+        return f"data worker {what}; if memory ran out, {_FEWER}"
+    if _NOT_SHARED in text:
+        return f"out of shared memory for the batches of data workers: {_FEWER}"
     if type(error).__name__ == "OutOfMemoryError":
-        return "GPU memory"
+        return f"out of GPU memory: {_SMALLER}"
     # On the CPU, torch raises a RuntimeError like any other.
-    lacking = isinstance(error, MemoryError) or any(sign in str(error) for sign in _TOO_LARGE)
-    return "memory" if lacking else ""
+    if isinstance(error, MemoryError) or any(sign in text for sign in _TOO_LARGE):
+        return f"out of memory: {_SMALLER}"
+    return ""
 
 
 def _complain(command: str, text: str, code: int) -> int:
     line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
     line = line if len(line) <= _LONGEST else f"{line[:_LONGEST]} ..."
-    print(f"emorl {command}".rstrip() + f": {line}", file=sys.stderr)
+    print(f"emorl {command}".rstrip() + f": {line}", file=Terminal(sys.stderr))
     return code

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from emorl.cli.arguments import Parser, whole_number
+from emorl.paths import local
 from emorl.runs.files import require_place
 from emorl.runs.folder import STATE_FILE, WEIGHTS, run_of
 
@@ -15,9 +16,11 @@ def run(arguments: list[str]) -> int:
     """Convert a checkpoint and print where the model is."""
     parser = Parser("convert", "Turn a released EfficientMORL checkpoint into a model folder.")
     add = parser.add_argument
-    add("checkpoint", type=Path, metavar="CHECKPOINT.pth", help="the released weights")
-    add("--config", type=Path, required=True, metavar="NET.json", help="their configuration")
-    add("--out", type=Path, required=True, metavar="FOLDER", help="config.json and weights go here")
+    add("checkpoint", type=local, metavar="CHECKPOINT.pth", help="the released weights")
+    add("--config", type=local, required=True, metavar="NET.json", help="their configuration")
+    add(
+        "--out", type=local, required=True, metavar="FOLDER", help="config.json and weights go here"
+    )
     add("--refinement-steps", type=whole_number(0), help="None: the configuration's number")
     options = parser.parse(arguments)
     network = _network(options.config)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from emorl.cli.arguments import Parser, number_range, whole_number
+from emorl.paths import local
 from emorl.suggestions import near
 
 _COMMANDS = {
@@ -29,7 +28,7 @@ def run(arguments: list[str]) -> int:
 def _store(command: str, arguments: list[str]) -> int:
     parser = Parser(f"data {command}", f"{_COMMANDS[command].capitalize()}.")
     parser.add_argument("source", help="a generator's name" if command == "generate" else "a file")
-    parser.add_argument("--out", type=Path, required=True, help="the new HDF5 file")
+    parser.add_argument("--out", type=local, required=True, help="the new HDF5 file")
     parser.add_argument(
         "--images", type=whole_number(1), required=command == "generate", help="None: all"
     )

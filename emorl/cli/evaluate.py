@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emorl.cli.arguments import Parser, number_range, whole_number
+from emorl.paths import local
 from emorl.runs.files import require_place, write_atomically
 from emorl.runs.folder import RunFolder, run_of
 
@@ -93,7 +94,9 @@ def table(result: dict[str, Any]) -> str:
 def _parser() -> Parser:
     parser = Parser("evaluate", _DESCRIPTION)
     add = parser.add_argument
-    add("target", type=Path, metavar="RUN|CHECKPOINT", help="a run, a checkpoint or a model folder")
+    add(
+        "target", type=local, metavar="RUN|CHECKPOINT", help="a run, a checkpoint or a model folder"
+    )
     add("--data", help="a generator's name or a file; None: the run's own")
     add("--split", type=_name, default="test", help="part of the data")
     add("--images", type=whole_number(1), default=320, help="images to measure")
@@ -105,7 +108,7 @@ def _parser() -> Parser:
     add("--value-range", type=number_range, metavar="[LOW,HIGH]", help="None: the file's own")
     add("--size", type=whole_number(1), help="side to resize to; None: as in the run")
     add("--device", choices=["auto", "cpu"], default="auto", help="auto takes a GPU if any")
-    add("--json", type=Path, metavar="FILE", help="write the result there too")
+    add("--json", type=local, metavar="FILE", help="write the result there too")
     return parser
 
 

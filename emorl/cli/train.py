@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import NamedTuple
 
 from emorl.cli import INTERRUPTED
 from emorl.runs import RunFolder
+from emorl.terminal import Terminal
 
 _USAGE = "emorl train --config NAME|FILE [--out DIR] [--resume auto] [--KEY VALUE ...]"
 
@@ -34,12 +34,9 @@ def run(arguments: list[str]) -> int:
     from emorl.training.config_file import load_config
 
     config = load_config(path, options.model, overrides)
-    from emorl.data.open import local
-
-    out = local(options.out or f"runs/{config.model}/{path.stem}")
+    out = options.out or f"runs/{config.model}/{path.stem}"
 
     from emorl.report import write_report
-    from emorl.runs.log import Terminal
     from emorl.training.run import prepare
 
     trainer = prepare(config, out, resume=options.resume is not None)
@@ -70,7 +67,7 @@ def _split(arguments: Sequence[str]) -> tuple[_Options, list[str]]:
     for name, text in own.items():
         if not text.strip() or "\0" in text:
             raise ValueError(f"--{name}: expected a name, got {shown(text)}")
-    options = _Options(**{name: os.path.expanduser(text) for name, text in own.items()})
+    options = _Options(**own)
     if options.resume not in (None, "auto"):
         raise ValueError(f"--resume: expected auto, got {shown(options.resume)}")
     return options, [f"--{name}={text}" for name, text in pairs if name not in own]
@@ -78,11 +75,10 @@ def _split(arguments: Sequence[str]) -> tuple[_Options, list[str]]:
 
 def _config_path(options: _Options) -> Path:
     """The configuration's file."""
-    from emorl.data.open import local
     from emorl.training.config_file import config_names, find_config
 
     if options.config is None and options.out and options.resume:
-        run = RunFolder(local(options.out))
+        run = RunFolder(options.out)
         if not run.config.is_file():
             raise ValueError(
                 f"--out: {run.path} holds no run to resume; to begin one give --config"
@@ -91,7 +87,7 @@ def _config_path(options: _Options) -> Path:
     if options.config is None:
         names = ", ".join(config_names(options.model))
         raise ValueError(f"--config: a file or one of {names} is needed")
-    return find_config(str(local(options.config)), options.model)
+    return find_config(options.config, options.model)
 
 
 def _print_help(model: str | None) -> int:

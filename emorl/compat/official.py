@@ -19,6 +19,7 @@ from emorl.models.efficient_morl.hierarchy import PriorKind
 from emorl.models.pretrained import first_non_finite
 from emorl.ops import Backend
 from emorl.ops.mixture_nll import Likelihood
+from emorl.paths import local
 from emorl.runs.integrity import tensors_of
 
 # Released name -> ours, tried in this order; the file's prefixes are already gone.
@@ -172,9 +173,10 @@ def load_checkpoint(
 
 
 def _read(path: str | Path) -> dict[str, Tensor]:
-    if not Path(path).is_file():
+    path = local(path)
+    if not path.is_file():
         raise ValueError(f"{path}: no such file")
-    content = tensors_of(Path(path).read_bytes(), Path(path))
+    content = tensors_of(path.read_bytes(), path)
     state = content.get("model") if isinstance(content, dict) else None
     if not isinstance(state, dict):
         raise ValueError(f'{path}: expected a released checkpoint with the key "model"')

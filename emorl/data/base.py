@@ -100,6 +100,10 @@ class ObjectDataset(Dataset[dict[str, Any]]):
             sample["mask"] = batch.mask
         return {**sample, "factors": batch.factors, "index": batch.index}
 
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """The images alone, uint8 [B, 3, H, W]: a file's masks and factors are not read."""
+        return self.__getitems__(indices).image
+
     def count(self, most: int) -> int:
         """The length, but at most `most`: cheap also where counting all takes long."""
         return min(most, len(self))

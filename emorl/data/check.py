@@ -11,8 +11,9 @@ from torch import Tensor
 
 from emorl.data.base import UNBOUNDED, Batch, ObjectDataset
 from emorl.data.generators.tetromino_shapes import FRAME, render
-from emorl.data.open import GENERATORS, is_hdf5, local, open_dataset
+from emorl.data.open import GENERATORS, is_hdf5, open_dataset
 from emorl.data.readers.base import FileDataset
+from emorl.paths import local
 
 _BATCH = 32
 

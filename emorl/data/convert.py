@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from emorl.data.base import UNBOUNDED, Batch, ObjectDataset
-from emorl.data.open import local, require_split_name
+from emorl.data.open import require_split_name
 from emorl.data.values import BYTES
+from emorl.paths import local
 from emorl.runs.files import replacing
 
 if TYPE_CHECKING:

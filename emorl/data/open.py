@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from emorl.data.generators.real10 import TetrominoesReal10
 from emorl.data.generators.tetrominoes import Tetrominoes
 from emorl.data.transforms import TransformedDataset
 from emorl.data.values import value_range as as_range
+from emorl.paths import local
 
 if TYPE_CHECKING:
     from emorl.data.readers.base import FileDataset
@@ -100,11 +100,6 @@ def open_file(
         found = f"a file that starts with {start[:4].hex(' ')}" if start else "an empty file"
         raise ValueError(f"{path}: expected {FORMATS}; got {found}")
     return TFRecordDataset(path, asked)
-
-
-def local(path: str | Path) -> Path:
-    """A path with "~" as the user's home folder."""
-    return Path(os.path.expanduser(path))  # leaves an unknown user's as it is
 
 
 def require_split_name(split: str) -> None:

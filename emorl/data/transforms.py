@@ -78,14 +78,22 @@ class TransformedDataset(ObjectDataset):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """The images at `indices`, transformed."""
-        if self.limit is not None:
-            self._require_indices(indices, self.limit)
+        self._require_limit(indices)
         batch = self.source.__getitems__(indices)
         return replace(
             batch,
             image=self._transform(batch.image),
             mask=None if batch.mask is None else self._transform(batch.mask, nearest=True),
         )
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """The images alone, transformed."""
+        self._require_limit(indices)
+        return self._transform(self.source.images(indices))
+
+    def _require_limit(self, indices: Sequence[int]) -> None:
+        if self.limit is not None:
+            self._require_indices(indices, self.limit)
 
     def _transform(self, image: Tensor, *, nearest: bool = False) -> Tensor:
         if self.crop is not None:

@@ -11,7 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self, SupportsIndex
+from typing import ClassVar, NamedTuple, Self, SupportsIndex
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from emorl.models import pretrained
 from emorl.models.config import ModelConfig
 from emorl.models.geco import GECO
 from emorl.nn.posterior import ScoredPosterior, Weight, share_of
+from emorl.ops.library import mapped
 
 
 @dataclass
@@ -381,18 +382,21 @@ def checked_images(images: Tensor, dtype: torch.dtype) -> Tensor:
     """Images as a model's input, [B, 3, H, W] of `dtype` in [0, 1].
 
     Raises:
-        ValueError: if they are neither uint8 nor in [0, 1], or not of that shape.
+        ValueError: if they are neither uint8 nor in [0, 1], not of that shape, or mapped by
+            `torch.vmap`, which has no rules for the layouts and the gradients inside of models.
     """
     if not isinstance(images, Tensor):
         raise ValueError(f"images: expected a tensor [B, 3, H, W], got {type(images).__name__}")
+    if mapped():
+        raise ValueError("images: expected a batch [B, 3, H, W], got images mapped by torch.vmap")
     if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
         raise ValueError(f"images: expected [B, 3, H, W], got {[*images.shape]}")
     if images.dtype == torch.uint8:
         return images.to(dtype) / 255
     if not images.is_floating_point():
         raise ValueError(f"images: expected uint8 or a float in [0, 1], got {images.dtype}")
-    in_range: Tensor = _InRange.apply(images)
-    return in_range.to(dtype)
+    _require_in_range(images)
+    return images.to(dtype)
 
 
 def _is_differentiated(images: Tensor) -> bool:
@@ -401,37 +405,16 @@ def _is_differentiated(images: Tensor) -> bool:
     return backward or forward_ad.unpack_dual(images).tangent is not None
 
 
-class _InRange(torch.autograd.Function):
-    """Images, of which a value outside [0, 1] or NaN raises an error.
+def _require_in_range(images: Tensor) -> None:
+    """Refuse a value outside [0, 1] or NaN.
 
-    A check that is written into the mathematics sees all images at once where they are mapped by
-    `torch.vmap`, and does not wait for the device: on a GPU and in a compiled graph it stops the
-    program there.
+    On a GPU and in a compiled graph the check does not wait for the device, and stops the program
+    there.
     """
-
-    @staticmethod
-    def forward(images: Tensor) -> Tensor:
-        if images.device.type == "cpu" and not torch.compiler.is_compiling():
-            low, high = (float(bound) for bound in images.detach().aminmax())
-            if not (low >= 0 and high <= 1):  # NaN is neither
-                raise ValueError(f"images: expected floats in [0, 1], got [{low:g}, {high:g}]")
-        else:
-            message = "images: expected floats in [0, 1]"
-            torch._assert_async(((images >= 0) & (images <= 1)).all(), message)
-        return images.view_as(images)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
-        """Nothing is needed later."""
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        return gradient
-
-    @staticmethod
-    def jvp(ctx: Any, tangent: Tensor) -> Tensor:
-        return tangent.view_as(tangent)
-
-    @staticmethod
-    def vmap(info: Any, in_dims: tuple[int], images: Tensor) -> tuple[Tensor, int]:
-        return _InRange.apply(images), in_dims[0]
+    message = "images: expected floats in [0, 1]"
+    if images.device.type == "cpu" and not torch.compiler.is_compiling():
+        low, high = (float(bound) for bound in images.detach().aminmax())
+        if not (low >= 0 and high <= 1):  # NaN is neither
+            raise ValueError(f"{message}, got [{low:g}, {high:g}]")
+    else:
+        torch._assert_async(((images >= 0) & (images <= 1)).all(), message)

@@ -14,7 +14,7 @@ class ModelConfig:
     """A model's architecture and objective, checked when it is made.
 
     Attributes:
-        image_size: (height, width) in pixels.
+        image_size: (height, width) in pixels, also for squares.
         num_slots: K.
         slot_dim: D, width of a slot.
         backend: of the fused operators, "auto", "native", "triton" or "reference".

@@ -12,6 +12,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from emorl.paths import local
 from emorl.runs.files import filling
 from emorl.runs.folder import CONFIG, STATE_FILE, WEIGHTS
 from emorl.runs.integrity import DamagedError, has_checksums, read_verified, write_checksums
@@ -29,7 +30,7 @@ def save(model: ObjectCentricModel, folder: str | Path) -> None:
         ValueError: if the folder is a run's checkpoint.
         OSError: if the disk is full, say; what was there before stays.
     """
-    folder = Path(folder)
+    folder = local(folder)
     require_no_checkpoint(folder)
     description = {"model": model.name, **dataclasses.asdict(model.config)}
     weights = {name: value.contiguous() for name, value in model.state_dict().items()}
@@ -61,26 +62,35 @@ def load(kind: type[Model], folder: str | Path, *, allow_non_finite: bool = Fals
         DamagedError: if a file is missing or not as it was written, or a weight is not finite.
         ValueError: if the folder is not one of that model's, with the reason.
     """
+    folder = local(folder)
     description = read_description(folder)
     if description.pop("model", None) != kind.name:
         raise ValueError(f"{folder}: not a folder of the model {kind.name}")
-    path = Path(folder) / WEIGHTS
+    path = folder / WEIGHTS
     try:
         weights = safetensors.torch.load(read_verified(path))
     except SafetensorError as error:
         raise DamagedError(f"{folder}: {_reason(error)}") from None
     try:
-        model = kind(kind.Config(**description))
+        model = _built(kind, description, folder / CONFIG)
         _require_dtypes(weights, model.state_dict())
         model.load_state_dict(weights)
     except (RuntimeError, TypeError) as error:
         # Files with checksums are as they were written: then it is another version's.
-        kind_of_error = ValueError if has_checksums(Path(folder)) else DamagedError
+        kind_of_error = ValueError if has_checksums(folder) else DamagedError
         raise kind_of_error(f"{folder}: {_reason(error)}") from None
     name = first_non_finite(weights)
     if name and not allow_non_finite:
         raise DamagedError(f"{path}: {name} is not finite (allow_non_finite=True takes it)")
     return model
+
+
+def _built(kind: type[Model], values: dict[str, Any], path: Path) -> Model:
+    """The model that a file describes; errors name the file."""
+    try:
+        return kind(kind.Config(**values))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def first_non_finite(tensors: Mapping[str, Tensor]) -> str | None:

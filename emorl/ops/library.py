@@ -13,8 +13,9 @@ from typing import Any, Literal, NamedTuple, NoReturn, get_args
 
 import torch
 from torch import Tensor
+from torch._library.autograd import Info, make_autograd_impl
 from torch.autograd import forward_ad
-from torch.library import register_autograd, register_fake
+from torch.library import register_fake
 
 Backend = Literal["auto", "native", "triton", "reference"]
 
@@ -115,9 +116,29 @@ def define_op(
         register_fake(f"emorl::{op}", fake, lib=library)
         register_fake(f"emorl::{op}_backward", fake_backward, lib=library)
         setup_context, backward = gradient(op)
-        register_autograd(f"emorl::{op}", backward, setup_context=setup_context, lib=library)
-        register_autograd(f"emorl::{op}_backward", refuse, lib=library)
+        _register_gradient(op, backward, setup_context)
+        _register_gradient(f"{op}_backward", refuse)
     obstacles[name] = {"native": {}, **({"triton": {}} if triton else {})}
+
+
+def _register_gradient(
+    op: str, backward: Callable[..., Any], setup_context: Callable[..., None] | None = None
+) -> None:
+    """`torch.library.register_autograd`, but forward-mode derivatives raise an error.
+
+    Without it PyTorch takes results for constants wherever no gradient is recorded.
+    """
+    overload = getattr(torch.ops.emorl, op).default
+    differentiate = make_autograd_impl(overload, Info(backward, setup_context))
+
+    def kernel(keys: Any, *arguments: Any, **options: Any) -> Any:
+        if forward_ad._current_level >= 0 and any(map(_is_dual, arguments)):
+            raise RuntimeError(
+                f"emorl::{op}: no forward-mode derivatives; use emorl.ops with backend='reference'"
+            )
+        return differentiate(keys, *arguments, **options)
+
+    library.impl(op, kernel, "Autograd", with_keyset=True)
 
 
 def resolve(
@@ -190,11 +211,25 @@ def derivative_obstacle(tensors: Sequence[Tensor | None]) -> str | None:
 @torch.compiler.assume_constant_result  # of a graph: it is made anew for other transforms
 def transformed() -> bool:
     """Whether a transform of `torch.func` differentiates."""
+    return any(kind != torch._C._functorch.TransformType.Vmap for kind in _transforms())
+
+
+@torch.compiler.assume_constant_result
+def mapped() -> bool:
+    """Whether `torch.vmap` maps."""
+    return torch._C._functorch.TransformType.Vmap in _transforms()
+
+
+def _transforms() -> list[Any]:
+    """The kinds of the transforms of `torch.func` that are under way, outer ones first."""
     functorch = torch._C._functorch
     if functorch.peek_interpreter_stack() is None:
-        return False
-    kinds = (interpreter.key() for interpreter in functorch.get_interpreter_stack())
-    return any(kind != functorch.TransformType.Vmap for kind in kinds)
+        return []
+    return [interpreter.key() for interpreter in functorch.get_interpreter_stack()]
+
+
+def _is_dual(argument: Any) -> bool:
+    return isinstance(argument, Tensor) and _has_tangent(argument)
 
 
 def _has_tangent(tensor: Tensor | None) -> bool:

@@ -7,15 +7,7 @@ from typing import Any
 from emorl.report.meanings import is_term, meaning
 from emorl.runs.contents import RunContents
 
-EVALUATION_FACTS = {
-    "checkpoint": "checkpoint",
-    "data": "data",
-    "split": "split",
-    "images": "images",
-    "refinement_steps": "refinement steps",
-    "num_slots": "slots",
-    "seed": "seed",
-}
+_RESULTS = ("metrics", "notes")  # of an evaluation; the rest is how it was made
 
 
 def run_facts(run: RunContents) -> list[tuple[str, str]]:
@@ -69,14 +61,14 @@ def _speed(run: RunContents) -> str | None:
 
 
 def evaluation_table(name: str, evaluation: dict[str, Any]) -> dict[str, Any]:
-    """An evaluation for the template: its facts, metrics and terms of the loss."""
+    """An evaluation for the template: all its settings, metrics and terms of the loss."""
     rows = [_metric(key, summary) for key, summary in evaluation["metrics"].items()]
     return {
         "name": name,
         "facts": [
-            (label, evaluation[key])
-            for key, label in EVALUATION_FACTS.items()
-            if evaluation.get(key) is not None
+            (key.removeprefix("num_").replace("_", " "), value)
+            for key, value in evaluation.items()
+            if key not in _RESULTS and value is not None
         ],
         "notes": evaluation.get("notes") or [],
         "metrics": [row for row in rows if not is_term(row["name"])],

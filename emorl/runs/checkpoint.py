@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import torch
 
+from emorl.paths import local
 from emorl.runs.files import remove, replacing, set_aside
 from emorl.runs.folder import MODEL_FILES, STATE_FILE, RunFolder, by_step
 from emorl.runs.integrity import read_verified, tensors_of, write_checksums
@@ -72,7 +73,7 @@ def resolve(path: str | Path) -> Path:
     Raises:
         ValueError: if it is none of these, with the reason.
     """
-    folder = Path(path)
+    folder = local(path)
     if not folder.is_dir():
         raise ValueError(f"{folder}: " + ("not a folder" if folder.exists() else "no such folder"))
     missing = [name for name in MODEL_FILES if not (folder / name).is_file()]

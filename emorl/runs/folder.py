@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from emorl.paths import local
+
 CONFIG, WEIGHTS = MODEL_FILES = ("config.json", "model.safetensors")
 """What `save_pretrained` writes; a checkpoint is a model folder with a state."""
 STATE_FILE = "training.pt"
@@ -28,7 +30,7 @@ class RunFolder:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+        self.path = local(path)
         self.lock = self.path / ".lock"
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
@@ -53,7 +55,7 @@ class RunFolder:
 
 def run_of(path: str | Path) -> RunFolder | None:
     """The run that a run folder or a checkpoint belongs to; None for a lone model folder."""
-    folder = Path(path).resolve()
+    folder = local(path).resolve()
     run = RunFolder(folder)
     if folder.parent.name == run.checkpoints.name:
         run = RunFolder(folder.parent.parent)

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
-from typing import Any, TextIO
 
 import numpy as np
 from PIL import Image
@@ -17,6 +14,7 @@ from tqdm import tqdm
 
 from emorl.runs.files import naming, write_atomically
 from emorl.runs.folder import RunFolder
+from emorl.terminal import Terminal
 
 Row = dict[str, float | int]
 
@@ -110,39 +108,6 @@ class RunLog:
         """Print no traceback of TensorBoard's thread: `row` or `close` gets the same error."""
         if not isinstance(failure.exc_value, OSError):
             self._hook(failure)
-
-
-class Terminal:
-    """Output stream that drops what it is given once its reader has gone.
-
-    A training must not end because a terminal or the other end of a pipe (`| head`) was closed.
-
-    Args:
-        stream: stdout or stderr; None where the process was started without it.
-    """
-
-    def __init__(self, stream: TextIO | None) -> None:
-        self._stream = stream or open(os.devnull, "w")  # noqa: SIM115
-
-    def write(self, text: str) -> int:
-        """Write and flush."""
-        try:
-            self._stream.write(text)
-            self._stream.flush()
-        except (OSError, ValueError):  # ValueError: closed in this process
-            self._drop()
-        return len(text)
-
-    def flush(self) -> None:
-        """Do nothing, since `write` flushes."""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def _drop(self) -> None:
-        """Redirect the stream, with what its buffer holds, to the null device."""
-        with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
 def drop_rows_after(metrics: Path, step: int) -> int:

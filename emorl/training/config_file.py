@@ -12,6 +12,7 @@ from typing import Any
 
 from emorl.fields import shown
 from emorl.models import MODELS
+from emorl.paths import local
 from emorl.runs.files import write_atomically
 from emorl.suggestions import near
 from emorl.training.config import DataConfig, RunConfig, TrainerConfig
@@ -28,11 +29,12 @@ def find_config(name: str, model: str | None = None) -> Path:
     Raises:
         ValueError: if there is none; the message names the ones there are.
     """
-    if Path(name).is_file():
-        return Path(name)
-    if Path(name).is_dir():
+    path = local(name)
+    if path.is_file():
+        return path
+    if path.is_dir():
         raise ValueError(f"--config: expected a file, got the folder {name}")
-    if Path(name).suffix in {".yaml", ".yml"} or "/" in name:
+    if path.suffix in {".yaml", ".yml"} or "/" in name:
         raise ValueError(f"--config: no such file: {name}")
     names = config_names(model)
     if name in names:
@@ -67,7 +69,7 @@ def load_config(
     Raises:
         ValueError: in one line, for a file that is not YAML, an unknown key and a wrong value.
     """
-    values = {} if path is None else _flat_file(Path(path))
+    values = {} if path is None else _flat_file(local(path))
     named = values.pop("model", DEFAULT_MODEL)
     parts_of(named)  # a wrong name stays wrong where another replaces it
     model = named if model is None else model

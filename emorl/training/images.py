@@ -8,7 +8,7 @@ import os
 import torch
 
 from emorl.data import GENERATORS, ObjectDataset, open_dataset
-from emorl.data.open import local
+from emorl.paths import local
 from emorl.training.config import DataConfig
 
 _COMPARED = 32  # first images, by which two data sets are told apart

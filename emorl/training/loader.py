@@ -7,9 +7,9 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
-from emorl.data import Batch, BatchSampler, ObjectDataset, collate
+from emorl.data import BatchSampler, ObjectDataset
 from emorl.training.interrupt import SIGNALS
 
 
@@ -23,11 +23,12 @@ def step_images(
     Raises:
         ValueError: if an image cannot be read, with the same line from a worker as without one.
         OSError: likewise.
+        RuntimeError: torch's, if a worker was killed or there is no shared memory for its batch.
     """
     loader = DataLoader(
         _Answering(dataset),
         batch_sampler=sampler,
-        collate_fn=_images,
+        collate_fn=_shared,
         num_workers=workers,
         worker_init_fn=_ignore_signals,
         pin_memory=pin_memory,
@@ -51,16 +52,25 @@ class _Answering(Dataset[Any]):
     def __init__(self, source: ObjectDataset) -> None:
         self.source = source
 
-    def __getitems__(self, indices: Sequence[int]) -> Batch | ValueError | OSError:
+    def __getitems__(self, indices: Sequence[int]) -> Tensor | ValueError | OSError:
         try:
-            return self.source.__getitems__(indices)
+            return self.source.images(indices)
         except (ValueError, OSError) as error:
             return error
 
 
-def _images(answer: Any) -> Tensor | ValueError | OSError:
-    """Collates what training needs of a batch; masks and factors stay where they are."""
-    return answer if isinstance(answer, ValueError | OSError) else collate(answer).image
+def _shared(answer: Any) -> Tensor | ValueError | OSError | RuntimeError:
+    """An answer as it is sent.
+
+    A worker copies images into shared memory here, where it can answer with the error if that
+    is full: when the answer is sent it is too late, and the training would wait for ever.
+    """
+    if get_worker_info() is None or isinstance(answer, ValueError | OSError):
+        return answer
+    try:
+        return answer.share_memory_()
+    except RuntimeError as error:
+        return error
 
 
 def _ignore_signals(worker_id: int) -> None:

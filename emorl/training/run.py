@@ -9,9 +9,10 @@ import torch
 from accelerate import Accelerator
 
 from emorl.data import ObjectDataset
-from emorl.data.open import local
 from emorl.models import MODELS
+from emorl.paths import local
 from emorl.runs import RunFolder
+from emorl.runs.folder import by_step
 from emorl.runs.lock import RunLock, is_unused
 from emorl.training.config import RunConfig
 from emorl.training.config_file import load_config, save_config
@@ -124,8 +125,10 @@ def check_folder(run_dir: Path, config: RunConfig, resume: bool) -> list[str]:
     if not before.is_file():
         raise ValueError(f"--out: {run_dir} is not empty and not a run's folder")
     if not resume:
+        begun = bool(by_step(RunFolder(run_dir).checkpoints))
+        state = "a run; go on" if begun else "a run without a checkpoint; begin it again"
         raise ValueError(
-            f"--out: {run_dir} holds a run; go on with --resume auto or choose another --out"
+            f"--out: {run_dir} holds {state} with --resume auto or choose another --out"
         )
     earlier = load_config(before)
     earlier = dataclasses.replace(earlier, data=with_absolute_paths(earlier.data))

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+import emorl
 from emorl.cli import main
 from emorl.data import open_dataset
 from emorl.models import load_model
+from emorl.training.config_file import find_config
 
 SHORT = ["--trainer.steps", "2", "--trainer.picture_every", "0"]
 
@@ -182,6 +184,52 @@ def test_a_training_into_a_pipe_without_a_reader_is_finished(tmp_path):
     assert (tmp_path / "run/report.html").is_file()
 
 
+@pytest.mark.parametrize(
+    ("line", "streams", "code"),
+    [
+        ("train --x", "2>&-", 2),
+        ("train --x", "2>/dev/full", 2),
+        ("train --x", ">&- 2>&-", 2),
+        ("trian", "2>&-", 2),
+        ("--version", ">/dev/full", 2),
+        ("--version", ">/dev/full 2>&-", 2),
+        ("--version", ">&-", 0),
+        ("info", ">/dev/full 2>/dev/full", 2),
+        ("train --x", "no reader", 2),
+        ("--version", "no reader", 1),
+    ],
+)
+def test_the_exit_code_stays_where_nobody_reads(tmp_path, line, streams, code):
+    """Neither a traceback, nor the 120 of an interpreter that cannot write at its exit."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    gone, shell = (writing, "") if streams == "no reader" else (None, streams)
+    environment = {name: v for name, v in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with (tmp_path / "out").open("w+") as out:
+        done = subprocess.run(
+            ["bash", "-c", f"{sys.executable} -m emorl {line} {shell}"],
+            stdout=gone or out,
+            stderr=gone or out,
+            env=environment,
+            check=False,
+        )
+        out.seek(0)
+        text = out.read()
+    os.close(writing)
+    assert done.returncode == code
+    assert text.count("\n") == (code == 2 and "2>" not in streams and gone is None)
+
+
+def test_a_file_does_not_get_the_number_of_a_closed_stream(tmp_path):
+    """What a library writes to stderr would stand in it."""
+    code = (
+        "import emorl.cli; emorl.cli.main(['--version']); "
+        f"raise SystemExit(open('{tmp_path / 'a'}', 'w').fileno())"
+    )
+    line = f'{sys.executable} -c "{code}" <&- >&- 2>&-'
+    assert subprocess.run(["bash", "-c", line], check=False).returncode > 2
+
+
 def test_a_second_training_is_refused_by_one_line(run, capsys):
     from emorl.runs import RunFolder
     from emorl.runs.lock import RunLock
@@ -192,3 +240,46 @@ def test_a_second_training_is_refused_by_one_line(run, capsys):
     assert f"process {os.getpid()} is training in this folder" in complaint(capsys)
     lock.release()
     assert content(run) == before
+
+
+def test_every_path_may_begin_at_home(fixtures_dir, tmp_path, monkeypatch, capsys):
+    """Also where no shell expands it, as in `--out=~/run` and in a file."""
+    home = tmp_path / "home"
+    home.mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for ending in ("pth", "json"):
+        shutil.copy(fixtures_dir / f"golden/tetrominoes_geco_i3.{ending}", home / f"net.{ending}")
+    for split in ("train", "val"):
+        made = ["--images", "40", f"--out=~/{split}.h5", f"--split={split}"]
+        assert main(["data", "generate", "tetrominoes", *made]) == 0
+    smoke = (
+        Path(find_config("smoke")).read_text().replace("train: tetrominoes", "train: ~/train.h5")
+    )
+    (home / "my.yaml").write_text(smoke.replace("data:", "data:\n  held_out: ~/val.h5"))
+    assert "train: ~/train.h5" in (home / "my.yaml").read_text()
+    for line in (
+        ["train", "--config=~/my.yaml", "--out=~/run", *SHORT],
+        ["train", "--out=~/run", "--resume", "auto", "--trainer.steps", "3"],
+        ["evaluate", "~/run", "--data=~/val.h5", "--split=val", "--images=4", "--json=~/a.json"],
+        ["report", "~/run"],
+        ["convert", "~/net.pth", "--config=~/net.json", "--out=~/model"],
+        ["data", "check", "~/val.h5"],
+        ["data", "convert", "~/val.h5", "--split=val", "--out=~/again.h5"],
+    ):
+        assert main(line) == 0, capsys.readouterr().err
+    load_model("~/run").save_pretrained("~/copy")
+    load_model("~/copy")
+    written = {path.name for path in home.iterdir() if not path.name.startswith(".")}
+    assert written == {  # matplotlib has caches there
+        *("net.pth", "net.json", "train.h5", "val.h5", "my.yaml", "run", "a.json", "model"),
+        *("again.h5", "copy"),
+    }
+    assert (home / "run/evaluation/val-val.json").is_file()
+    assert not [*(tmp_path / "elsewhere").iterdir()]
+
+
+def test_no_command_takes_a_path_in_another_way():
+    for module in (Path(emorl.__file__).parent / "cli").glob("*.py"):
+        assert "type=Path" not in module.read_text(), module

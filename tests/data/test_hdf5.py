@@ -322,3 +322,16 @@ def test_check_reads_every_kind_of_data(fixtures_dir: Path) -> None:
         assert check(spec, 10).endswith("problems: none")
     with pytest.raises(ValueError, match="check: expected at least 1 image, got 0"):
         check("tetrominoes", 0)
+
+
+def test_images_alone_are_those_of_batches_and_read_nothing_else(tmp_path, monkeypatch):
+    path = convert(open_dataset("tetrominoes"), tmp_path / "a.h5", 8)
+    indices = [5, 2, 7]
+    for dataset in (open_dataset(path), open_dataset(path, limit=8, size=20)):
+        expected = dataset[2:8].image[[3, 0, 5]]
+        with monkeypatch.context() as patch:
+            patch.setattr(HDF5Dataset, "_masks", None)
+            patch.setattr(HDF5Dataset, "_factors", None)
+            assert torch.equal(dataset.images(indices), expected)
+    with pytest.raises(IndexError):
+        dataset.images([8])

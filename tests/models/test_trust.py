@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import Unsupported
 from torch.autograd import forward_ad
 
 from emorl.models import MODELS, ObjectCentricModel
@@ -189,11 +190,24 @@ def checked(images: Tensor) -> Tensor:
     return checked_images(images, torch.float64)
 
 
-def test_pixels_are_checked_where_images_are_mapped() -> None:
-    images = images_for(smoke("slot_mlp"), 3)[:, None]
-    assert torch.equal(torch.vmap(checked)(images), images)
-    with pytest.raises(ValueError, match="images: expected floats"):
-        torch.vmap(checked)(3 * images)
+@pytest.mark.parametrize("name", MODELS)
+def test_models_are_not_mapped(name: str) -> None:
+    """Nor where the mapped model is compiled, in which torch has no rule for the check."""
+    model = smoke(name)
+    images = images_for(model, 2)[:, None]
+
+    def reconstruct(images: Tensor) -> Tensor:
+        return model(images).reconstruction
+
+    reason = r"expected a batch \[B, 3, H, W\], got images mapped by torch.vmap"
+    mapped = torch.vmap(reconstruct, randomness="different")
+    with pytest.raises(ValueError, match=reason):
+        mapped(images)
+    with pytest.raises(ValueError, match=reason):
+        torch.compile(mapped, backend="eager")(images)
+    torch._dynamo.reset()
+    with pytest.raises(Unsupported, match=reason):
+        torch.compile(mapped, backend="eager", fullgraph=True)(images)
 
 
 def test_pixels_are_checked_in_a_compiled_graph() -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from op_testing import DEVICE, backend_params
 from torch import Tensor
 from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from emorl.bench.cases.convolution import ConvolutionCase
 from emorl.bench.cases.mixture_nll import MixtureNllCase
@@ -132,6 +134,43 @@ def test_second_derivatives_are_refused(operator: str, argument: str, backend: s
         ways = forward_ad.make_dual(torch.ones_like(output), torch.ones_like(output))
         with pytest.raises(RuntimeError, match=f"{operator}: no second derivative"):
             torch.autograd.grad(output, leaf, ways)
+
+
+class Calls(TorchDispatchMode):
+    """Notes which of emorl's operators PyTorch is asked for, and with what."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: dict[Any, tuple[Any, ...]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace == "emorl":
+            self.found[func] = args
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("backend", ["native", "triton"])
+def test_operators_called_directly_refuse_forward_mode(operator: str, backend: str) -> None:
+    """Through `torch.ops`, where nothing looks at the arguments before; backward ones too."""
+    if backend not in backend_names(operator):
+        pytest.skip(f"no {backend} kernels here")
+    call, x = of_argument(operator, [a for o, a in ARGUMENTS if o == operator][-1], backend)
+    with Calls() as calls:
+        call(x.clone().requires_grad_()).sum().backward()
+    assert len(calls.found) == 2  # forward and backward
+    for op, arguments in calls.found.items():
+        for place, value in enumerate(arguments):
+            if not isinstance(value, Tensor) or not value.is_floating_point():
+                continue
+
+            def direct(x: Tensor, op: Any = op, place: int = place, given: Any = arguments) -> Any:
+                return op(*given[:place], x, *given[place + 1 :])
+
+            value = value.detach()
+            for take in (dual, dual_without_graph, DERIVATIVES["jvp"]):
+                with pytest.raises(RuntimeError, match=f"^{op.name()}: no forward-mode"):
+                    take(direct, value, value)
 
 
 def test_attention_has_forward_derivatives_too() -> None:

@@ -292,8 +292,8 @@ TESTED_WITH_ANOTHER = {
 NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
     *(f"emorl.ops.library.{name}" for name in (
         "Gradient", "gradient_by_names", "define_op", "derivative_obstacle", "transformed",
-        "refuse_tangents", "resolve", "full_precision", "on_gpu", "shared_memory", "autocasts",
-        "backends",
+        "mapped", "refuse_tangents", "resolve", "full_precision", "on_gpu", "shared_memory",
+        "autocasts", "backends",
     )),
     *(f"emorl.ops.extension.{name}" for name in ("load_kernels", "extension", "build_record")),
     *(NLL + "constant_of", NLL + "new_gradient"),

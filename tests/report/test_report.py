@@ -268,8 +268,13 @@ def test_curves_figure_needs_values(rows) -> None:
 EVALUATION = {
     "checkpoint": "run/checkpoints/step-00000100",
     "data": "tetrominoes <&>",
+    "split": "test",
     "images": 320,
+    "refinement_steps": None,
+    "num_slots": 5,
+    "batch_size": 24,
     "seed": 0,
+    "a_later_setting": "x",
     "notes": ["fg_ari is not defined for 1 images, left out"],
     "metrics": {
         "fg_ari": {"mean": 0.98765, "std": 0.0123, "count": 319},
@@ -315,7 +320,8 @@ def test_report_tells_about_the_run(run_dir) -> None:
         "100 of 100",
         "80 s, the steps alone",  # 100 steps of 32 images, 40 images/s
         "0.9877",
-        "tetrominoes &lt;&amp;&gt;",
+        "checkpoint: run/checkpoints/step-00000100, data: tetrominoes &lt;&amp;&gt;, split: test, "
+        "images: 320, slots: 5, batch size: 24, seed: 0, a later setting: x</p>",
         "KL, layer 2",
         "KL, refinement step 3",
         "something_new",

@@ -9,7 +9,8 @@ import os
 import pytest
 
 from emorl.runs import RunFolder
-from emorl.runs.log import RunLog, Terminal, drop_rows_after
+from emorl.runs.log import RunLog, drop_rows_after
+from emorl.terminal import Terminal
 
 ROW = b'{"step": %d, "loss": 1.5}\n'
 

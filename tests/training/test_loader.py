@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import h5py
 import numpy as np
 import pytest
 import torch
 from process_testing import processes
+from torch.utils.data import get_worker_info
 from training_fakes import SIZE, FakeImages, FakeModel
 
-from emorl.data import Batch, BatchSampler
+from emorl.data import Batch, BatchSampler, Tetrominoes
 from emorl.training.config import TrainerConfig
 from emorl.training.loader import step_images
 from emorl.training.trainer import NonFiniteError, Trainer
@@ -122,6 +125,52 @@ class Diverge:
 def test_an_error_elsewhere_ends_the_workers(tmp_path):
     code, text = ends(Diverge(tmp_path), tmp_path)
     assert code == 4, text
+
+
+class InWorkers:
+    """A training of which the workers meet with a fault of the machine."""
+
+    def __init__(self, fault: Callable[..., object], owner: str, name: str) -> None:
+        self.fault, self.owner, self.name = fault, owner, name
+
+    def __call__(self) -> int:
+        from emorl.cli import main
+
+        owner = {"tensor": torch.Tensor, "images": Tetrominoes}[self.owner]
+        whole = getattr(owner, self.name)
+
+        def faulty(*arguments: object) -> object:
+            return self.fault() if get_worker_info() else whole(*arguments)
+
+        setattr(owner, self.name, faulty)
+        with TemporaryDirectory() as folder:
+            line = f"train --config smoke --data.workers 2 --out {folder}/run"
+            return main(line.split())
+
+
+def _be_killed() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _find_no_room() -> None:
+    text = "unable to allocate shared memory(shm) for file </torch_1>: No space left on device (28)"
+    raise RuntimeError(text)
+
+
+@pytest.mark.parametrize(
+    ("run", "complaint"),
+    [
+        (InWorkers(_be_killed, "images", "__getitems__"), "data worker (pid"),
+        (InWorkers(_find_no_room, "tensor", "share_memory_"), "out of shared memory for the batch"),
+    ],
+)
+def test_what_the_machine_does_to_workers_is_one_line(tmp_path, run, complaint):
+    code, text = ends(run, tmp_path)
+    (line,) = [line for line in text.splitlines() if line.startswith("emorl train: ")]
+    assert line.startswith(f"emorl train: {complaint}")
+    assert line.endswith("take fewer --data.workers, a smaller batch or a larger /dev/shm")
+    assert "Traceback" not in text
+    assert code == 1
 
 
 class Slow(FakeImages):

@@ -323,7 +323,7 @@ def test_a_used_folder_is_refused_unless_resumed(tmp_path):
         with pytest.raises(ValueError, match="is not empty and not a run's folder"):
             check_folder(tmp_path, config, resume=resume)
     save_config(config, tmp_path / "config.yaml")
-    with pytest.raises(ValueError, match="holds a run; go on with --resume auto"):
+    with pytest.raises(ValueError, match="holds a run without a checkpoint; begin it again with"):
         check_folder(tmp_path, config, resume=False)
     assert check_folder(tmp_path, config, resume=True) == []
     notes = check_folder(tmp_path, run_config(steps=20), resume=True)

@@ -99,19 +99,24 @@ class HDF5Dataset(FileDataset):
         Raises:
             ValueError: if an image cannot be read or is not in the file's range of values.
         """
-        self._require_indices(indices, len(self))
+        image = self.images(indices)
         with _named_errors(self.path):
-            images = self.values.to_bytes(self._rows("imgs", indices), partial(_numbered, indices))
-            image = torch.from_numpy(images).permute(0, 3, 1, 2)
             entity_masks = self._masks(indices) if self._has_masks else None
             factors = self._factors(indices)
         batch = Batch(
-            image=image.expand(-1, 3, -1, -1).contiguous(),
+            image=image,
             mask=None if entity_masks is None else label_map(entity_masks),
             factors=factors,
             index=torch.tensor(indices, dtype=torch.int64),
         )
         return batch, entity_masks
+
+    def images(self, indices: Sequence[int]) -> Tensor:
+        """The images alone, uint8 [B, 3, H, W]; errors as `read`'s."""
+        self._require_indices(indices, len(self))
+        with _named_errors(self.path):
+            images = self.values.to_bytes(self._rows("imgs", indices), partial(_numbered, indices))
+        return torch.from_numpy(images).permute(0, 3, 1, 2).expand(-1, 3, -1, -1).contiguous()
 
     def _inspect(self, group: h5py.Group) -> None:
         images = _data_set(group, "imgs")

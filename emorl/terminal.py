@@ -1,0 +1,52 @@
+"""Output to streams whose reader may go, or that were closed from the start."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import Any, TextIO
+
+
+class Terminal:
+    """Output stream that drops what it is given once its reader has gone.
+
+    Nothing must end because a terminal or the other end of a pipe (`| head`) was closed.
+
+    Args:
+        stream: stdout or stderr; None where the process was started without it.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream or open(os.devnull, "w")  # noqa: SIM115
+
+    def write(self, text: str) -> int:
+        """Write and flush."""
+        try:
+            self._stream.write(text)
+            self._stream.flush()
+        except (OSError, ValueError):  # ValueError: closed in this process
+            self._drop()
+        return len(text)
+
+    def flush(self) -> None:
+        """Do nothing, since `write` flushes."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def _drop(self) -> None:
+        """Redirect the stream, with what its buffer holds, to the null device."""
+        with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())
+
+
+def reserve_streams() -> None:
+    """Give the numbers of closed standard streams to the null device.
+
+    Else the next file that is opened gets the number, and with it what libraries write there.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest that is free
