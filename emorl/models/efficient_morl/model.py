@@ -118,6 +118,7 @@ class EfficientMORL(ObjectCentricModel):
     def _infer(self, request: Request) -> _Inference:
         """Both stages: infer the hierarchy (section 3.1), refine its last posterior (3.2)."""
         features = self.encoder(2 * request.target - 1)
+        learn = torch.is_grad_enabled()
         # Refinement takes gradients also where nothing is trained, and in the inference mode.
         with refinable(self.decoder, refined=request.refinement_steps > 0) as trained:
             features = features._replace(hidden=recordable(features.hidden))
@@ -130,7 +131,8 @@ class EfficientMORL(ObjectCentricModel):
             state, norm, steps = None, None, []
             for step in range(request.refinement_steps + 1):
                 last = step == request.refinement_steps
-                steps.append(self._score(slots, kl, norm, request, trained, last))
+                with torch.set_grad_enabled(learn or not last):
+                    steps.append(self._score(slots, kl, norm, request, trained, last))
                 if last:
                     break
                 gradient = loss_gradient(posterior, steps[-1], request.descended)
