@@ -126,6 +126,7 @@ print(memory("VmHWM") - start)
 @needs_extension
 def test_freed_neighbours_serve_other_sizes_and_hold_what_is_written() -> None:
     program = """
+others = torch.ones(2**24)  # what is kept may be a quarter of that
 a, b = torch.full((1000, 1024), 3.0), torch.full((1000, 1024), 4.0)
 first, last = sorted([a.data_ptr(), b.data_ptr()])
 print((a == 3).all().item(), (b == 4).all().item(), a.data_ptr() % 64, b.data_ptr() % 64)
