@@ -1,16 +1,24 @@
-// An allocator that keeps freed blocks for the next tensors, and no more of them than were ever
-// needed at one time. glibc must choose: give large blocks back to the kernel, at the price of a
-// page fault for every 4 KiB of the next tensor, or keep them in its heap, where they are split and
-// what is left of them fits nothing.
+// An allocator that keeps freed pages for the next tensors. No size owns them: freed pages join
+// their free neighbours, and a tensor takes the first of them that hold it. So the tensors of a
+// training step find room where those of the step before have been, and the kernel is asked for
+// nothing. glibc must choose: give large blocks back to the kernel, at the price of a page fault
+// for every 4 KiB of the next tensor, or keep them in its heap, where small objects lie between
+// them and hold apart what is free.
+//
+// How much is kept: before more pages are mapped, free ones go back to the kernel until all pages,
+// used or kept, are at most a quarter more than were ever used at one time; rounding up to a huge
+// page comes on top. The quarter is for the gaps between tensors of mixed sizes; without it some
+// are mapped anew in every step.
 #include "tensor_memory.h"
 
 #ifdef __linux__
 
 #include <algorithm>
 #include <cstdint>
+#include <iterator>
+#include <map>
 #include <mutex>
 #include <unordered_map>
-#include <vector>
 
 #include <c10/core/CPUAllocator.h>
 #include <pthread.h>
@@ -21,37 +29,31 @@ namespace {
 
 constexpr size_t kPage = 4096;
 constexpr size_t kHugePage = 2 << 20;
+constexpr size_t kRoom = size_t{1} << 38;
 constexpr size_t kSmallest = 1 << 20;  // smaller tensors are left to the default allocator
-constexpr size_t kWaste = 4;           // a kept block serves if at most a quarter stays unused
+constexpr size_t kSpare = 4;           // a quarter of the most ever used may be kept beyond it
 
-// Blocks would all begin at a page, and what is read together then competes for the same lines of
+// Tensors would all begin at a page, and what is read together then competes for the same lines of
 // the cache; so each begins this much further into its first page than the one before.
 constexpr size_t kShift = 320;
 
-struct Block {
-  char* data;
-  size_t size;  // of whole pages, the first of which may begin before `data`
-
-  void release() const { munmap(data - reinterpret_cast<uintptr_t>(data) % kPage, size); }
-};
-
 size_t whole_pages(size_t size) { return (size + kPage - 1) / kPage * kPage; }
 
-// Pages that begin where a huge page can; null if there are none.
-char* map_pages(size_t size) {
-  void* mapped =
-      mmap(nullptr, size + kHugePage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (mapped == MAP_FAILED) {
-    return nullptr;
+char* page_of(void* data) {
+  return static_cast<char*>(data) - reinterpret_cast<uintptr_t>(data) % kPage;
+}
+
+// The middle of addresses that nothing uses, where pages can join each other for long: right below
+// its libraries the kernel soon puts something else. Zero if it limits addresses.
+uintptr_t find_room() {
+  void* const room =
+      mmap(nullptr, 2 * kRoom, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (room == MAP_FAILED) {
+    return 0;
   }
-  char* const first = static_cast<char*>(mapped);
-  const size_t before = kHugePage - reinterpret_cast<uintptr_t>(first) % kHugePage;
-  munmap(first, before);
-  if (before < kHugePage) {
-    munmap(first + before + size, kHugePage - before);
-  }
-  madvise(first + before, size, MADV_HUGEPAGE);
-  return first + before;
+  munmap(room, 2 * kRoom);
+  const uintptr_t middle = reinterpret_cast<uintptr_t>(room) + kRoom;
+  return middle - middle % kHugePage;
 }
 
 class KeepingAllocator final : public c10::Allocator {
@@ -77,57 +79,88 @@ class KeepingAllocator final : public c10::Allocator {
   static void install();
 
  private:
+  using Ranges = std::map<char*, size_t>;  // from the first page to the size, of whole pages
+
   static void free(void* data);
 
+  // Null if there is no more memory.
   char* take(size_t size) {
     const std::lock_guard<std::mutex> lock(mutex_);
-    Block block = take_kept(size);
-    most_used_ = std::max(most_used_, used_ + (block.data == nullptr ? size : block.size));
-    if (block.data == nullptr) {
-      while (!kept_.empty() && used_ + kept_size_ + size > most_used_) {
-        kept_size_ -= kept_.front().size;
-        kept_.front().release();
-        kept_.erase(kept_.begin());
-      }
-      block = {map_pages(size), size};
-      if (block.data == nullptr) {
+    auto range = first_of(size);
+    if (range == free_.rend()) {
+      if (!map_more(size)) {
         return nullptr;
       }
-      block.data += mapped_++ * kShift % kPage;
+      range = first_of(size);
     }
-    in_use_[block.data] = block.size;
-    used_ += block.size;
-    return block.data;
+    range->second -= size;
+    char* const first = range->first + range->second;
+    if (range->second == 0) {
+      free_.erase(range->first);
+    }
+    char* const data = first + taken_++ * kShift % kPage;
+    in_use_[data] = size;
+    used_ += size;
+    most_used_ = std::max(most_used_, used_);
+    return data;
   }
 
-  // The smallest kept block that serves; without data if there is none.
-  Block take_kept(size_t size) {
-    auto best = kept_.end();
-    for (auto block = kept_.begin(); block != kept_.end(); ++block) {
-      const bool serves = block->size >= size && block->size - size <= block->size / kWaste;
-      if (serves && (best == kept_.end() || block->size < best->size)) {
-        best = block;
+  // The free pages of the highest address that hold so much: new pages come below all others.
+  Ranges::reverse_iterator first_of(size_t size) {
+    return std::find_if(
+        free_.rbegin(), free_.rend(), [size](const auto& range) { return range.second >= size; });
+  }
+
+  // False if there is no more memory. New pages join those before if the kernel has room there.
+  bool map_more(size_t size) {
+    const size_t most = std::max(most_used_, used_ + size);
+    while (!free_.empty() && mapped_ + size > most + most / kSpare) {
+      const auto [first, freed] = *free_.begin();
+      munmap(first, freed);
+      mapped_ -= freed;
+      if (reinterpret_cast<uintptr_t>(first) == lowest_) {
+        lowest_ += freed;
       }
+      free_.erase(first);
     }
-    if (best == kept_.end()) {
-      return {nullptr, 0};
+    size += (lowest_ - size) % kHugePage;  // so that the next pages begin where a huge one can
+    void* const below = reinterpret_cast<void*>(lowest_ == 0 ? 0 : lowest_ - size);  // a wish
+    void* const pages =
+        mmap(below, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pages == MAP_FAILED) {
+      return false;
     }
-    const Block block = *best;
-    kept_.erase(best);
-    kept_size_ -= block.size;
-    return block;
+    madvise(pages, size, MADV_HUGEPAGE);
+    lowest_ = reinterpret_cast<uintptr_t>(pages);
+    mapped_ += size;
+    set_free(static_cast<char*>(pages), size);
+    return true;
   }
 
-  // Whether the block is one of ours.
+  // Joins the pages with free neighbours.
+  void set_free(char* first, size_t size) {
+    auto next = free_.lower_bound(first);
+    if (next != free_.end() && first + size == next->first) {
+      size += next->second;
+      next = free_.erase(next);
+    }
+    const auto before = next == free_.begin() ? free_.end() : std::prev(next);
+    if (before != free_.end() && before->first + before->second == first) {
+      before->second += size;
+    } else {
+      free_.emplace_hint(next, first, size);
+    }
+  }
+
+  // Whether the memory is ours.
   bool keep(void* data) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto found = in_use_.find(data);
     if (found == in_use_.end()) {
       return false;
     }
-    kept_.push_back({static_cast<char*>(data), found->second});
-    kept_size_ += found->second;
     used_ -= found->second;
+    set_free(page_of(data), found->second);
     in_use_.erase(found);
     return true;
   }
@@ -135,10 +168,12 @@ class KeepingAllocator final : public c10::Allocator {
   static KeepingAllocator* installed_;
 
   c10::Allocator* others_;
-  std::mutex mutex_;         // nothing forks while it is held
-  std::vector<Block> kept_;  // in the order of their release
+  std::mutex mutex_;  // nothing forks while it is held
+  Ranges free_;       // no two of them touch
   std::unordered_map<void*, size_t> in_use_;
-  size_t used_ = 0, kept_size_ = 0, most_used_ = 0, mapped_ = 0;
+  uintptr_t lowest_ = find_room();                // where new pages shall end
+  size_t mapped_ = 0, used_ = 0, most_used_ = 0;  // in bytes of whole pages
+  size_t taken_ = 0;                              // how often
 };
 
 KeepingAllocator* KeepingAllocator::installed_ = nullptr;

@@ -1,4 +1,4 @@
-"""Keeping memory: fewer page faults, no more than was needed at once, and a way out."""
+"""Keeping memory: no page faults in a steady step, no more than the bound, and a way out."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from emorl.models import MODELS
 from emorl.ops.extension import extension
 
 pytestmark = pytest.mark.skipif(
@@ -59,8 +60,37 @@ print(done, faults() - before)
 
 
 @needs_extension
+@pytest.mark.parametrize("model", MODELS)
+def test_a_steady_training_step_has_hardly_any_fault(model: str) -> None:
+    """Sizes are mixed; where freed blocks kept theirs, four of the models had 1,500 to 2,600."""
+    program = f"""
+from statistics import median
+from emorl.models import MODELS
+from emorl.training.config_file import find_config, load_config
+from emorl.training.optimizers import make_optimizers
+
+config = load_config(find_config("tetrominoes-laptop", "{model}"))
+torch.manual_seed(0)
+network = MODELS["{model}"](config.network)
+images = torch.rand(config.trainer.batch_size, 3, *config.network.image_size)
+optimizers = make_optimizers(network.parameters(), config.trainer.optimizer, 1e-4)
+
+def faults_of_a_step():
+    before = faults()
+    network.objective(images).loss.backward()
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    return faults() - before
+
+print(median([faults_of_a_step() for _ in range(13)][8:]))
+"""
+    assert float(run(program)[0]) < 100
+
+
+@needs_extension
 def test_no_more_memory_is_kept_than_was_needed_at_once() -> None:
-    """Blocks of each size fit in none of the other sizes: a heap would keep several sets."""
+    """Sets of tensors of one size each: a heap would keep several sets."""
     program = """
 def fill(size):
     return [torch.ones(size << 18) for _ in range(96 // size)]  # 96 MiB in all
@@ -75,21 +105,41 @@ print(memory("VmHWM") - start)
 
 
 @needs_extension
-def test_kept_blocks_serve_similar_sizes_and_hold_what_is_written() -> None:
+def test_gaps_between_tensors_take_a_quarter_more_at_most() -> None:
+    """Gaps of 3 MiB hold no tensor of 5; all of them would be half of what was used at once."""
     program = """
-a = torch.full((1000, 1024), 3.0)
-place = a.data_ptr()
-del a
-b = torch.full((900, 1024), 4.0)  # 12 % of the block stay unused
-c = torch.full((900, 1024), 5.0)
-print(b.data_ptr() == place, b.data_ptr() % 64, (b == 4).all().item(), (c == 5).all().item())
-c.resize_(2000, 1024)
-print((c[:900] == 5).all().item(), torch.from_numpy(c.numpy()).data_ptr() == c.data_ptr())
-del c
-d = torch.ones(300, 1024)
-print(d.data_ptr() == place)
+try:
+    torch.empty(2**58)  # what is not to be had does not count as used
+except RuntimeError:
+    print("refused")
+torch.ones(2**10).add_(1)
+start = memory("VmRSS")
+kept = [torch.ones(3 << 18) for _ in range(64)][::2]  # 192 MiB, then 96
+kept += [torch.ones(5 << 18) for _ in range(19)]  # 191 again
+print(memory("VmHWM") - start)
 """
-    assert run(program) == ["True", "0", "True", "True", "True", "True", "False"]
+    refused, peak = run(program)
+    assert refused == "refused"
+    assert 192 * 1.15 < float(peak) < 192 * 1.25 * 1.02
+
+
+@needs_extension
+def test_freed_neighbours_serve_other_sizes_and_hold_what_is_written() -> None:
+    program = """
+others = torch.ones(2**24)  # what is kept may be a quarter of that
+a, b = torch.full((1000, 1024), 3.0), torch.full((1000, 1024), 4.0)
+first, last = sorted([a.data_ptr(), b.data_ptr()])
+print((a == 3).all().item(), (b == 4).all().item(), a.data_ptr() % 64, b.data_ptr() % 64)
+del a, b
+c = torch.full((1990, 1024), 5.0)  # larger than either
+print(first - 4096 <= c.data_ptr() <= last)
+c.resize_(3000, 1024)
+print((c[:1990] == 5).all().item(), torch.from_numpy(c.numpy()).data_ptr() == c.data_ptr())
+d, e = torch.full((300, 1024), 6.0), torch.full((700, 1024), 7.0)  # smaller than either
+print(all(first - 4096 <= x.data_ptr() <= last + (4 << 20) for x in (d, e)))
+print((c[:1990] == 5).all().item(), (d == 6).all().item(), (e == 7).all().item())
+"""
+    assert run(program) == ["True", "True", "0", "0", *["True"] * 7]
 
 
 @needs_extension
