@@ -21,7 +21,7 @@ FLOORS = (
     ("compat", "data"),
     ("metrics", "models"),
     ("info", "memory", "nn", "runs"),
-    ("fields", "ops", "suggestions"),
+    ("fields", "ops", "paths", "suggestions", "terminal"),
 )
 RULE = " -> ".join(", ".join(rooms) for rooms in FLOORS)
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -9,16 +9,18 @@ namespace {
 // Stores those numbers of a pack that are members: all, where packs are channels.
 template <bool kAlongPixels, typename T, int kWidth>
 __device__ void store_members(T* to, const Pack<T, kWidth>& values, unsigned members) {
-  if (!kAlongPixels || members == (1u << kWidth) - 1) {
-    store(to, values);
-    return;
-  }
+  if constexpr (kAlongPixels) {
+    if (members != (1u << kWidth) - 1) {
 #pragma unroll
-  for (int i = 0; i < kWidth; ++i) {
-    if (members >> i & 1) {
-      to[i] = values.x[i];
+      for (int i = 0; i < kWidth; ++i) {
+        if (members >> i & 1) {
+          to[i] = values.x[i];
+        }
+      }
+      return;
     }
   }
+  store(to, values);
 }
 
 // kAlongPixels: packs are pixels of one channel, else channels of one pixel.
