@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.distributions import Normal
+from torch.distributions import Distribution, Normal
 from torch.utils.flop_counter import FlopCounterMode
 
 import emorl
@@ -216,7 +216,8 @@ def test_takes_models_names_and_files(tmp_path: Path) -> None:
     assert emorl.macs("smoke", refinement_steps=0).model == "efficient_morl"
 
 
-def test_leaves_everything_as_it_was() -> None:
+def test_leaves_everything_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Distribution, "_validate_args", True)  # torch.compile may have unset it
     model = SlotMLP(SlotMLPConfig(image_size=(16, 16), num_slots=2, hidden_dim=8))
     state = torch.get_rng_state()
     emorl.macs(model)
