@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,6 @@ from emorl.bench import kernels, released
 from emorl.bench.records import machine, write
 from emorl.bench.steps import ON_GPU, Case, training_step, variant_step
 from emorl.bench.workers import ALL_DIED, Step, Worker, first_losses, in_turns
-from emorl.compat.official import load_checkpoint
 from emorl.paths import local
 from emorl.training.config_file import find_config
 
@@ -49,10 +47,7 @@ def make_step(case: Case, part: str, variant: str, checkout: Path, device: str) 
     images = torch.rand(case.batch, 3, *case.network().image_size).to(device)
     model: Any = theirs
     if ours:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "weights.pth"
-            torch.save({"model": theirs.state_dict()}, path)
-            model = load_checkpoint(path, net, case.steps, convolution_backend="auto")
+        model = released.ours(theirs, net)
         model.config.score_chunk = case.chunk or None
     model.to(device).train(part == "train")
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import json
 import platform
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ def machine(threads: int) -> dict[str, Any]:
     on_gpu = torch.cuda.is_available()
     has_triton = importlib.util.find_spec("triton") is not None
     return {
-        "processor": platform.processor() or platform.machine(),
+        "processor": _processor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": threads,
         "torch": torch.__version__,
@@ -35,6 +36,29 @@ def machine(threads: int) -> dict[str, Any]:
         "cuda": torch.version.cuda if on_gpu else None,
         "gpu": torch.cuda.get_device_name() if on_gpu else None,
     }
+
+
+def _processor() -> str:
+    """The processor's model, as the system names it."""
+    information = Path("/proc/cpuinfo")
+    for line in information.read_text().splitlines() if information.exists() else ():
+        name, _, value = line.partition(":")
+        if name.strip() == "model name":
+            return value.strip()
+    return platform.processor() or platform.machine()
+
+
+def commit() -> str | None:
+    """The git commit of this source, with "-dirty" if files were changed; None outside git."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return None
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude", "*"]
+    try:
+        done = subprocess.run(describe, cwd=root, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
 
 
 def write(path: Path, content: object) -> None:

@@ -12,15 +12,22 @@ import importlib
 import inspect
 import math
 import sys
+import tempfile
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
-from emorl.models import EfficientMORLConfig
+from emorl.compat.official import load_checkpoint, parameter_name
+from emorl.models import (
+    EfficientMORL,
+    EfficientMORLConfig,
+    SlotAttentionConfig,
+    SlotAttentionModel,
+)
 
 
 class _Ingredient:
@@ -74,20 +81,85 @@ def check(checkout: Path) -> None:
 
 
 def build(checkout: Path, net: dict[str, Any], batch: int) -> nn.Module:
-    """The released model.
+    """The released EfficientMORL.
+
+    Its decoder "big" starts from 6x6, for images of 96x96; for other sizes the grid is made to fit.
 
     Raises:
         FileNotFoundError: if there is no `lib/model.py` in the checkout.
     """
+    code = _code(checkout, net)
+    model: Any = code.EfficientMORL(batch_size=batch)
+    if net["image_decoder"] == "big":
+        _fit_grid(code, model.hvae_networks.image_decoder, net, batch)
+    return cast(nn.Module, model)
+
+
+def build_slot_attention(checkout: Path, config: SlotAttentionConfig, batch: int) -> nn.Module:
+    """The released Slot Attention; as `build`."""
+    net = {
+        "input_size": [3, *config.image_size],
+        "K": config.num_slots,
+        "z_size": config.slot_dim,
+        "image_decoder": config.decoder,
+    }
+    code = _code(checkout, net)
+    model: Any = code.SlotAttention(batch_size=batch)
+    _fit_grid(code, model.image_decoder, net, batch)
+    return cast(nn.Module, model)
+
+
+def _code(checkout: Path, net: dict[str, Any]) -> Any:
+    """The module `lib.model`, with the values of the configuration."""
     check(checkout)
     stand_in = types.ModuleType("sacred")
     stand_in.Ingredient = _Ingredient  # type: ignore[attr-defined]
     sys.modules["sacred"] = stand_in
     sys.path.insert(0, str(checkout))
-    released: Any = importlib.import_module("lib.model")
-    released.net.values.update(net)
-    model: nn.Module = released.EfficientMORL(batch_size=batch)
+    code: Any = importlib.import_module("lib.model")
+    code.net.values.update(net)
+    return code
+
+
+def _fit_grid(code: Any, decoder: Any, net: dict[str, Any], batch: int) -> None:
+    """Let the decoder "big" start from a sixteenth of the image's sides."""
+    _, height, width = net["input_size"]
+    decoder.z_grid_shape = (height // 16, width // 16)
+    decoder.positional_embedding = code.SlotAttention.create_positional_embedding(
+        *decoder.z_grid_shape, net["K"] * batch
+    )
+
+
+def ours(theirs: nn.Module, net: dict[str, Any]) -> EfficientMORL:
+    """Our EfficientMORL with the weights of the released one."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "weights.pth"
+        torch.save({"model": theirs.state_dict()}, path)
+        return load_checkpoint(path, net, convolution_backend="auto")
+
+
+def our_slot_attention(theirs: nn.Module, config: SlotAttentionConfig) -> SlotAttentionModel:
+    """Our Slot Attention with the weights of the released one."""
+    model = SlotAttentionModel(config)
+    layers = len(model.decoder.convolutions)
+    state = {_slot_attention_name(name, layers): x for name, x in theirs.state_dict().items()}
+    first = state.pop("posterior.initial")
+    state["initial_slots.mean"], state["initial_slots.raw"] = first.chunk(2, dim=1)
+    model.load_state_dict(state)
     return model
+
+
+def _slot_attention_name(released: str, layers: int) -> str:
+    """Our name of a parameter; encoder, decoder and projections are EfficientMORL's."""
+    own = {"norm_pre_ff": "norm_mlp", "mlp": "mlp", "gru": "gru"}
+    part, _, rest = released.partition(".")
+    if part in own:
+        return f"attention.{own[part]}.{rest.removesuffix('_l0')}"
+    if part == "init_slots":
+        return "posterior.initial"
+    name = parameter_name(f"hvae_networks.{released}", layers)
+    assert name is not None
+    return name.replace("posterior.", "attention.")
 
 
 @contextlib.contextmanager

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Self
@@ -23,25 +24,43 @@ ALL_DIED = "every process died"  # instead of a table
 class Worker:
     """A fresh process that runs steps on command, so that only they have used its memory.
 
+    Ctrl-C is its owner's to answer: who leaves the context by an error ends the process at once.
+
     Args:
-        build: makes the step, in that process: a top-level function, or a `partial` of one.
+        build: makes the step, or several by their names, in that process: a top-level function,
+            or a `partial` of one.
         threads: of PyTorch.
         keep: whether the process keeps its memory, as training on the CPU does.
+        preload: a module that a server imports once, of which the process is then a fork: it
+            starts in a moment. None for a process from the start, which alone can use a GPU.
     """
 
-    def __init__(self, build: Callable[[], Step], threads: int, keep: bool = True) -> None:
-        context = multiprocessing.get_context("spawn")
+    def __init__(
+        self,
+        build: Callable[[], Step | Mapping[str, Step]],
+        threads: int,
+        keep: bool = True,
+        preload: str | None = None,
+    ) -> None:
+        context: Any = multiprocessing.get_context("forkserver" if preload else "spawn")
+        if preload:
+            context.set_forkserver_preload([preload])
         self._pipe, other = context.Pipe()
         arguments = (other, build, threads, keep)
         self._process = context.Process(target=_work, args=arguments, daemon=True)
         self._process.start()
         other.close()  # a process that dies then ends our wait for its answer
 
-    def step(self) -> tuple[float, float]:
+    def step(self, name: str = "step") -> tuple[float, float]:
         """Seconds that a step took, and its loss; all steps draw the same noise."""
-        self._pipe.send("step")
+        self._pipe.send(name)
         answer: tuple[float, float] = self._pipe.recv()
         return answer
+
+    def call(self, function: Callable[[], Any]) -> Any:
+        """What a function returns in that process; top-level, or a `partial` of one."""
+        self._pipe.send(function)
+        return self._pipe.recv()
 
     def peak(self) -> int:
         """Bytes that the steps needed at most: on a GPU in all, on the CPU above their start."""
@@ -52,7 +71,9 @@ class Worker:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._process.terminate()
         with contextlib.suppress(ConnectionError):
             self._pipe.send("stop")
         self._process.join()
@@ -97,21 +118,30 @@ def in_turns(workers: dict[str, Worker], rounds: int) -> dict[str, dict[str, Any
     }
 
 
-def _work(pipe: Connection, build: Callable[[], Step], threads: int, keep: bool) -> None:
-    """Main function of the process: build the step, then obey the commands."""
+def _work(
+    pipe: Connection,
+    build: Callable[[], Step | Mapping[str, Step]],
+    threads: int,
+    keep: bool,
+) -> None:
+    """Main function of the process: build the steps, then obey the commands."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(threads)
     if keep:
         keep_memory()
-    step = build()
+    built = build()
+    steps = built if isinstance(built, Mapping) else {"step": built}
     start = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     while (command := pipe.recv()) != "stop":
-        if command == "step":
+        if callable(command):
+            pipe.send(command())
+        elif command in steps:
             torch.manual_seed(1)
             begin = time.perf_counter()
-            loss = step()
+            loss = steps[command]()
             pipe.send((time.perf_counter() - begin, loss))
-        elif torch.cuda.is_available():
+        elif torch.cuda.is_initialized():
             pipe.send(torch.cuda.max_memory_allocated())
         else:
             pipe.send(_memory("VmHWM") - start)
