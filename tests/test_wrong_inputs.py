@@ -62,6 +62,20 @@ COMMANDS = {
     "data chekc": "data: unknown argument chekc; did you mean check?",
     "data check no": f"data: no: neither a file nor a generator; expected one of tetrominoes, tetrominoes-real10 or a file ({FORMATS})",
     "data generate tetrominoes --out a.h5": "data: the following arguments are required: --images",
+    "bench paper": "bench: unknown argument paper",
+    "bench --suite papers": "bench: --suite: unknown papers; did you mean paper?",
+    "bench --models e-0 e-2": "bench: --models: unknown e-2; did you mean e-3?",
+    "bench --sizes 64 0": "bench: argument --sizes: expected a whole number >= 1, got '0'",
+    "bench --sizes 50 --models slot-mlp": 'bench: --sizes: Slot MLP at 50x50: decoder "big": image height and width must be multiples of 16, got 50x50',
+    "bench --budget 20": "bench: argument --budget: expected 20s or 20min or 20h, got '20'",
+    "bench --budget 0min": "bench: argument --budget: expected 20s or 20min or 20h, got '0min'",
+    "bench --memory 11GB": "bench: argument --memory: expected 20MiB or 20GiB, got '11GB'",
+    "bench --batch=--": "bench: argument --batch: expected one argument",
+    "bench --models": "bench: argument --models: expected at least one argument",
+    "bench --device tpu": "bench: argument --device: invalid choice: 'tpu' (choose from 'cpu', 'cuda')",
+    "bench --official no": "bench: no: expected a checkout of EfficientMORL, no lib/model.py",
+    "bench --compare a.json": "bench: argument --compare: expected 2 arguments",
+    "bench --compare a.json b.json": "bench: a.json: no such file",
     "info --all": "info: unknown argument --all; there are: --help, -h",
 }
 
@@ -227,6 +241,10 @@ FILES: dict[str, tuple[bytes, str, str]] = {
     "signature.h5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "data check signature.h5", ("data: signature.h5: not a readable HDF5 file: Unable to synchronously open file (bad byte number in an address)")),
     "text.tfrecords": (b"hello hello hello", "data check text.tfrecords", (f"data: text.tfrecords: expected {FORMATS}; got a file that starts with 68 65 6c 6c")),
     "empty.tfrecords": (b"", "data check empty.tfrecords", f"data: empty.tfrecords: expected {FORMATS}; got an empty file"),
+    "torn-record.json": (b"{", "bench --compare torn-record.json b.json", "bench: torn-record.json: not a JSON file: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+    "list-record.json": (b"[1]", "bench --compare list-record.json b.json", "bench: list-record.json: not a record of emorl bench"),
+    "other-record.json": (b'{"suite": "paper", "cases": 5}', "bench --compare other-record.json b.json", "bench: other-record.json: not a record of emorl bench"),
+    "in-the-way": (b"", "bench --out in-the-way --allow-reference", "bench: --out: in-the-way/paper.json: in-the-way is not a folder"),
     "image.png": (b"no picture", "data check image.png", f"data: image.png: expected {FORMATS}; got a file that starts with 6e 6f 20 70"),
 }
 # fmt: on

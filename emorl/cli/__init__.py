@@ -22,6 +22,7 @@ COMMANDS = {
     "report": "write a run's report.html anew",
     "data": "generate, convert or check data sets",
     "convert": "turn a released EfficientMORL checkpoint into a model folder",
+    "bench": "time and memory of the models on this machine, as tables and plots",
     "info": "what is installed and what the fused ops can use here",
 }
 USAGE, FAILURE, INTERRUPTED = 2, 1, 128 + signal.SIGINT

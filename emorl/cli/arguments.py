@@ -35,8 +35,9 @@ class Parser(argparse.ArgumentParser):
             name = unknown[0].partition("=")[0]
             options = self._option_string_actions if name.startswith("-") else []
             raise ValueError(f"unknown argument {shown(name)}{near(name, options)}")
+        single = {action.dest for action in self._actions if action.nargs is None}
         for name, value in vars(known).items():
-            if isinstance(value, list):  # argparse's answer to --name=--
+            if name in single and isinstance(value, list):  # argparse's answer to --name=--
                 raise ValueError(f"argument --{name}: expected one argument")
         return known
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -59,6 +59,11 @@ def write_pictures(
 
 def png(figure: Figure) -> bytes:
     """The figure as the bytes of a PNG file."""
+    return picture(figure, "png")
+
+
+def picture(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
+    """The figure as the bytes of a file."""
     buffer = BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format=kind)
     return buffer.getvalue()

@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 MODULES = {path.stem for path in (ROOT / "emorl/bench").glob("[!_]*.py")} | {"cases"}
 # Configurations and training steps need the extra "train".
 NEED_EXTRA = {"against_released", "models", "rewritings", "step_kernels", "step_times", "steps"}
+NEED_EXTRA |= {"suites", *(path.stem for path in (ROOT / "emorl/bench").glob("paper*.py"))}
 IMPORT = """
 import importlib, sys
 blocked, names = sys.argv[1].split(), sys.argv[2:]

@@ -1,0 +1,177 @@
+"""`emorl bench`: time and memory of the models on this machine, as tables and plots."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emorl.cli.arguments import Parser, whole_number
+from emorl.fields import shown
+from emorl.runs.files import require_place, write_atomically
+from emorl.suggestions import near
+
+if TYPE_CHECKING:
+    from emorl.bench.options import Options
+    from emorl.bench.suites import Suite
+
+FAILED, INTERRUPTED = 1, 130
+_SECONDS = {"s": 1, "min": 60, "h": 3600}
+_BYTES = {"MiB": 2**20, "GiB": 2**30}
+
+
+def run(arguments: list[str]) -> int:
+    """Measure, print tables, and write record and plots; or compare two records."""
+    asked = _parser().parse(arguments)
+
+    from emorl.bench import kernels, suites
+    from emorl.bench.tables import as_text
+
+    if asked.compare:
+        print(as_text(suites.compare(*asked.compare)))
+        return 0
+    suite = _known(suites.SUITES, asked.suite, "--suite")
+    options = _options(asked, suite)
+    suite.check(options)
+    if asked.dry_run:
+        print(as_text(suite.outline(options)))
+        return 0
+    _require_device(options.device)
+    kernels.require(asked.allow_reference, options.device)
+    return _measure(asked.suite, suite, options, asked)
+
+
+def _parser() -> Parser:
+    parser = Parser("bench", "Time and memory of the models on this machine.")
+    add = parser.add_argument
+    add("--suite", default="paper", help="paper: the time and memory plots of EfficientMORL's")
+    add("--models", nargs="+", help="None: all of the suite's")
+    add("--sizes", nargs="+", type=whole_number(1), help="sides of the images; None: the suite's")
+    add("--batch", type=whole_number(1), default=4, help="images at once")
+    add("--device", choices=("cpu", "cuda"), help="None: a GPU where there is one")
+    add("--out", type=Path, default=Path("runs/bench"), help="folder of the record and the plots")
+    add("--official", type=Path, metavar="PATH", help="a checkout of EfficientMORL's released code")
+    add("--budget", type=_quantity(_SECONDS), default="20min", help="time for everything")
+    add("--memory", type=_quantity(_BYTES), default="11GiB", help="for the largest batch")
+    add("--dry-run", action="store_true", help="list what would run")
+    add("--html", action="store_true", help="also write one page with all plots and tables")
+    add("--compare", nargs=2, type=Path, metavar=("A.json", "B.json"), help="ratios of two records")
+    add(
+        "--allow-reference",
+        action="store_true",
+        help="time plain PyTorch too, where operators have no native kernels",
+    )
+    return parser
+
+
+def _quantity(units: dict[str, int]) -> Callable[[str], float]:
+    """An argument's type: a positive number and its unit, such as 20min; in the smallest unit."""
+
+    def parse(text: str) -> float:
+        match = re.fullmatch(rf"(\d{{1,6}}(?:\.\d{{1,6}})?)({'|'.join(units)})", text)
+        if match is None or float(match[1]) == 0:
+            examples = " or ".join(f"20{unit}" for unit in units)
+            raise argparse.ArgumentTypeError(f"expected {examples}, got {shown(text)}")
+        return float(match[1]) * units[match[2]]
+
+    return parse
+
+
+def _options(asked: argparse.Namespace, suite: Suite) -> Options:
+    """What the suite is asked for.
+
+    Raises:
+        ValueError: for a model that is not the suite's, and for a folder that is none.
+    """
+    import torch
+
+    from emorl.bench import released
+    from emorl.bench.options import Options
+
+    for model in asked.models or ():
+        _known(suite.models, model, "--models")
+    if asked.official:
+        released.check(asked.official)
+    return Options(
+        models=tuple(model for model in suite.models if model in (asked.models or suite.models)),
+        sizes=tuple(sorted({*(asked.sizes or suite.sizes)})),
+        batch=asked.batch,
+        device=asked.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        threads=torch.get_num_threads(),
+        official=asked.official and asked.official.absolute(),
+        budget=asked.budget,
+        memory=int(asked.memory),
+    )
+
+
+def _known(choices: Any, name: str, option: str) -> Any:
+    """The entry of that name.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if name not in choices:
+        raise ValueError(f"{option}: unknown {shown(name)}{near(name, choices)}")
+    return choices[name] if isinstance(choices, dict) else name
+
+
+def _require_device(device: str) -> None:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device: no GPU that torch can use; --dry-run lists what would run")
+
+
+def _measure(name: str, suite: Suite, options: Options, asked: argparse.Namespace) -> int:
+    """Measure, write and print; the exit code."""
+    from emorl.bench import records
+    from emorl.bench.tables import as_text
+
+    file = asked.out / f"{name}.json"
+    require_place(file, "--out")
+    record = suite.run(options, lambda record: records.write(file, record))
+    notes = _notes(record)
+    written = [file, *_write_plots(asked.out, name, suite, record, notes, asked.html)]
+    for table in suite.tables(record):
+        print(as_text(table), end="\n\n")
+    for line in notes:
+        print(line)
+    print(f"written: {', '.join(map(str, written))}")
+    if record["interrupted"]:
+        print("emorl bench: interrupted; what was measured is kept", file=sys.stderr)
+        return INTERRUPTED
+    return FAILED if record["failures"] else 0
+
+
+def _notes(record: dict[str, Any]) -> list[str]:
+    """What there is to say about a record beside its tables."""
+    return [
+        *(f"failed: {line}" for line in record["failures"]),
+        *(f"left out: {line}" for line in record["left_out"]),
+    ]
+
+
+def _write_plots(
+    folder: Path,
+    name: str,
+    suite: Suite,
+    record: dict[str, Any],
+    notes: list[str],
+    with_page: bool,
+) -> list[Path]:
+    """Write the figures as PNG and SVG, and the page if it is asked for."""
+    from emorl.bench.page import page
+    from emorl.report.pictures import picture
+
+    figures = suite.figures(record)
+    pictures = {figure: picture(drawn, "png") for figure, drawn in figures.items()}
+    files = {f"{name}-{figure}.png": content for figure, content in pictures.items()}
+    files |= {f"{name}-{fig}.svg": picture(drawn, "svg") for fig, drawn in figures.items()}
+    if with_page:
+        title = f"emorl bench: {name}"
+        text = page(title, suite.caption(record), pictures, suite.tables(record), notes)
+        files[f"{name}.html"] = text.encode()
+    return [write_atomically(folder / file, content) for file, content in files.items()]
