@@ -168,7 +168,7 @@ class Survey(NamedTuple):
 
     Attributes:
         build: seconds until there is a model.
-        seconds: of each part.
+        seconds: of each part, once it is warm.
         operators: the fused operators that ran.
     """
 
@@ -182,16 +182,20 @@ class Survey(NamedTuple):
 
 
 def survey(case: Case, official: Path | None, device: str) -> Survey:
-    """Build a case, and run each of its parts once."""
+    """Build a case, run each of its parts once to warm up, and time it once."""
     begin = time.perf_counter()
     steps = build(case, official, device)
-    seconds, built = {}, time.perf_counter() - begin
+    built = time.perf_counter() - begin
     with _Operators() as seen:
-        for part, step in steps.items():
-            begin = time.perf_counter()
+        for step in steps.values():
             step()
-            seconds[part] = time.perf_counter() - begin
-    return Survey(built, seconds, sorted(seen.names))
+    return Survey(built, {part: _seconds(step) for part, step in steps.items()}, sorted(seen.names))
+
+
+def _seconds(step: Step) -> float:
+    begin = time.perf_counter()
+    step()
+    return time.perf_counter() - begin
 
 
 class _Operators(TorchDispatchMode):

@@ -230,7 +230,7 @@ class Run:
             **self._header,
             "interrupted": interrupted,
             "failures": failures,
-            "left_out": self._left_out(),
+            "left_out": self._left_out("interrupted" if interrupted else "no time"),
             "cases": entries,
         }
         self._write(record)
@@ -244,8 +244,8 @@ class Run:
             if done < least_of(case)
         ]
 
-    def _left_out(self) -> list[str]:
-        """What is missing, and why."""
+    def _left_out(self, why: str) -> list[str]:
+        """What is missing, and the reason: its own, or `why`."""
         missing, reasons = [], dict(self._reasons)
         for case in self._cases:
             entry = self._entries.get(str(case), {})
@@ -253,8 +253,8 @@ class Run:
                 missing.append(str(case))
             elif "largest_batch" not in entry:
                 missing.append(batch_item(case))
-        left_out = [f"{name}: {reasons.pop(name, 'no time')}" for name in missing]
-        return left_out + [f"{name}: {why}" for name, why in reasons.items()]
+        left_out = [f"{name}: {reasons.pop(name, why)}" for name in missing]
+        return left_out + [f"{name}: {reason}" for name, reason in reasons.items()]
 
 
 def run(options: Options, write: Callable[[Record], object]) -> Record:

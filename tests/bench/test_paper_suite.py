@@ -322,7 +322,7 @@ def test_an_interrupted_run_keeps_what_it_has(
     record = suites.read(tmp_path / "paper.json")
     assert record["interrupted"]
     assert {case["size"] for case in record["cases"]} == {64}
-    assert "E-3, ours, 128x128: no time" in record["left_out"]
+    assert "E-3, ours, 128x128: interrupted" in record["left_out"]
     assert {path.suffix for path in tmp_path.iterdir()} == {".json", ".png", ".svg"}
 
 
