@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from emorl.cli.arguments import Parser, whole_number
 from emorl.fields import shown
+from emorl.paths import local
 from emorl.runs.files import require_place, write_atomically
 from emorl.suggestions import near
 
@@ -52,13 +53,17 @@ def _parser() -> Parser:
     add("--sizes", nargs="+", type=whole_number(1), help="sides of the images; None: the suite's")
     add("--batch", type=whole_number(1), default=4, help="images at once")
     add("--device", choices=("cpu", "cuda"), help="None: a GPU where there is one")
-    add("--out", type=Path, default=Path("runs/bench"), help="folder of the record and the plots")
-    add("--official", type=Path, metavar="PATH", help="a checkout of EfficientMORL's released code")
+    add("--out", type=local, default=Path("runs/bench"), help="folder of the record and the plots")
+    add(
+        "--official", type=local, metavar="PATH", help="a checkout of EfficientMORL's released code"
+    )
     add("--budget", type=_quantity(_SECONDS), default="20min", help="time for everything")
     add("--memory", type=_quantity(_BYTES), default="11GiB", help="for the largest batch")
     add("--dry-run", action="store_true", help="list what would run")
     add("--html", action="store_true", help="also write one page with all plots and tables")
-    add("--compare", nargs=2, type=Path, metavar=("A.json", "B.json"), help="ratios of two records")
+    add(
+        "--compare", nargs=2, type=local, metavar=("A.json", "B.json"), help="ratios of two records"
+    )
     add(
         "--allow-reference",
         action="store_true",
