@@ -28,6 +28,7 @@ processes.set_forkserver_preload(
 )
 LONGEST = 240.0  # seconds that a child may take before it counts as stuck
 WATCHED = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree")
+OUTPUTS = {"stdout": 1, "stderr": 2}  # file in the child's folder -> descriptor
 
 
 class Fault(Exception):  # noqa: N818
@@ -58,6 +59,8 @@ class Child:
 
     def start(self) -> Started:
         self.folder.mkdir(parents=True, exist_ok=True)
+        for name in OUTPUTS:
+            (self.folder / name).touch()  # it may be killed before it has opened them
         process = processes.Process(target=run, args=(self,))
         process.start()
         return Started(process, self.folder)
@@ -118,7 +121,7 @@ class Started:
 def run(child: Child) -> None:
     """In the child: run the command; its exit code is the process's."""
     os.setsid()
-    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+    for name, descriptor in OUTPUTS.items():
         with (child.folder / name).open("w") as file:
             os.dup2(file.fileno(), descriptor)
     sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
