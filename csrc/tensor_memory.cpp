@@ -23,11 +23,12 @@
 #include <c10/core/CPUAllocator.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 namespace emorl {
 namespace {
 
-constexpr size_t kPage = 4096;
+const size_t kPage = sysconf(_SC_PAGESIZE);  // 4 KiB, on some machines 64
 constexpr size_t kHugePage = 2 << 20;
 constexpr size_t kRoom = size_t{1} << 38;
 constexpr size_t kSmallest = 1 << 20;  // smaller tensors are left to the default allocator
@@ -111,22 +112,43 @@ class KeepingAllocator final : public c10::Allocator {
         free_.rbegin(), free_.rend(), [size](const auto& range) { return range.second >= size; });
   }
 
+  // Gives the free pages of the lowest address to the kernel; false if there are none, or it does
+  // not take them.
+  bool give_back() {
+    if (free_.empty()) {
+      return false;
+    }
+    const auto [first, freed] = *free_.begin();
+    if (munmap(first, freed) != 0) {
+      return false;
+    }
+    mapped_ -= freed;
+    if (reinterpret_cast<uintptr_t>(first) == lowest_) {
+      lowest_ += freed;
+    }
+    free_.erase(first);
+    return true;
+  }
+
+  // New pages, below the others if there is room; rounds the size up, so that the next ones begin
+  // where a huge page can.
+  void* map_below(size_t& size) const {
+    size += (lowest_ - size) % kHugePage;
+    void* const wish = reinterpret_cast<void*>(lowest_ == 0 ? 0 : lowest_ - size);
+    return mmap(wish, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  }
+
   // False if there is no more memory. New pages join those before if the kernel has room there.
   bool map_more(size_t size) {
     const size_t most = std::max(most_used_, used_ + size);
-    while (!free_.empty() && mapped_ + size > most + most / kSpare) {
-      const auto [first, freed] = *free_.begin();
-      munmap(first, freed);
-      mapped_ -= freed;
-      if (reinterpret_cast<uintptr_t>(first) == lowest_) {
-        lowest_ += freed;
-      }
-      free_.erase(first);
+    while (mapped_ + size > most + most / kSpare && give_back()) {
     }
-    size += (lowest_ - size) % kHugePage;  // so that the next pages begin where a huge one can
-    void* const below = reinterpret_cast<void*>(lowest_ == 0 ? 0 : lowest_ - size);  // a wish
-    void* const pages =
-        mmap(below, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* pages = map_below(size);
+    if (pages == MAP_FAILED) {
+      while (give_back()) {
+      }
+      pages = map_below(size);
+    }
     if (pages == MAP_FAILED) {
       return false;
     }

@@ -16,6 +16,10 @@ except PackageNotFoundError:  # imported from a source tree that was never insta
 __all__ = ["__version__", "macs"]
 
 
+def __dir__() -> list[str]:
+    return [*globals(), "macs"]
+
+
 def __getattr__(name: str) -> Any:
     """What needs torch, loaded when it is first asked for."""
     if name != "macs":

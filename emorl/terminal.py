@@ -22,7 +22,10 @@ class Terminal:
     def write(self, text: str) -> int:
         """Write and flush."""
         try:
-            self._stream.write(text)
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError as error:
+                self._stream.write(text.encode(error.encoding, "backslashreplace").decode("ascii"))
             self._stream.flush()
         except (OSError, ValueError):  # ValueError: closed in this process
             self._drop()

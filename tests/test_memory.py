@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from build_testing import CXX
 
 from emorl.models import MODELS
 from emorl.ops.extension import extension
@@ -36,9 +38,10 @@ done = keep_memory()
 """
 
 
-def run(program: str, setting: str = "1") -> list[str]:
+def run(program: str, setting: str = "1", **variables: str) -> list[str]:
     """What a fresh process prints: an allocator stays for good."""
-    environment = {**os.environ, "EMORL_KEEP_MEMORY": setting, "OMP_NUM_THREADS": "1"}
+    own = {"EMORL_KEEP_MEMORY": setting, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **own, **variables}
     command = [sys.executable, "-c", START + program]
     output = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     return output.stdout.split()
@@ -178,3 +181,46 @@ with torch.profiler.profile(profile_memory=True) as record:
 print(max(e.self_cpu_memory_usage for e in record.events()))
 """
     assert int(run(program)[0]) >= 4 << 20
+
+
+PAGES_OF_64K = r"""
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdint.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+extern "C" long sysconf(int name) {
+  if (name == _SC_PAGESIZE) return 65536;
+  return reinterpret_cast<long (*)(int)>(dlsym(RTLD_NEXT, "sysconf"))(name);
+}
+extern "C" int munmap(void* address, size_t size) {
+  Dl_info caller;
+  if (dladdr(__builtin_return_address(0), &caller) && __builtin_strstr(caller.dli_fname, "/_C.")) {
+    if (reinterpret_cast<uintptr_t>(address) % 65536) return errno = EINVAL, -1;
+    size = (size + 65535) / 65536 * 65536;
+  }
+  return syscall(SYS_munmap, address, size);
+}
+"""
+
+
+@needs_extension
+@pytest.mark.skipif(CXX is None, reason="no C++ compiler is on the PATH")
+def test_pages_of_another_size(tmp_path: Path) -> None:
+    """With a stand-in for a kernel whose pages have 64 KiB: it unmaps whole ones."""
+    (tmp_path / "pages.cpp").write_text(PAGES_OF_64K)
+    library = tmp_path / "pages.so"
+    command = [CXX, "-shared", "-fPIC", tmp_path / "pages.cpp", "-o", library, "-ldl"]
+    subprocess.run(command, check=True)
+    program = """
+import random
+random.seed(0)
+alive = []
+for i in range(400):
+    alive.append((i, torch.full((random.choice([300_001, 700_003, 1_100_009]),), float(i))))
+    if len(alive) > random.choice([4, 12]):
+        number, tensor = alive.pop(random.randrange(len(alive)))
+        assert (tensor == number).all(), number
+print(done)
+"""
+    assert run(program, LD_PRELOAD=str(library)) == ["True"]

@@ -110,7 +110,8 @@ __device__ void load_slots(
   const S* rgb = in.rgb + image * in.rgb_strides.image + pixel * in.rgb_strides.pixel;
   const S* masks = in.mask_logits + image * in.mask_strides.image + pixel * in.mask_strides.pixel;
   if constexpr (kChannels == kUsualChannels) {
-    // nvcc moves no load above the stores to shared memory, so that these come after several loads
+    // nvcc moves no load of this kernel above the stores to shared memory, so that these come after
+    // several loads
     constexpr int kAtOnce = 4;
 #pragma unroll 1
     for (int first = 0; first < p.slots; first += kAtOnce) {

@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.distributions import Distribution
 
 from emorl.bench.tally import Tally
+from emorl.fields import fit, shown
 from emorl.models import MODELS, ModelConfig, ObjectCentricModel
 from emorl.models.efficient_morl import plain as efficient_morl
 from emorl.models.iodine import plain as iodine
@@ -143,9 +144,11 @@ def macs(
         ValueError: if there is no such configuration, or a value does not fit.
         TypeError: if the configuration has no value of that name.
     """
-    if batch < 1:
+    if fit("batch", batch, int) < 1:
         raise ValueError(f"batch: expected 1 or more, got {batch}")
     kind, config = _configured(model)
+    if size is not None and "image_size" in changes:
+        raise ValueError("image_size: expected size or image_size, got both")
     if size is not None:
         changes["image_size"] = (size, size) if isinstance(size, int) else size
     config = replace(config, **changes)
@@ -162,6 +165,9 @@ def macs(
 
 def _configured(model: ObjectCentricModel | str) -> tuple[type[ObjectCentricModel], ModelConfig]:
     if not isinstance(model, str):
+        if model.name not in _PUBLISHED:
+            expected = ", ".join(_PUBLISHED)
+            raise ValueError(f"model: expected one of {expected}, got {shown(model.name)}")
         return type(model), model.config
     from emorl.training.config_file import find_config, load_config  # these need the extra "train"
 

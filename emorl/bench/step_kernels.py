@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +16,7 @@ from emorl.bench import kernels
 from emorl.bench.records import machine, write
 from emorl.bench.steps import Case, variant_step
 from emorl.bench.workers import Step
+from emorl.paths import local
 from emorl.training.config_file import find_config
 
 WARM_UP, STEPS = 4, 3
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--cases", nargs="+", type=Case.parse, default=[Case("clevr6", 2, 3)])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["float32"])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--out", type=Path, help="JSON file of the results")
+    parser.add_argument("--out", type=local, help="JSON file of the results")
     options = kernels.parse(parser)
     for case in options.cases:
         find_config(case.config)

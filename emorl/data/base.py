@@ -101,7 +101,7 @@ class ObjectDataset(Dataset[dict[str, Any]]):
         return {**sample, "factors": batch.factors, "index": batch.index}
 
     def images(self, indices: Sequence[int]) -> Tensor:
-        """The images alone, uint8 [B, 3, H, W]: a file's masks and factors are not read."""
+        """The images alone, uint8 [B, 3, H, W]; HDF5 files are then asked for nothing else."""
         return self.__getitems__(indices).image
 
     def count(self, most: int) -> int:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from emorl.data.random import fold, normal
+from emorl.fields import fit, shown
 from emorl.nn import BatchNoise
 from emorl.nn.posterior import seed_for
 
@@ -34,14 +35,21 @@ class ImageNoise(BatchNoise):
             images: indices of the images in their data set, in the batch's order.
             seed: any integer.
             device: where to draw: the model's.
+
+        Raises:
+            ValueError: for indices that are none, or no integer as a seed.
         """
+        indices = [fit("images", index, int) for index in images]
+        if not indices or min(indices) < 0:
+            raise ValueError(f"images: expected indices of images, 0 or more, got {shown(indices)}")
+        seed = fit("seed", seed, int)
         noise = super().__new__(cls, device)  # type: ignore[call-arg]
         key = torch.tensor(seed_for("images", seed), device=device)
-        noise._states = fold(key, torch.tensor([*images], device=device))
+        noise._states = fold(key, torch.tensor(indices, device=device))
         noise._draws = 0
-        noise.shares = 1 / len(images)
+        noise.images, noise.shares = len(indices), 1 / len(indices)
         # For a model that draws past `standard_normal`: such noise belongs to the batch.
-        noise.manual_seed(seed_for("batch", seed, *images))
+        noise.manual_seed(seed_for("batch", seed, *indices))
         return noise
 
     def standard_normal(self, like: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,9 +11,11 @@ from torch import Tensor, distributed
 
 from emorl.data import Batch, ObjectDataset
 from emorl.evaluation.noise import ImageNoise
+from emorl.fields import fit
 from emorl.metrics import adjusted_rand_index, mean_iou, mean_squared_error
 from emorl.models import ObjectCentricModel, Objective
 
+SOMETIMES_UNDEFINED = ("fg_ari", "fg_miou", "ari", "miou")  # of an image without objects, say
 NOISE = "each image's own, of seed and index; so is the loss that refinement descends"
 
 
@@ -35,7 +39,7 @@ def evaluate(
     rounding, on `images`, `batch_size`, the number of processes or the device.
 
     Args:
-        model: any model; its mode and its gradients stay as they are.
+        model: any model; its mode and its gradients stay as they are. It stays on `device`.
         dataset: images, with masks for the segmentation metrics.
         images: how many.
         refinement_steps: None for the model's own number.
@@ -55,34 +59,34 @@ def evaluate(
         own name.
 
     Raises:
-        ValueError: if a number is not positive.
+        ValueError: if a number is not positive, or what must be defined is NaN for an image: the
+            model computes nonsense.
     """
     for name, value in {"images": images, "batch_size": batch_size}.items():
-        if value < 1:
+        if fit(name, value, int) < 1:
             raise ValueError(f"{name}: expected at least 1, got {value}")
+    seed = fit("seed", seed, int)
     device = torch.device(device or next(model.parameters()).device)
     model.to(device)
     count = dataset.count(images)
-    mode = model.training
-    model.eval()
     starts = range(0, count, batch_size)
     rank, processes = _rank_and_world_size() if sharded else (0, 1)
     measured = []
-    for start in starts[rank::processes]:
-        indices = range(start, min(start + batch_size, count))
-        batch = dataset.__getitems__(indices).to(device)
-        objective = model.score(
-            batch.image,
-            refinement_steps=refinement_steps,
-            num_slots=num_slots,
-            generator=ImageNoise(indices, seed=seed, device=device),
-        )
-        values = _per_image(batch, objective)
-        measured.append({name: per_image.cpu().double() for name, per_image in values.items()})
-    model.train(mode)
+    with _evaluating(model):
+        for start in starts[rank::processes]:
+            indices = range(start, min(start + batch_size, count))
+            batch = dataset.__getitems__(indices).to(device)
+            objective = model.score(
+                batch.image,
+                refinement_steps=refinement_steps,
+                num_slots=num_slots,
+                generator=ImageNoise(indices, seed=seed, device=device),
+            )
+            values = _per_image(batch, objective)
+            measured.append({name: x.cpu().double() for name, x in values.items()})
     if processes > 1:
         measured = _gathered(measured, len(starts), processes)
-    metrics = {name: _summary(torch.cat([m[name] for m in measured])) for name in measured[0]}
+    metrics = {name: _summary(name, torch.cat([m[name] for m in measured])) for name in measured[0]}
     return {
         "images": count,
         "refinement_steps": _or_configured(model, "refinement_steps", refinement_steps),
@@ -93,6 +97,17 @@ def evaluate(
         "notes": _notes(dataset, images, count, metrics),
         "metrics": metrics,
     }
+
+
+@contextmanager
+def _evaluating(model: ObjectCentricModel) -> Iterator[None]:
+    """The model in evaluation mode, for a while."""
+    mode = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(mode)
 
 
 def _rank_and_world_size() -> tuple[int, int]:
@@ -128,8 +143,11 @@ def _per_image(batch: Batch, objective: Objective) -> dict[str, Tensor]:
     return {**values, **last, **objective.terms}
 
 
-def _summary(values: Tensor) -> dict[str, float | int]:
+def _summary(name: str, values: Tensor) -> dict[str, float | int]:
     known = values[~values.isnan()]
+    if len(known) < len(values) and name not in SOMETIMES_UNDEFINED:
+        image = int(values.isnan().nonzero()[0])
+        raise ValueError(f"{name}: expected a number for each image, got nan for image {image}")
     return {
         "mean": known.mean().item(),
         "std": known.std(correction=0).item(),

@@ -183,8 +183,9 @@ def _unit_range(values: Tensor, name: str) -> Tensor:
     if not values.is_floating_point():
         raise ValueError(f"mean_squared_error: expected uint8 or float, got {name} {values.dtype}")
     values = values.double()
-    if values.numel():
-        low, high = values.amin().item(), values.amax().item()
+    known = values[~values.isnan()]
+    if known.numel():
+        low, high = known.amin().item(), known.amax().item()
         if low < -RANGE_TOLERANCE or high > 1 + RANGE_TOLERANCE:
             raise ValueError(
                 f"mean_squared_error: expected {name} in [0, 1], got values from {low} to {high}"

@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from emorl.fields import shown
 from emorl.models import pretrained
 from emorl.models.config import ModelConfig
 from emorl.models.geco import GECO
-from emorl.nn.posterior import ScoredPosterior, Weight, share_of
+from emorl.nn.posterior import BatchNoise, ScoredPosterior, Weight, share_of
 from emorl.ops.library import mapped
 
 
@@ -330,6 +331,7 @@ class ObjectCentricModel(nn.Module, ABC):
             raise ValueError(
                 f"num_slots: fixed by the network, expected {self.config.num_slots}, got {slots}"
             )
+        _require_generator(generator, len(target))
         return Request(
             target,
             slots,
@@ -389,14 +391,25 @@ def checked_images(images: Tensor, dtype: torch.dtype) -> Tensor:
         raise ValueError(f"images: expected a tensor [B, 3, H, W], got {type(images).__name__}")
     if mapped():
         raise ValueError("images: expected a batch [B, 3, H, W], got images mapped by torch.vmap")
-    if images.dim() != 4 or images.shape[1] != 3 or 0 in images.shape:
+    if images.dim() != 4 or images.shape[1] != 3:
         raise ValueError(f"images: expected [B, 3, H, W], got {[*images.shape]}")
+    if not images.numel():
+        raise ValueError(f"images: expected one or more, with pixels, got {[*images.shape]}")
     if images.dtype == torch.uint8:
         return images.to(dtype) / 255
-    if not images.is_floating_point():
+    if not images.is_floating_point() or images.dtype.itemsize < 2:
         raise ValueError(f"images: expected uint8 or a float in [0, 1], got {images.dtype}")
     _require_in_range(images)
     return images.to(dtype)
+
+
+def _require_generator(generator: object, batch: int) -> None:
+    """Refuse what is no generator, and one of other images than the batch's."""
+    if not isinstance(generator, torch.Generator | None):
+        raise ValueError(f"generator: expected a torch.Generator or None, got {shown(generator)}")
+    own = generator.images if isinstance(generator, BatchNoise) else None
+    if own is not None and own != batch:
+        raise ValueError(f"generator: expected noise for {batch} images, got noise for {own}")
 
 
 def _is_differentiated(images: Tensor) -> bool:

@@ -39,10 +39,12 @@ class BatchNoise(torch.Generator):
         index: of the images among such shares, 0 to shares - 1.
         shares: that make up the batch whose mean loss refinement descends; below 1 where the
             images are several batches.
+        images: how many it has noise for; None for any number.
     """
 
     index: int = 0
     shares: float = 1
+    images: int | None = None
 
     def standard_normal(self, like: Tensor) -> Tensor:
         """The next noise of these images; see the function of this name."""

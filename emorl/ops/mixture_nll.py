@@ -64,6 +64,8 @@ def mixture_nll(
     inputs once for both.
 
     Values and gradients are finite for finite arguments, unless they exceed the range of the dtype.
+    Native kernels take a deviation for 4e18 sigmas at most (float32), so that its square stays
+    finite where the reference's becomes infinite.
     Sums are accumulated in float32 or wider. On the CPU the result does not depend on the number of
     threads. Rgb and logits that are neighbouring views of one tensor are read in place, channels
     first or last; their gradient has the same order in memory.

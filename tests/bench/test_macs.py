@@ -238,6 +238,13 @@ def test_prints_a_table() -> None:
     assert len({len(line) for line in lines}) == 1
 
 
+class OwnModel(SlotMLP):
+    name = "mine"
+
+
+OWN = OwnModel(SlotMLPConfig(image_size=(16, 16), num_slots=2, hidden_dim=8))
+
+
 def test_total() -> None:
     assert Count({"encoder": 1.0, "decoder": 2.5}, 4.0).total == 7.5
 
@@ -248,16 +255,23 @@ def test_total() -> None:
         ("clevr7", {}, ValueError, "clevr7"),
         ("iodin/clevr6", {}, ValueError, "iodin"),
         ("clevr6", {"batch": 0}, ValueError, "batch: expected 1 or more, got 0"),
+        ("clevr6", {"batch": 2.5}, ValueError, "batch: expected a whole number, got 2.5"),
+        ("clevr6", {"size": 64, "image_size": (64, 64)}, ValueError, "got both"),
+        (OWN, {}, ValueError, "model: expected one of efficient_morl, .*, got mine"),
         ("clevr6", {"num_slots": 0}, ValueError, "num_slots must be positive, got 0"),
         (ATTENTION, {"size": 100}, ValueError, "multiples of 16"),
         (ATTENTION, {"refinement_steps": 1}, TypeError, "refinement_steps"),
     ],
 )
 def test_refuses(
-    model: str, arguments: dict[str, Any], error: type[Exception], message: str
+    model: str | SlotMLP, arguments: dict[str, Any], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         emorl.macs(model, **arguments)
+
+
+def test_the_package_lists_it() -> None:
+    assert "macs" in dir(emorl)
 
 
 def test_what_the_package_has_not() -> None:

@@ -281,5 +281,5 @@ def test_every_path_may_begin_at_home(fixtures_dir, tmp_path, monkeypatch, capsy
 
 
 def test_no_command_takes_a_path_in_another_way():
-    for module in (Path(emorl.__file__).parent / "cli").glob("*.py"):
+    for module in Path(emorl.__file__).parent.rglob("*.py"):
         assert "type=Path" not in module.read_text(), module

@@ -105,7 +105,7 @@ def test_each_image_is_a_batch():
 @pytest.mark.parametrize("name", MODELS)
 def test_an_image_has_the_same_numbers_in_any_batch(name, monkeypatch):
     """And however many images are measured: those of the image alone."""
-    monkeypatch.setattr(protocols, "_summary", lambda values: {"all": values, "excluded": 0})
+    monkeypatch.setattr(protocols, "_summary", lambda _, values: {"all": values, "excluded": 0})
     model, dataset = smoke(name), open_dataset("tetrominoes", split="test")
     alone = evaluate(model, dataset, images=IMAGES, batch_size=1)["metrics"]
     for images, size in [(3, 32), (10, 7), (IMAGES, 7), (IMAGES, 32)]:
@@ -121,3 +121,28 @@ def test_seeds_matter_where_a_model_draws(name):
     model, dataset = smoke(name), open_dataset("tetrominoes", split="test")
     results = [evaluate(model, dataset, images=2, seed=seed)["metrics"]["nll"] for seed in (0, 1)]
     assert (results[0] != results[1]) == (name in DRAWING)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("images", [2, 8])
+def test_noise_of_other_images_is_refused(name, images):
+    model, batch = smoke(name), torch.rand(4, 3, 35, 35)
+    message = f"generator: expected noise for 4 images, got noise for {images}"
+    for call in (model, model.score, model.objective):
+        with pytest.raises(ValueError, match=message):
+            call(batch, generator=ImageNoise(range(images), seed=0))
+
+
+@pytest.mark.parametrize(
+    ("images", "seed", "message"),
+    [
+        ([], 0, r"images: expected indices of images, 0 or more, got \[\]"),
+        ([-1, 0], 0, r"images: expected indices of images, 0 or more, got \[-1, 0\]"),
+        ([0.5], 0, "images: expected a whole number, got 0.5"),
+        ([0], 0.5, "seed: expected a whole number, got 0.5"),
+        ([0], None, "seed: expected a whole number, got null"),
+    ],
+)
+def test_wrong_indices_and_seeds_are_refused(images, seed, message):
+    with pytest.raises(ValueError, match=message):
+        ImageNoise(images, seed=seed)

@@ -119,3 +119,26 @@ def test_the_model_and_the_global_generator_are_left_alone():
 def test_numbers_must_be_positive(name):
     with pytest.raises(ValueError, match=f"{name}: expected at least 1, got 0"):
         evaluate(FakeModel(), FakeImages(), **{name: 0})
+
+
+@pytest.mark.parametrize("name", ["images", "batch_size", "seed"])
+@pytest.mark.parametrize(("value", "got"), [(2.5, "2.5"), ("3", "'3'"), (True, "true")])
+def test_numbers_must_be_whole(name, value, got):
+    with pytest.raises(ValueError, match=f"{name}: expected a whole number, got {got}"):
+        evaluate(FakeModel(), FakeImages(), **{name: value})
+
+
+def test_a_model_that_fails_goes_on_in_its_mode():
+    model = FakeModel().train()
+    with pytest.raises(ValueError, match="num_slots"):
+        evaluate(model, FakeImages(), images=4, num_slots=0)
+    assert model.training
+
+
+def test_a_number_that_is_nan_is_no_undefined_one():
+    """Of all metrics only those of segmentation may be undefined."""
+    model = FakeModel()
+    with torch.no_grad():
+        model.colours[0, 0] = math.nan
+    with pytest.raises(ValueError, match="mse: expected a number for each image, got nan"):
+        evaluate(model, FakeImages(), images=4)

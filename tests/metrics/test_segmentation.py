@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import permutations
 
 import numpy as np
@@ -198,8 +199,9 @@ def test_mean_squared_error_of_uint8_and_float() -> None:
         (torch.full((1, 3), 200.0), r"expected reconstruction in \[0, 1\], got values from 200"),
         (torch.full((1, 3), -1.0), r"expected reconstruction in \[0, 1\], got values from -1"),
         (torch.zeros(1, 3).long(), "expected uint8 or float, got reconstruction torch.int64"),
+        (torch.tensor([[math.nan, 1.0, 255.0]]), r"in \[0, 1\], got values from 1.0 to 255"),
     ],
-    ids=["shape", "0-255", "centred", "dtype"],
+    ids=["shape", "0-255", "centred", "dtype", "nan"],
 )
 def test_mean_squared_error_errors(reconstruction, message) -> None:
     with pytest.raises(ValueError, match=message):

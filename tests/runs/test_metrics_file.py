@@ -82,3 +82,9 @@ def test_a_stream_that_is_read_gets_everything():
     print("a line", file=Terminal(stream))
     assert stream.getvalue() == "a line\n"
     assert not Terminal(stream).isatty()
+
+
+def test_a_line_that_a_terminal_cannot_write_is_escaped() -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    print("2 steps done; see é", file=Terminal(stream))
+    assert stream.buffer.getvalue() == b"2 steps done; see \\xe9\n"
