@@ -100,7 +100,7 @@ class ObjectDataset(Dataset[dict[str, Any]]):
             sample["mask"] = batch.mask
         return {**sample, "factors": batch.factors, "index": batch.index}
 
-    def images(self, indices: Sequence[int]) -> Tensor:
+    def read_images(self, indices: Sequence[int]) -> Tensor:
         """The images alone, uint8 [B, 3, H, W]; HDF5 files are then asked for nothing else."""
         return self.__getitems__(indices).image
 

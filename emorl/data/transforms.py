@@ -86,10 +86,10 @@ class TransformedDataset(ObjectDataset):
             mask=None if batch.mask is None else self._transform(batch.mask, nearest=True),
         )
 
-    def images(self, indices: Sequence[int]) -> Tensor:
+    def read_images(self, indices: Sequence[int]) -> Tensor:
         """The images alone, transformed."""
         self._require_limit(indices)
-        return self._transform(self.source.images(indices))
+        return self._transform(self.source.read_images(indices))
 
     def _require_limit(self, indices: Sequence[int]) -> None:
         if self.limit is not None:

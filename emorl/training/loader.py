@@ -54,7 +54,7 @@ class _Answering(Dataset[Any]):
 
     def __getitems__(self, indices: Sequence[int]) -> Tensor | ValueError | OSError:
         try:
-            return self.source.images(indices)
+            return self.source.read_images(indices)
         except (ValueError, OSError) as error:
             return error
 

@@ -332,6 +332,6 @@ def test_images_alone_are_those_of_batches_and_read_nothing_else(tmp_path, monke
         with monkeypatch.context() as patch:
             patch.setattr(HDF5Dataset, "_masks", None)
             patch.setattr(HDF5Dataset, "_factors", None)
-            assert torch.equal(dataset.images(indices), expected)
+            assert torch.equal(dataset.read_images(indices), expected)
     with pytest.raises(IndexError):
-        dataset.images([8])
+        dataset.read_images([8])

@@ -99,7 +99,7 @@ class HDF5Dataset(FileDataset):
         Raises:
             ValueError: if an image cannot be read or is not in the file's range of values.
         """
-        image = self.images(indices)
+        image = self.read_images(indices)
         with _named_errors(self.path):
             entity_masks = self._masks(indices) if self._has_masks else None
             factors = self._factors(indices)
@@ -111,7 +111,7 @@ class HDF5Dataset(FileDataset):
         )
         return batch, entity_masks
 
-    def images(self, indices: Sequence[int]) -> Tensor:
+    def read_images(self, indices: Sequence[int]) -> Tensor:
         """The images alone, uint8 [B, 3, H, W]; errors as `read`'s."""
         self._require_indices(indices, len(self))
         with _named_errors(self.path):
