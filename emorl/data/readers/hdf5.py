@@ -74,7 +74,10 @@ class HDF5Dataset(FileDataset):
         with _named_errors(self.path), _open(self.path) as file:
             group = _member(file, split)
             if group is None:
-                raise ValueError(f"expected a group {split!r}, got {_contents(file)}")
+                raise ValueError(
+                    f"expected a group {split!r}, got {_contents(file)}; --split or data.split "
+                    "chooses another"
+                )
             if not isinstance(group, h5py.Group):
                 raise ValueError(f"expected {split}/imgs, got {_kind(group)}")
             self._inspect(group)
