@@ -300,7 +300,7 @@ def test_loading_what_is_no_model_says_why(tmp_path: Path) -> None:
     [
         (torch.rand(3, 9, 11), {}, r"expected \[B, 3, H, W\], got \[3, 9, 11\]"),
         (torch.rand(2, 1, 9, 11), {}, r"expected \[B, 3, H, W\], got \[2, 1, 9, 11\]"),
-        (torch.rand(0, 3, 9, 11), {}, r"expected \[B, 3, H, W\], got \[0, 3, 9, 11\]"),
+        (torch.rand(0, 3, 9, 11), {}, r"expected one or more, with pixels, got \[0, 3, 9, 11\]"),
         (2 * torch.ones(1, 3, 9, 11), {}, r"expected floats in \[0, 1\], got \[2, 2\]"),
         (torch.ones(1, 3, 9, 11).long(), {}, r"expected uint8 or a float .* got torch.int64"),
         (torch.rand(1, 3, 9, 11), {"num_slots": 0}, "num_slots: expected 1 or more, got 0"),

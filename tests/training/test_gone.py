@@ -129,7 +129,7 @@ def test_a_run_whose_stderr_is_gone_goes_on(tmp_path, monkeypatch, kind):
 
 
 def test_two_runs_in_one_folder(tmp_path):
-    first = start(tmp_path, steps=60, pause=0.01)
+    first = start(tmp_path, steps=60, pause=0.1)
     wait_for_rows(tmp_path, 5, first)
     second = start(tmp_path, steps=60)
     second.join(60)
