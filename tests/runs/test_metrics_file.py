@@ -84,7 +84,11 @@ def test_a_stream_that_is_read_gets_everything():
     assert not Terminal(stream).isatty()
 
 
-def test_a_line_that_a_terminal_cannot_write_is_escaped() -> None:
-    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    print("2 steps done; see é", file=Terminal(stream))
-    assert stream.buffer.getvalue() == b"2 steps done; see \\xe9\n"
+@pytest.mark.parametrize(
+    ("encoding", "written"),
+    [("ascii", rb"see \xe9\u2192"), ("latin-1", b"see \xe9" + rb"\u2192")],
+)
+def test_a_line_that_a_terminal_cannot_write_is_escaped(encoding: str, written: bytes) -> None:
+    stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    print("see é→", file=Terminal(stream))
+    assert stream.buffer.getvalue() == written + b"\n"
