@@ -33,8 +33,8 @@ declare -A PARTS=(
 )
 declare -A LIMITS=(
   [wheels]=20 [build]=200 [extension]=200 [native-is-there]=20 [tests-native]=80 [tests-graph]=60
-  [tests-generator]=20 [memcheck]=90 [racecheck]=90 [tests-triton]=120 [steps]=150 [kernels]=50 [ops]=200 [ncu]=50
-  [ops-compiled]=120 [training]=370 [evaluate]=50
+  [tests-generator]=20 [memcheck]=90 [racecheck]=90 [tests-triton]=120 [steps]=150 [kernels]=50
+  [ops]=200 [ncu]=50 [ops-compiled]=120 [training]=370 [evaluate]=50
 )
 
 if [ "${1:-}" = --help ] || [ "${1:-}" = -h ]; then

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emorl.cli import FAILURE, INTERRUPTED
 from emorl.cli.arguments import Parser, whole_number
 from emorl.fields import shown
 from emorl.paths import local
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from emorl.bench.options import Options
     from emorl.bench.suites import Suite
 
-FAILED, INTERRUPTED = 1, 130
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
 _BYTES = {"MiB": 2**20, "GiB": 2**30}
 
@@ -148,7 +148,7 @@ def _measure(name: str, suite: Suite, options: Options, asked: argparse.Namespac
     if record["interrupted"]:
         print("emorl bench: interrupted; what was measured is kept", file=sys.stderr)
         return INTERRUPTED
-    return FAILED if record["failures"] else 0
+    return FAILURE if record["failures"] else 0
 
 
 def _notes(record: dict[str, Any]) -> list[str]:
