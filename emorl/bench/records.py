@@ -8,19 +8,43 @@ import json
 import platform
 import subprocess
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
+import emorl
 from emorl.runs.files import write_atomically
+
+if TYPE_CHECKING:
+    from emorl.bench.suite import Options
 
 
 def quantiles(seconds: Sequence[float]) -> dict[str, float]:
     """Median, 20 % and 80 % quantile."""
     low, median, high = np.quantile(seconds, [0.2, 0.5, 0.8]).tolist()
     return {"median": median, "p20": low, "p80": high}
+
+
+def with_quantiles(entry: dict[str, Any]) -> dict[str, Any]:
+    """A case of a record, with the quantiles of each part's timings."""
+    parts = {name: {**part, **quantiles(part["seconds"])} for name, part in entry["parts"].items()}
+    return {**entry, "parts": parts}
+
+
+def header(suite: str, options: Options) -> dict[str, Any]:
+    """What every record of a suite of `emorl bench` says beside its results."""
+    return {
+        "suite": suite,
+        "emorl": emorl.__version__,
+        "commit": commit(),
+        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": machine(options.threads),
+        "device": options.device,
+        "budget_seconds": options.budget,
+    }
 
 
 def machine(threads: int) -> dict[str, Any]:

@@ -10,14 +10,23 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 
 from emorl.bench.records import quantiles
 from emorl.memory import keep_memory
 
+
+class Timing(NamedTuple):
+    """Seconds and loss of a step that is its own clock, such as the mean of many calls."""
+
+    seconds: float
+    loss: float
+
+
 Step = Callable[[], float]  # returns the loss, for which it has waited
+TimedStep = Callable[[], Timing]
 ALL_DIED = "every process died"  # instead of a table
 
 
@@ -37,7 +46,7 @@ class Worker:
 
     def __init__(
         self,
-        build: Callable[[], Step | Mapping[str, Step]],
+        build: Callable[[], Step | Mapping[str, Step | TimedStep]],
         threads: int,
         keep: bool = True,
         preload: str | None = None,
@@ -120,7 +129,7 @@ def in_turns(workers: dict[str, Worker], rounds: int) -> dict[str, dict[str, Any
 
 def _work(
     pipe: Connection,
-    build: Callable[[], Step | Mapping[str, Step]],
+    build: Callable[[], Step | Mapping[str, Step | TimedStep]],
     threads: int,
     keep: bool,
 ) -> None:
@@ -139,8 +148,9 @@ def _work(
         elif command in steps:
             torch.manual_seed(1)
             begin = time.perf_counter()
-            loss = steps[command]()
-            pipe.send((time.perf_counter() - begin, loss))
+            done = steps[command]()
+            seconds = time.perf_counter() - begin
+            pipe.send(tuple(done) if isinstance(done, Timing) else (seconds, done))
         elif torch.cuda.is_initialized():
             pipe.send(torch.cuda.max_memory_allocated())
         else:

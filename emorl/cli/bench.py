@@ -17,8 +17,7 @@ from emorl.runs.files import require_place, write_atomically
 from emorl.suggestions import near
 
 if TYPE_CHECKING:
-    from emorl.bench.options import Options
-    from emorl.bench.suites import Suite
+    from emorl.bench.suite import Options, Suite
 
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
 _BYTES = {"MiB": 2**20, "GiB": 2**30}
@@ -48,10 +47,10 @@ def run(arguments: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser("bench", "Time and memory of the models on this machine.")
     add = parser.add_argument
-    add("--suite", default="paper", help="paper: the time and memory plots of EfficientMORL's")
+    add("--suite", default="paper", help="what to measure: paper")
     add("--models", nargs="+", help="None: all of the suite's")
     add("--sizes", nargs="+", type=whole_number(1), help="sides of the images; None: the suite's")
-    add("--batch", type=whole_number(1), default=4, help="images at once")
+    add("--batch", type=whole_number(1), help="images at once; None: the suite's")
     add("--device", choices=("cpu", "cuda"), help="None: a GPU where there is one")
     add("--out", type=local, default=Path("runs/bench"), help="folder of the record and the plots")
     add(
@@ -89,21 +88,24 @@ def _options(asked: argparse.Namespace, suite: Suite) -> Options:
     """What the suite is asked for.
 
     Raises:
-        ValueError: for a model that is not the suite's, and for a folder that is none.
+        ValueError: for what the suite does not have, and for a folder that is none.
     """
     import torch
 
     from emorl.bench import released
-    from emorl.bench.options import Options
+    from emorl.bench.suite import Options
 
     for model in asked.models or ():
         _known(suite.models, model, "--models")
+    for option in ("sizes", "batch"):
+        if getattr(asked, option) and not getattr(suite, option):
+            raise ValueError(f"--{option}: suite {asked.suite} has its own")
     if asked.official:
         released.check(asked.official)
     return Options(
         models=tuple(model for model in suite.models if model in (asked.models or suite.models)),
         sizes=tuple(sorted({*(asked.sizes or suite.sizes)})),
-        batch=asked.batch,
+        batch=asked.batch or suite.batch,
         device=asked.device or ("cuda" if torch.cuda.is_available() else "cpu"),
         threads=torch.get_num_threads(),
         official=asked.official and asked.official.absolute(),

@@ -14,82 +14,22 @@ import pytest
 import torch
 from torch import nn
 
-from emorl.bench import largest, paper, paper_run, released, suites
-from emorl.bench.budget import ENOUGH, Item, plan, require_least, total
-from emorl.bench.options import Options
+from emorl.bench import released, suites
+from emorl.bench.budget import ENOUGH, Item
 from emorl.bench.page import page
-from emorl.bench.paper import BOTH, FORWARD, MODELS, OURS, PARTS, RELEASED, Case
-from emorl.bench.paper_figures import STYLES, figures
-from emorl.bench.paper_plan import batch_item, items_of
-from emorl.bench.paper_tables import against_released, claims, compare, results
+from emorl.bench.paper import cases as paper
+from emorl.bench.paper import run as paper_run
+from emorl.bench.paper.cases import BOTH, FORWARD, MODELS, OURS, PARTS, RELEASED, Case
+from emorl.bench.paper.figures import STYLES, figures
+from emorl.bench.paper.plan import batch_item, items_of
+from emorl.bench.paper.tables import against_released, by_case, claims, results
 from emorl.bench.records import commit, machine, write
+from emorl.bench.suite import Options
+from emorl.bench.tables import ratios
 from emorl.bench.workers import Worker
 from emorl.cli import main
 from emorl.models import SlotAttentionConfig, SlotAttentionModel
 from emorl.report.pictures import picture
-
-ITEMS = [
-    Item("small", start=2.0, each=1.0, least=3, most=9),  # 5 s at least
-    Item("large", start=5.0, each=5.0, least=1, most=9),  # 10 s at least
-    Item("extra", start=4.0, each=0.0, least=0, most=1),
-]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [
-        (2.9, {"small": 0, "large": 0, "extra": 0}),
-        (3.0, {"small": 1, "large": 0, "extra": 0}),
-        (12.9, {"small": 6, "large": 0, "extra": 1}),  # after "small" no "large" fits
-        (15.0, {"small": 3, "large": 1, "extra": 0}),
-        (19.0, {"small": 3, "large": 1, "extra": 1}),
-        (25.0, {"small": 4, "large": 2, "extra": 1}),
-        (10**6, {"small": 9, "large": 9, "extra": 1}),
-    ],
-)
-def test_the_least_of_all_is_planned_before_more_of_any(
-    seconds: float, expected: dict[str, int]
-) -> None:
-    planned = plan(ITEMS, seconds)
-    assert planned == expected
-    assert total(ITEMS, planned) <= seconds
-
-
-def test_a_full_budget_that_is_too_small_is_an_error_and_a_small_one_is_not() -> None:
-    require_least(ITEMS, 15.0, ENOUGH)
-    with pytest.raises(ValueError, match=r"--budget: the least .* takes about 21min here, got 20"):
-        require_least(ITEMS, 14.9, ENOUGH)
-    require_least(ITEMS, 1.0, ENOUGH - 1)
-
-
-def test_straight_line() -> None:
-    peaks = {1: 30, 2: 50, 4: 90}
-    assert largest.line_through(peaks) == pytest.approx((10, 20))
-    assert largest.on_line(peaks, 1009) == 49
-    assert largest.on_line(peaks, 1011) == 50
-    assert largest.on_line(peaks, 5) == 0
-    assert largest.on_line({1: 30, 2: 30}, 100) is None
-    noisy = {1: 31, 2: 49, 4: 90}
-    assert largest.line_through(noisy)[1] == pytest.approx(20, rel=0.05)
-
-
-@pytest.mark.parametrize("batch", [1, 2, 3, 4, 32])
-def test_the_line_has_three_points(batch: int) -> None:
-    assert len({batch, *largest.others_than(batch)}) == 3
-
-
-@pytest.mark.parametrize("guess", [1, 5, 6, 7, 100])
-@pytest.mark.parametrize("room", [0, 1, 6, 99])
-def test_bisection(room: int, guess: int) -> None:
-    tried: list[int] = []
-
-    def fits(batch: int) -> bool:
-        tried.append(batch)
-        return batch <= room
-
-    assert largest.bisect(fits, guess) == room
-    assert min(tried) >= 1
-    assert len(tried) == len({*tried})
 
 
 def part(seconds: float, mebibytes: int, timings: int = 3) -> dict[str, Any]:
@@ -148,8 +88,8 @@ def test_two_records_are_compared_case_by_case(
         entry["parts"] = {
             name: {**p, "median": p["median"] / 2} for name, p in entry["parts"].items()
         }
-    rows = compare(before, after)
-    assert rows[1] == ["E-0, ours, 64x64, batch 4", FORWARD, "0.400", "0.200", "0.50x", "1.00x"]
+    rows = ratios(by_case(before), by_case(after))
+    assert rows[1] == ["E-0, ours, 64x64, batch 4", FORWARD, "0.4", "0.2", "0.50x", "1.00x"]
     only = [row[0] for row in rows if row[1] == "only in one"]
     assert [name.split(",")[0] for name in only] == ["IODINE"] * 3 + ["MONet"] * 3
 
@@ -158,7 +98,7 @@ def test_two_records_are_compared_case_by_case(
     assert main(["bench", "--compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")]) == 0
     assert "0.50x" in capsys.readouterr().out
     with pytest.raises(ValueError, match=r"no case in common"):
-        compare(invented(("monet",)), invented(("iodine",)))
+        ratios(by_case(invented(("monet",))), by_case(invented(("iodine",))))
 
 
 @pytest.mark.parametrize("by_batch", [True, False])
@@ -263,7 +203,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Case, str]]:
     def fake(case: Case, options: Options) -> FakeWorker:
         return FakeWorker(case, found)
 
-    for module in ("paper_run", "paper_timing"):
+    for module in ("paper.run", "paper.timing"):
         monkeypatch.setattr(f"emorl.bench.{module}.worker_of", fake)
         monkeypatch.setattr(
             f"emorl.bench.{module}.survey_worker", lambda options: FakeWorker(None, found)

@@ -7,19 +7,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-import emorl.report  # noqa: F401  # prepares matplotlib
-from emorl.bench.paper import BOTH, FORWARD, MODELS, OURS, PARTS, RELEASED
-from emorl.bench.paper_timing import Record, largest_of
+from emorl.bench.figures import COLOURS, caption_of, new_figure, plain_numbers, write_caption
+from emorl.bench.paper.cases import BOTH, FORWARD, MODELS, OURS, PARTS, RELEASED
+from emorl.bench.paper.timing import largest_of
+from emorl.bench.suite import Record
+from emorl.bench.tables import MIB
 
 
 class Style(NamedTuple):
-    """How a model is drawn: colours of Okabe and Ito, and what tells them apart without colour."""
+    """How a model is drawn: its colour, and what tells it apart without colour."""
 
     colour: str
     marker: str
@@ -27,25 +27,24 @@ class Style(NamedTuple):
 
 
 STYLES = {
-    "iodine": Style("#D55E00", "s"),
-    "e-0": Style("#E69F00", "o"),
-    "e-1": Style("#CC79A7", "P"),
-    "e-3": Style("#000000", "X"),
-    "e-0-s": Style("#E69F00", "<", "--"),
-    "e-1-s": Style("#CC79A7", ">", "--"),
-    "e-3-s": Style("#000000", "*", "--"),
-    "slot-attention": Style("#0072B2", "D"),
-    "slot-mlp": Style("#56B4E9", "v"),
-    "monet": Style("#009E73", "^"),
+    "iodine": Style(COLOURS["vermilion"], "s"),
+    "e-0": Style(COLOURS["orange"], "o"),
+    "e-1": Style(COLOURS["purple"], "P"),
+    "e-3": Style(COLOURS["black"], "X"),
+    "e-0-s": Style(COLOURS["orange"], "<", "--"),
+    "e-1-s": Style(COLOURS["purple"], ">", "--"),
+    "e-3-s": Style(COLOURS["black"], "*", "--"),
+    "slot-attention": Style(COLOURS["blue"], "D"),
+    "slot-mlp": Style(COLOURS["sky"], "v"),
+    "monet": Style(COLOURS["green"], "^"),
 }
 # Of bars: (code, part) -> colour, hatch.
 _BARS = {
-    (OURS, FORWARD): ("#0072B2", ""),
-    (OURS, BOTH): ("#56B4E9", ""),
-    (RELEASED, FORWARD): ("#E69F00", "////"),
-    (RELEASED, BOTH): ("#F0E442", "...."),
+    (OURS, FORWARD): (COLOURS["blue"], ""),
+    (OURS, BOTH): (COLOURS["sky"], ""),
+    (RELEASED, FORWARD): (COLOURS["orange"], "////"),
+    (RELEASED, BOTH): (COLOURS["yellow"], "...."),
 }
-_MIB = 2**20
 
 
 def figures(record: Record) -> dict[str, Figure]:
@@ -58,21 +57,11 @@ def figures(record: Record) -> dict[str, Figure]:
     }
 
 
-def machine_of(record: Record) -> str:
-    """The machine that a record is of."""
-    machine = record["machine"]
-    if record["device"] == "cuda":
-        return str(machine["gpu"])
-    threads = machine["threads"]
-    return f"{machine['processor']}, {threads} thread{'s' if threads > 1 else ''}"
-
-
 def caption(record: Record) -> str:
     """The machine and the circumstances of a record."""
     return (
-        f"{machine_of(record)}; {record['date']}; torch {record['machine']['torch']}, "
-        f"{record['dtype']}; batch {record['batch']}, {record['slots']} slots; medians"
-        + ("; interrupted" if record["interrupted"] else "")
+        f"{caption_of(record)}, {record['dtype']}; batch {record['batch']}, "
+        f"{record['slots']} slots; medians" + ("; interrupted" if record["interrupted"] else "")
     )
 
 
@@ -83,8 +72,7 @@ def time_and_memory(record: Record) -> Figure:
     """
     entries = record["cases"]
     by_batch = all(largest_of(entry) for entry in entries)
-    figure = Figure(figsize=(11, 4.9), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, 4.9)
     panels = figure.subplots(1, 2, sharey=by_batch)
     for axes, part in zip(panels, PARTS, strict=True):
         for model in MODELS:
@@ -92,7 +80,7 @@ def time_and_memory(record: Record) -> Figure:
                 _line(axes, _of(entries, model, code), part, by_batch)
         axes.set(title=part, xlabel=f"seconds for {record['batch']} images")
         axes.set(xscale="log", yscale="log")
-        _plain_numbers(axes)
+        plain_numbers(axes)
         axes.grid(which="major", linewidth=0.4, alpha=0.5)
         axes.spines[["top", "right"]].set_visible(False)
     gib = record["memory_limit"] / 2**30
@@ -108,7 +96,7 @@ def time_and_memory(record: Record) -> Figure:
         fontsize=8.5,
         handlelength=3.5,
     )
-    _write_caption(figure, record)
+    write_caption(figure, caption(record))
     return figure
 
 
@@ -139,20 +127,12 @@ def _line(axes: Axes, entries: Sequence[Record], part: str, by_batch: bool) -> N
 
 
 def _mebibytes(parts: Sequence[Record]) -> list[float]:
-    return [max(part["peak_bytes"], _MIB) / _MIB for part in parts]
+    return [max(part["peak_bytes"], MIB) / MIB for part in parts]
 
 
 def _area(size: int) -> float:
     """Of a marker, in square points."""
     return float(size) * 0.75
-
-
-def _plain_numbers(axes: Axes) -> None:
-    """Numbers such as 0.5 and 200 on logarithmic axes."""
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_minor_formatter(NullFormatter())
 
 
 def _legend(entries: Sequence[Record]) -> list[Line2D]:
@@ -181,8 +161,7 @@ def forward_and_backward(record: Record) -> Figure:
     codes = [code for code in (OURS, RELEASED) if any(e["code"] == code for e in entries)]
     thick = 0.8 / len(codes)
     height = 1.7 + 0.26 * len(models) * len(codes)
-    figure = Figure(figsize=(11, height), dpi=130, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(11, height)
     panels = figure.subplots(1, len(sizes), sharey=True, squeeze=False)[0]
     for axes, size in zip(panels, sizes, strict=True):
         shown = [entry for entry in entries if entry["size"] == size]
@@ -206,7 +185,7 @@ def forward_and_backward(record: Record) -> Figure:
         if code in codes
     ]
     figure.legend(handles=handles, loc="outside upper center", ncols=4, frameon=False, fontsize=8.5)
-    _write_caption(figure, record)
+    write_caption(figure, caption(record))
     return figure
 
 
@@ -236,7 +215,3 @@ def _bar(axes: Axes, entry: Record, y: float, height: float) -> None:
         va="center",
         fontsize=7,
     )
-
-
-def _write_caption(figure: Figure, record: Record) -> None:
-    figure.supxlabel(caption(record), fontsize=8, color="#444444")

@@ -10,14 +10,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from emorl.bench import paper
 from emorl.bench.budget import ENOUGH, Item, plan, require_least, total
-from emorl.bench.options import Options
-from emorl.bench.paper import BOTH, OURS, Case, Survey
-from emorl.bench.paper_plan import batch_item, items_of, least_of
-from emorl.bench.paper_timing import (
-    Record,
-    finished,
+from emorl.bench.paper import cases as paper
+from emorl.bench.paper.cases import BOTH, OURS, Case, Survey
+from emorl.bench.paper.plan import batch_item, items_of, least_of
+from emorl.bench.paper.timing import (
     free_memory,
     header,
     largest_batch,
@@ -30,6 +27,8 @@ from emorl.bench.paper_timing import (
     warmed_up,
     worker_of,
 )
+from emorl.bench.records import with_quantiles
+from emorl.bench.suite import Options, Record
 from emorl.bench.workers import left_out_if_dead
 
 CONFIRMED = 2  # models whose largest batch is tried, on the CPU
@@ -220,7 +219,7 @@ class Run:
 
     def _save(self, interrupted: bool) -> Record:
         """Write the record of all that is there."""
-        entries = [finished(entry) for entry in self._entries.values() if timings_of(entry)]
+        entries = [with_quantiles(entry) for entry in self._entries.values() if timings_of(entry)]
         failures = losses_that_differ(entries)
         if not entries:
             failures.append("nothing was timed: --budget has no time even for first steps")

@@ -17,8 +17,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from emorl.bench import released
-from emorl.bench.options import Options
 from emorl.bench.steps import set_precision
+from emorl.bench.suite import Options
 from emorl.bench.workers import Step
 from emorl.models import MODELS as NETWORKS
 from emorl.models import EfficientMORLConfig, ModelConfig

@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import emorl
-from emorl.bench import largest, paper
+from emorl.bench import largest, records
 from emorl.bench.against_released import differing
-from emorl.bench.options import Options
-from emorl.bench.paper import BOTH, OURS, PARTS, RELEASED, Case
-from emorl.bench.paper_plan import warm_up
-from emorl.bench.records import commit, machine, quantiles
+from emorl.bench.paper import cases as paper
+from emorl.bench.paper.cases import BOTH, OURS, PARTS, RELEASED, Case
+from emorl.bench.paper.plan import warm_up
+from emorl.bench.suite import Options, Record
 from emorl.bench.workers import Worker
-
-Record = dict[str, Any]
 
 
 def header(options: Options) -> Record:
-    """What a record says beside its results."""
+    """What the record says beside its results."""
     on_gpu = options.device == "cuda"
     return {
-        "suite": "paper",
-        "emorl": emorl.__version__,
-        "commit": commit(),
-        "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": machine(options.threads),
-        "device": options.device,
+        **records.header("paper", options),
         "dtype": "float32",
         "batch": options.batch,
         "slots": paper.SLOTS,
-        "budget_seconds": options.budget,
         "memory_limit": options.memory,
         "peaks": "allocated in all" if on_gpu else "above the start of the process's first step",
         "largest_batch_by": largest.BISECTION if on_gpu else largest.LINE,
@@ -54,7 +43,7 @@ def survey_worker(options: Options) -> Worker:
 
 def _preload(options: Options) -> str | None:
     """A process is forked where it can be: no fork can use a GPU safely."""
-    return "emorl.bench.paper" if options.device == "cpu" else None
+    return "emorl.bench.paper.cases" if options.device == "cpu" else None
 
 
 def warmed_up(case: Case, worker: Worker, options: Options) -> Record:
@@ -121,9 +110,3 @@ def losses_that_differ(entries: Sequence[Record]) -> list[str]:
 def timings_of(entry: Record) -> int:
     """The timings that every part of an entry has."""
     return min((len(part["seconds"]) for part in entry.get("parts", {}).values()), default=0)
-
-
-def finished(entry: Record) -> Record:
-    """An entry with the quantiles of its timings."""
-    parts = {name: {**part, **quantiles(part["seconds"])} for name, part in entry["parts"].items()}
-    return {**entry, "parts": parts}

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from emorl.bench.paper import BOTH, FORWARD, MODELS, OURS, PARTS, RELEASED
-from emorl.bench.paper_timing import Record, largest_of
-from emorl.bench.tables import Rows
+from emorl.bench.paper.cases import BOTH, FORWARD, MODELS, OURS, PARTS, RELEASED
+from emorl.bench.paper.timing import largest_of
+from emorl.bench.suite import Record
+from emorl.bench.tables import MIB, Rows, seconds
 
 # Pairs of models, and what the paper says about their ratio: (part, size or None for all) -> text.
 CLAIMS: dict[tuple[str, str], dict[tuple[str, int | None], str]] = {
@@ -23,8 +24,8 @@ def results(record: Record) -> Rows:
         images = largest_of(entry)
         rows.append(
             [MODELS[entry["model"]].title, entry["code"], str(entry["size"])]
-            + [f"{p['median']:.3f} ({p['p20']:.3f} to {p['p80']:.3f})" for p in parts]
-            + [f"{p['peak_bytes'] / 2**20:.0f}" for p in parts]
+            + [*map(seconds, parts)]
+            + [f"{p['peak_bytes'] / MIB:.0f}" for p in parts]
             + [str(len(parts[-1]["seconds"])), str(images) if images else _NONE]
         )
     return rows
@@ -75,28 +76,8 @@ def tables(record: Record) -> list[Rows]:
     return [rows for rows in made if len(rows) > 1]
 
 
-def compare(before: Record, after: Record) -> Rows:
-    """A row for each case and part of two records: seconds of both, and after over before.
-
-    Raises:
-        ValueError: if the records have no case in common.
-    """
-    first, second = _by_case(before), _by_case(after)
-    rows = [["case", "part", "A, s", "B, s", "time, B/A", "memory, B/A"]]
-    for case in [case for case in first if case in second]:
-        for part in PARTS:
-            a, b = first[case][part], second[case][part]
-            peaks = b["peak_bytes"] / max(1, a["peak_bytes"])
-            times = [f"{x['median']:.3f}" for x in (a, b)]
-            ratio = f"{b['median'] / a['median']:.2f}x"
-            rows.append([case, part, *times, ratio, f"{peaks:.2f}x"])
-    if len(rows) == 1:
-        raise ValueError("--compare: the two records have no case in common")
-    rows += [[case, "only in one", *["-"] * 4] for case in sorted(first.keys() ^ second.keys())]
-    return rows
-
-
-def _by_case(record: Record) -> dict[str, Record]:
+def by_case(record: Record) -> dict[str, Record]:
+    """The parts of each case of a record, by the case's name."""
     found = {}
     for entry in record["cases"]:
         side = f"{entry['size']}x{entry['size']}"
