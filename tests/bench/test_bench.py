@@ -11,10 +11,16 @@ import pytest
 from conftest import OPTIONAL
 
 ROOT = Path(__file__).resolve().parents[2]
-MODULES = {path.stem for path in (ROOT / "emorl/bench").glob("[!_]*.py")} | {"cases"}
-# Configurations and training steps need the extra "train".
+BENCH = ROOT / "emorl/bench"
+MODULES = {
+    ".".join(path.relative_to(BENCH).with_suffix("").parts)
+    for path in BENCH.rglob("*.py")
+    if path.name != "__init__.py"
+}
+SUITES = {module for module in MODULES if "." in module and not module.startswith("cases.")}
+# Configurations, training steps, progress bars and plots need the extra "train".
 NEED_EXTRA = {"against_released", "models", "rewritings", "step_kernels", "step_times", "steps"}
-NEED_EXTRA |= {"suites", *(path.stem for path in (ROOT / "emorl/bench").glob("paper*.py"))}
+NEED_EXTRA |= {"figures", "suites", "turns", *SUITES}
 IMPORT = """
 import importlib, sys
 blocked, names = sys.argv[1].split(), sys.argv[2:]
