@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import platform
 from datetime import UTC, datetime
 from pathlib import Path
 
-import jinja2
 import torch
 
 import emorl
 from emorl.report.curves import curves_figure
 from emorl.report.pictures import png
 from emorl.report.tables import evaluation_table, run_facts
+from emorl.report.templates import embedded, render
 from emorl.runs import RunFolder
 from emorl.runs.contents import RunContents, read_contents
 from emorl.runs.files import write_atomically
@@ -56,13 +55,8 @@ def write_report(run_dir: str | Path) -> Path:
         ValueError: if the folder is not a run's.
     """
     run = read_contents(run_dir)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    page = environment.get_template("report.html").render(
+    page = render(
+        Path(__file__).with_name("report.html"),
         name=run.name,
         config_text=run.config_text,
         facts=run_facts(run),
@@ -82,7 +76,7 @@ def _curves(run: RunContents) -> str | None:
     if not run.rows:
         return None
     try:
-        return _embedded(png(curves_figure(run.rows)))
+        return embedded(png(curves_figure(run.rows)))
     except ValueError:
         run.missing.append("metrics.jsonl has no values that make a curve.")
         return None
@@ -90,11 +84,7 @@ def _curves(run: RunContents) -> str | None:
 
 def _picture(path: Path) -> dict[str, str]:
     title, caption = CAPTIONS[path.stem]
-    return {"title": title, "caption": caption, "source": _embedded(path.read_bytes())}
-
-
-def _embedded(image: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(image).decode()
+    return {"title": title, "caption": caption, "source": embedded(path.read_bytes())}
 
 
 def _machine() -> str:

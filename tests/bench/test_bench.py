@@ -20,7 +20,7 @@ MODULES = {
 SUITES = {module for module in MODULES if "." in module and not module.startswith("cases.")}
 # Configurations, training steps, progress bars and plots need the extra "train".
 NEED_EXTRA = {"against_released", "models", "rewritings", "step_kernels", "step_times", "steps"}
-NEED_EXTRA |= {"figures", "suites", "turns", *SUITES}
+NEED_EXTRA |= {"figures", "page", "suites", "turns", *SUITES}
 IMPORT = """
 import importlib, sys
 blocked, names = sys.argv[1].split(), sys.argv[2:]

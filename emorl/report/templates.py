@@ -1,0 +1,29 @@
+"""HTML pages that need no other file."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+import jinja2
+
+
+def render(template: Path, **values: object) -> str:
+    """The text of a page.
+
+    Args:
+        template: its file, which may include `style.css` of this folder.
+        values: by the names that the template has for them; what is no markup is escaped.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([template.parent, Path(__file__).parent]),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template.name).render(**values)
+
+
+def embedded(image: bytes) -> str:
+    """The address of an image that holds the image itself: the bytes of a PNG file."""
+    return "data:image/png;base64," + base64.b64encode(image).decode()
