@@ -1,17 +1,13 @@
-"""Tables of the paper's suite: results, the ratios that the paper claims, two records' ratios."""
+"""Tables of the paper's suite: results, ratios of models and of codes, the paper's claims."""
 
 from __future__ import annotations
 
-from emorl.bench.paper.cases import BOTH, FORWARD, MODELS, OURS, PARTS, RELEASED
+from emorl.bench.paper.cases import MODELS, OURS, PARTS, RELEASED, TURNS
+from emorl.bench.paper.claims import checklist
 from emorl.bench.paper.timing import largest_of
 from emorl.bench.suite import Record
 from emorl.bench.tables import MIB, Rows, seconds
 
-# Pairs of models, and what the paper says about their ratio: (part, size or None for all) -> text.
-CLAIMS: dict[tuple[str, str], dict[tuple[str, int | None], str]] = {
-    ("iodine", "e-0"): {(FORWARD, 128): "10x", (BOTH, 128): "6x"},
-    ("slot-attention", "e-1"): {(FORWARD, None): "comparable"},
-}
 _NONE = "-"
 
 
@@ -31,18 +27,16 @@ def results(record: Record) -> Rows:
     return rows
 
 
-def claims(record: Record) -> Rows:
-    """A row for each ratio of the paper, size and part: ours, the released code's, the paper's."""
-    rows = [["time of", "part", "size", OURS, RELEASED, "paper"]]
-    for (slow, fast), claimed in CLAIMS.items():
+def pairs(record: Record) -> Rows:
+    """A row for each pair of `TURNS`, size and part: their ratio in ours and the released code."""
+    rows = [["time of", "part", "size", OURS, RELEASED]]
+    for slow, fast in TURNS:
         for size in sorted({entry["size"] for entry in record["cases"]}):
             for part in PARTS:
                 ratios = [_ratio(record, slow, fast, code, size, part) for code in (OURS, RELEASED)]
-                if ratios == [_NONE, _NONE]:
-                    continue
-                said = claimed.get((part, size)) or claimed.get((part, None)) or _NONE
-                names = f"{MODELS[slow].title} / {MODELS[fast].title}"
-                rows.append([names, part, str(size), *ratios, said])
+                if ratios != [_NONE, _NONE]:
+                    names = f"{MODELS[slow].title} / {MODELS[fast].title}"
+                    rows.append([names, part, str(size), *ratios])
     return rows
 
 
@@ -72,7 +66,7 @@ def against_released(record: Record) -> Rows:
 
 def tables(record: Record) -> list[Rows]:
     """The tables of a record, without those that have no rows."""
-    made = (results(record), claims(record), against_released(record))
+    made = (results(record), pairs(record), against_released(record), checklist(record))
     return [rows for rows in made if len(rows) > 1]
 
 
