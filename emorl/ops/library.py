@@ -13,13 +13,10 @@ from typing import Any, Literal, NamedTuple, NoReturn, get_args
 
 import torch
 from torch import Tensor
-from torch._library.autograd import Info, make_autograd_impl
 from torch.autograd import forward_ad
-from torch.library import register_fake
+from torch.library import register_autograd, register_fake
 
 Backend = Literal["auto", "native", "triton", "reference"]
-
-library = torch.library.Library("emorl", "DEF")
 
 NARROW = (torch.bfloat16, torch.float16)  # some kernels read them as they are; all compute wider
 NO_SECOND_DERIVATIVE = "{}: no second derivative in compiled backends; use backend='reference'"
@@ -29,6 +26,36 @@ _A100_SHARED_MEMORY = 163 * 1024  # bytes a block
 # that torch.compile can trace `resolve`.
 obstacles: dict[str, dict[str, dict[str, str | None]]] = {}
 _told: list[str] = []  # why the reference runs, once that has been said
+
+
+class OperatorLibrary(torch.library.Library):
+    """A library of operators whose gradients refuse forward-mode derivatives.
+
+    PyTorch would take results for constants wherever no gradient is recorded.
+    """
+
+    def impl(
+        self, op_name: Any, fn: Callable[..., Any], dispatch_key: str = "", **options: Any
+    ) -> None:
+        """Register a kernel; the one of `register_autograd` looks for tangents first."""
+        kernel = _without_tangents(op_name, fn) if dispatch_key == "Autograd" else fn
+        super().impl(op_name, kernel, dispatch_key, **options)
+
+
+def _without_tangents(op: str, differentiate: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel that raises an error where an argument has a tangent."""
+
+    def kernel(keys: Any, *arguments: Any, **options: Any) -> Any:
+        if forward_ad._current_level >= 0 and any(map(_is_dual, arguments)):
+            raise RuntimeError(
+                f"emorl::{op}: no forward-mode derivatives; use emorl.ops with backend='reference'"
+            )
+        return differentiate(keys, *arguments, **options)
+
+    return kernel
+
+
+library = OperatorLibrary("emorl", "DEF")
 
 
 class Gradient(NamedTuple):
@@ -116,29 +143,9 @@ def define_op(
         register_fake(f"emorl::{op}", fake, lib=library)
         register_fake(f"emorl::{op}_backward", fake_backward, lib=library)
         setup_context, backward = gradient(op)
-        _register_gradient(op, backward, setup_context)
-        _register_gradient(f"{op}_backward", refuse)
+        register_autograd(f"emorl::{op}", backward, setup_context=setup_context, lib=library)
+        register_autograd(f"emorl::{op}_backward", refuse, lib=library)
     obstacles[name] = {"native": {}, **({"triton": {}} if triton else {})}
-
-
-def _register_gradient(
-    op: str, backward: Callable[..., Any], setup_context: Callable[..., None] | None = None
-) -> None:
-    """`torch.library.register_autograd`, but forward-mode derivatives raise an error.
-
-    Without it PyTorch takes results for constants wherever no gradient is recorded.
-    """
-    overload = getattr(torch.ops.emorl, op).default
-    differentiate = make_autograd_impl(overload, Info(backward, setup_context))
-
-    def kernel(keys: Any, *arguments: Any, **options: Any) -> Any:
-        if forward_ad._current_level >= 0 and any(map(_is_dual, arguments)):
-            raise RuntimeError(
-                f"emorl::{op}: no forward-mode derivatives; use emorl.ops with backend='reference'"
-            )
-        return differentiate(keys, *arguments, **options)
-
-    library.impl(op, kernel, "Autograd", with_keyset=True)
 
 
 def resolve(
