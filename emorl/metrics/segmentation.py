@@ -15,6 +15,8 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+_SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)
+_UNSIGNED = (torch.uint8, torch.uint16, torch.uint32, torch.uint64)
 RANGE_TOLERANCE = 1e-3  # rounding of half precision may leave [0, 1] by this much
 
 
@@ -106,7 +108,10 @@ def match_segments(true: Tensor, predicted: Tensor) -> list[dict[int, int]]:
         ValueError: if shapes differ or labels are not non-negative integers.
     """
     table = _contingency(true, predicted)
-    true_labels, predicted_labels = table.true_labels.tolist(), table.predicted_labels.tolist()
+    true_labels, predicted_labels = (
+        [label % 2**64 for label in labels.tolist()]
+        for labels in (table.true_labels, table.predicted_labels)
+    )
     matches = []
     for iou in _intersection_over_union(table.counts).cpu().numpy():
         pairs = zip(*linear_sum_assignment(iou, maximize=True), strict=True)
@@ -127,6 +132,7 @@ def mean_squared_error(image: Tensor, reconstruction: Tensor) -> Tensor:
     Raises:
         ValueError: if shapes differ, or the values are of another dtype or range.
     """
+    _check_tensors(image=image, reconstruction=reconstruction)
     if image.shape != reconstruction.shape or image.dim() < 2:
         raise ValueError(
             "mean_squared_error: expected image and reconstruction of one shape [B, ...], "
@@ -137,7 +143,10 @@ def mean_squared_error(image: Tensor, reconstruction: Tensor) -> Tensor:
 
 
 class _Contingency(NamedTuple):
-    """Pixels per pair of labels: counts int64 [B, T, P], and the labels of rows and columns."""
+    """Pixels per pair of labels: counts int64 [B, T, P], and the labels of rows and columns.
+
+    Labels are modulo 2**64: those of uint64 beyond int64 are negative.
+    """
 
     counts: Tensor
     true_labels: Tensor
@@ -163,18 +172,29 @@ def _intersection_over_union(counts: Tensor) -> Tensor:
 
 
 def _check_labels(true: Tensor, predicted: Tensor) -> None:
+    _check_tensors(true=true, predicted=predicted)
     if true.shape != predicted.shape or true.dim() < 2:
         raise ValueError(
             "expected true and predicted label maps of one shape [B, ...], "
             f"got {list(true.shape)} and {list(predicted.shape)}"
         )
-    if true.device != predicted.device:
-        raise ValueError(f"expected labels on one device, got {true.device} and {predicted.device}")
     for name, labels in (("true", true), ("predicted", predicted)):
-        if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
+        if labels.dtype not in (*_SIGNED, *_UNSIGNED):
             raise ValueError(f"expected integer labels, got {name} labels of {labels.dtype}")
-        if labels.numel() and (smallest := int(labels.long().amin())) < 0:
+        if labels.dtype in _SIGNED and labels.numel() and (smallest := int(labels.amin())) < 0:
             raise ValueError(f"expected labels >= 0, got {name} label {smallest}")
+
+
+def _check_tensors(**values: Tensor) -> None:
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name}: expected a tensor, got {type(value).__name__}")
+    devices = [value.device for value in values.values()]
+    if devices[0] != devices[1]:
+        names = " and ".join(values)
+        raise ValueError(f"{names}: expected one device, got {devices[0]} and {devices[1]}")
+    if devices[0].type == "meta":
+        raise ValueError(f"{' and '.join(values)}: expected values, got the device meta")
 
 
 def _unit_range(values: Tensor, name: str) -> Tensor:

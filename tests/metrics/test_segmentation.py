@@ -144,6 +144,57 @@ def test_image_shaped_maps_and_strides() -> None:
         assert torch.equal(turned, flat)
 
 
+INTEGERS = [torch.int8, torch.int16, torch.int32, torch.int64]
+UNSIGNED = [torch.uint8, torch.uint16, torch.uint32, torch.uint64]
+NO_LABELS = [torch.bool, torch.float64, torch.bfloat16, torch.float8_e5m2, torch.complex64]
+
+
+@pytest.mark.parametrize("true_dtype", [*INTEGERS, *UNSIGNED], ids=str)
+@pytest.mark.parametrize("predicted_dtype", [*INTEGERS, *UNSIGNED], ids=str)
+def test_labels_of_every_integer_dtype(true_dtype, predicted_dtype) -> None:
+    """The largest label of each dtype is one like any other."""
+    most, predicted_most = torch.iinfo(true_dtype).max, torch.iinfo(predicted_dtype).max
+    usual = torch.tensor([[0, 1, 1, 2, 2, 2]]), torch.tensor([[3, 3, 1, 1, 2, 2]])
+    largest = (
+        torch.tensor([[0, 1, 1, most, most, most]], dtype=true_dtype),
+        torch.tensor([[predicted_most, predicted_most, 1, 1, 2, 2]], dtype=predicted_dtype),
+    )
+    for metric in BOTH:
+        for foreground in (False, True):
+            expected = metric(*usual, foreground_only=foreground)
+            torch.testing.assert_close(metric(*largest, foreground_only=foreground), expected)
+    assert match_segments(*usual) == [{3: 0, 1: 1, 2: 2}]
+    assert match_segments(*largest) == [{predicted_most: 0, 1: 1, 2: most}]
+
+
+@pytest.mark.parametrize("dtype", NO_LABELS, ids=str)
+@pytest.mark.parametrize("metric", [*BOTH, match_segments])
+def test_labels_of_every_other_dtype_are_refused(metric, dtype) -> None:
+    labels = torch.ones(1, 3).to(dtype), torch.ones(1, 3).long()
+    for name, pair in (("true", labels), ("predicted", labels[::-1])):
+        with pytest.raises(ValueError, match=f"expected integer labels, got {name} .* of {dtype}"):
+            metric(*pair)
+
+
+@pytest.mark.parametrize("dtype", [*INTEGERS, *UNSIGNED[1:], torch.bool, torch.complex64], ids=str)
+def test_images_of_every_other_dtype_are_refused(dtype) -> None:
+    image = torch.ones(1, 3).to(dtype)
+    with pytest.raises(ValueError, match=f"expected uint8 or float, got image {dtype}"):
+        mean_squared_error(image, image)
+
+
+@pytest.mark.parametrize("metric", [*BOTH, match_segments, mean_squared_error])
+def test_what_holds_no_values(metric) -> None:
+    for values, message in (
+        ((np.ones((1, 3)), torch.ones(1, 3)), "expected a tensor, got ndarray"),
+        ((torch.ones(1, 3), [[1, 2, 3]]), "expected a tensor, got list"),
+        ((torch.ones(1, 3), torch.ones(1, 3, device="meta")), "one device, got cpu and meta"),
+        ((torch.ones(1, 3, device="meta").byte(),) * 2, "expected values, got the device meta"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            metric(*values)
+
+
 def test_empty_batch_and_empty_images() -> None:
     for metric in BOTH:
         assert metric(torch.ones(0, 4).long(), torch.ones(0, 4).long()).shape == (0,)
