@@ -19,7 +19,7 @@ from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.distributions import Distribution
 
 from emorl.bench.tally import Tally
-from emorl.fields import fit, shown
+from emorl.fields import fit
 from emorl.models import MODELS, ModelConfig, ObjectCentricModel
 from emorl.models.efficient_morl import plain as efficient_morl
 from emorl.models.iodine import plain as iodine
@@ -134,7 +134,8 @@ def macs(
     tiles reach over the edge), not the transforms.
 
     Args:
-        model: a model, whose configuration is taken; or the name of a configuration, of
+        model: a model, whose class and configuration are taken, and of a class of one's own the
+            published loss of the one that it derives from; or the name of a configuration, of
             EfficientMORL ("clevr6") or another model ("iodine/clevr6"); or a YAML file.
         size: side or (height, width) of the images in pixels; None takes the configuration's.
         batch: B, over which what is computed once a batch is shared out.
@@ -164,11 +165,13 @@ def macs(
 
 
 def _configured(model: ObjectCentricModel | str) -> tuple[type[ObjectCentricModel], ModelConfig]:
-    if not isinstance(model, str):
-        if model.name not in _PUBLISHED:
-            expected = ", ".join(_PUBLISHED)
-            raise ValueError(f"model: expected one of {expected}, got {shown(model.name)}")
+    if isinstance(model, ObjectCentricModel):
+        _published(type(model))
         return type(model), model.config
+    if not isinstance(model, str):
+        raise ValueError(
+            f"model: expected a model or a configuration's name, got {type(model).__name__}"
+        )
     from emorl.training.config_file import find_config, load_config  # these need the extra "train"
 
     kind, _, name = ("", "", model) if Path(model).is_file() else model.rpartition("/")
@@ -176,10 +179,27 @@ def _configured(model: ObjectCentricModel | str) -> tuple[type[ObjectCentricMode
     return MODELS[run.model], run.network
 
 
+def _published(kind: type[ObjectCentricModel]) -> str:
+    """The published model that a class is or derives from.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    names = (vars(base).get("name") for base in kind.__mro__)
+    found = next((name for name in names if name in _PUBLISHED), None)
+    if found is None:
+        expected = ", ".join(_PUBLISHED)
+        raise ValueError(
+            f"model: expected one of {expected} or a class that derives from one, "
+            f"got {kind.__name__}"
+        )
+    return found
+
+
 def _as_published(network: ObjectCentricModel, batch: int) -> Passes:
     images = torch.zeros(batch, 3, *network.config.image_size, requires_grad=True)
     with _unchecked_distributions(), Tally(network) as tally:
-        loss = _PUBLISHED[network.name](network, images)
+        loss = _PUBLISHED[_published(type(network))](network, images)
         forward = Count.of(tally, batch)
         loss.backward()
     return Passes(forward, Count.of(tally, batch))
