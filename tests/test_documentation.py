@@ -22,6 +22,9 @@ import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from emorl.data import GENERATORS
+from emorl.training.config_file import config_names, find_config, load_config
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md"]
 PAGES += sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs").rglob("*.md"))
@@ -38,7 +41,7 @@ SUBSTITUTIONS = {
     "--images 320": "--images 4",
     "--images 60000": "--images 20",
     "--nproc_per_node 4": "--nproc_per_node 2",
-    "--config clevr6 --out runs/clevr6": "--config smoke --out runs/clevr6 --trainer.steps 2",
+    "--config clevr6 --data.train clevr6.h5": "--config smoke --trainer.steps 2",
     "torch.rand(8, 3, 64, 64)": "torch.rand(1, 3, 64, 64)",
     "--model slot_attention\n": "--model slot_attention --trainer.steps 1\n",
     "--budget 20min": "--models e-0 --sizes 16 --batch 1 --allow-reference --budget 4min",
@@ -210,6 +213,17 @@ def run_shell(block: Block, environment: dict[str, str]) -> None:
         pytest.fail(f"{block}: still running after {SECONDS} seconds:\n{block.shortened}")
     if process.returncode:
         pytest.fail(f"{block}: exit code {process.returncode}\n{block.shortened}\n{output[-3000:]}")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_configuration_of_a_file_is_given_one(page: str) -> None:
+    """Of images that nobody has by the name in the configuration; blocks run with others."""
+    for block in blocks_of(page):
+        for command in block.text.replace("\\\n", " ").splitlines():
+            for name in re.findall(r"\btrain\b.* --config (\S+)", command):
+                config = load_config(find_config(name)) if name in config_names(None) else None
+                if config is not None and config.data.train not in GENERATORS:
+                    assert "--data.train " in command, command
 
 
 @pytest.mark.parametrize("page", PAGES)
