@@ -222,9 +222,19 @@ SITE=$WORK/site
 mkdir -p "$OUT" "$WORK/logs"
 export PYTHONPATH=$SITE:$PWD${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 [ -d $CARRIED/fixtures ] && export EMORL_FIXTURES=$PWD/$CARRIED/fixtures
-if on_gpu && ! "$PYTHON" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
-  echo "no GPU that torch can use; see --dry-run and --rehearse" >&2
-  exit 1
+if on_gpu; then
+  "$PYTHON" -c '
+import importlib.util, sys
+if importlib.util.find_spec("torch") is None:
+    sys.exit(3)
+import torch
+sys.exit(not torch.cuda.is_available())'
+  case $? in
+    0) ;;
+    3) echo "gpu.sh: $PYTHON has no torch; PYTHON=FILE takes another one" >&2 && exit 1 ;;
+    126 | 127) echo "gpu.sh: PYTHON: expected a program, got $PYTHON" >&2 && exit 1 ;;
+    *) echo "no GPU that torch can use; see --dry-run and --rehearse" >&2 && exit 1 ;;
+  esac
 fi
 worst=0 DEADLINE=$((SECONDS + SLOWER * CALL))
 for step in "$@"; do

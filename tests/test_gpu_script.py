@@ -170,6 +170,19 @@ def test_without_the_kernels_it_stops(tmp_path):
     assert "stopped" in done.stderr
 
 
+def test_a_python_without_torch_is_named(tmp_path):
+    python = fake_python(tmp_path, f'exec {sys.executable} -S -E "$@"')  # without site-packages
+    done = run("check", python=python, PYTHONPATH="", OUT=str(tmp_path / "out"))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"gpu.sh: {python} has no torch; PYTHON=FILE takes another one\n"
+
+
+def test_a_python_that_is_not_there_is_named(tmp_path):
+    done = run("check", python="/no/python", OUT=str(tmp_path / "out"))
+    assert done.returncode == 1
+    assert "gpu.sh: PYTHON: expected a program, got /no/python" in done.stderr
+
+
 def test_without_a_gpu_it_says_what_can_be_done(tmp_path):
     python = fake_python(tmp_path, "exit 1")
     done = run("ops", python=python, OUT=str(tmp_path / "out"))
