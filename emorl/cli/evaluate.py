@@ -17,11 +17,14 @@ from emorl.runs.folder import RunFolder, run_of
 if TYPE_CHECKING:
     from emorl.data import ObjectDataset
     from emorl.data.values import ValueRange
+    from emorl.models import ObjectCentricModel
     from emorl.training.config import DataConfig
 
 _DESCRIPTION = (
     "Measure a model on held-out images. An image's noise belongs to the seed and to the image's "
-    "index in the split, so that its numbers depend neither on --images nor on --batch-size."
+    "index in the split, so that its numbers depend neither on --images nor on --batch-size. "
+    "A run keeps each result in evaluation/DATA.json, whose name ends with the split, seed, steps, "
+    "slots and pixels that were asked for, as in DATA-val-seed1.json."
 )
 
 
@@ -37,19 +40,23 @@ def run(arguments: list[str]) -> int:
     from emorl.models import find_model
     from emorl.training.config import TrainerConfig
     from emorl.training.devices import make_accelerator
+    from emorl.training.images import absolute
 
     folder, model = find_model(options.target)
     data = _data(options, run)
     dataset = _open(options, run, data)
     trained_on = run is not None and _is_trained_on(data, dataset)
     split = data.split if trained_on else options.split
-    destinations = _destinations(options, run, dataset.name, split)
+    destinations = _destinations(options, run, _stem(options, model, dataset.name, split))
     for path in destinations:
         require_place(path, "RUN")
+    named = dataset.name if options.data is None else absolute(options.data)
+    if destinations and destinations[0] != options.json:
+        _require_replaceable(destinations[0], folder, named, dataset.count(options.images))
     accelerator = make_accelerator(TrainerConfig(device=options.device, precision="no"))
     result = {
         "checkpoint": str(folder),
-        "data": options.data or dataset.name,
+        "data": named,
         "split": split,
         **evaluate(
             model,
@@ -71,7 +78,7 @@ def run(arguments: list[str]) -> int:
     places = [f"{'replaced' if path.exists() else 'written'}: {path}" for path in destinations]
     for path in destinations:
         write_atomically(path, (json.dumps(_without_nan(result), indent=2) + "\n").encode())
-    print(table(result), *places, sep="\n")
+    print(table({**result, "data": options.data or named}), *places, sep="\n")
     return 0
 
 
@@ -178,16 +185,56 @@ def _is_trained_on(data: DataConfig, dataset: ObjectDataset) -> bool:
         return False
 
 
-def _destinations(
-    options: argparse.Namespace, run: RunFolder | None, name: str, split: str
-) -> list[Path]:
+def _stem(options: argparse.Namespace, model: ObjectCentricModel, name: str, split: str) -> str:
+    """The result's name in a run: of the data and of what was asked for beside the usual."""
+    asked = {
+        "seed": (options.seed, 0),
+        "refinement-steps": (
+            options.refinement_steps,
+            getattr(model.config, "refinement_steps", None),
+        ),
+        "num-slots": (options.num_slots, getattr(model.config, "num_slots", None)),
+        "crop-": (options.crop, None),
+        "size": (options.size, None),
+        "values": (
+            options.value_range and "to".join(map("{:g}".format, options.value_range)),
+            None,
+        ),
+    }
+    parts = [f"{key}{value}" for key, (value, usual) in asked.items() if value not in (None, usual)]
+    stem = Path(options.data or name).name.partition(".")[0]
+    return "-".join([stem, *([] if split == "test" else [split]), *parts])
+
+
+def _destinations(options: argparse.Namespace, run: RunFolder | None, stem: str) -> list[Path]:
     """The JSON's files: in the run's folder, if a run was evaluated, and the one of `--json`."""
     paths = []
     if run is not None and run.path == options.target.resolve():
-        suffix = "" if split == "test" else f"-{split}"
-        stem = Path(options.data or name).name.partition(".")[0]
-        paths.append(RunFolder(options.target).evaluation(stem + suffix))
+        paths.append(RunFolder(options.target).evaluation(stem))
     return [*paths, *([options.json] if options.json else [])]
+
+
+def _require_replaceable(path: Path, checkpoint: Path, data: str, images: int) -> None:
+    """Refuse to replace the result of other data, or of more images of the same checkpoint.
+
+    Raises:
+        ValueError: if such a result is there.
+    """
+    try:
+        before = json.loads(path.read_text())
+        its_data, its_images = Path(before["data"]), int(before["images"])
+        same_checkpoint = Path(before["checkpoint"]).name == checkpoint.name
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return  # nothing that could be lost
+    holds = None
+    if its_data.is_absolute() and Path(data).is_absolute() and its_data != Path(data):
+        holds = f"the result of {its_data}"
+    elif same_checkpoint and its_images > images:
+        holds = f"the result of {its_images} images, more than {images}"
+    if holds:
+        raise ValueError(
+            f"{path}: holds {holds}; move it away, or evaluate {checkpoint} with --json FILE"
+        )
 
 
 def _without_nan(value: Any) -> Any:

@@ -265,7 +265,8 @@ def test_evaluate_a_run_prints_and_stores(run_dir, tmp_path, capsys):
     assert main([*line, "--refinement-steps", "2"]) == 0
     printed = capsys.readouterr().out
     assert "tetrominoes (test): 6 images, 2 refinement steps" in printed
-    stored = json.loads((run_dir / "evaluation/tetrominoes.json").read_text())
+    name = "tetrominoes-refinement-steps2.json"
+    stored = json.loads((run_dir / "evaluation" / name).read_text())
     assert stored == json.loads(extra.read_text())
     assert stored["refinement_steps"] == 2
     assert stored["noise"].startswith("each image's own, of seed and index")

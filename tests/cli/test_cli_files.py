@@ -45,7 +45,9 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def evaluate(*arguments: object) -> int:
-    return main(["evaluate", *map(str, arguments), "--images", "2", "--batch-size", "2"])
+    """Two images, unless `arguments` say otherwise."""
+    options = ["--images", "2", "--batch-size", "2"]
+    return main(["evaluate", str(arguments[0]), *options, *map(str, arguments[1:])])
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,7 @@ def test_a_split_is_a_name(run, capsys, split):
 
 
 def test_a_full_disk_leaves_the_evaluation_before(run, capsys, monkeypatch):
-    assert evaluate(run) == 0
+    assert evaluate(run, "--images", "1") == 0
     capsys.readouterr()
     before = content(run)
 
@@ -109,7 +111,7 @@ def test_a_full_disk_leaves_the_evaluation_before(run, capsys, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Path, "write_bytes", write)
-    assert evaluate(run, "--seed", "1") == 2
+    assert evaluate(run, "--images", "2") == 2
     assert "evaluation/tetrominoes.json: No space left on device" in complaint(capsys)
     assert main(["report", str(run)]) == 2
     assert "report.html: No space left on device" in complaint(capsys)
@@ -283,3 +285,38 @@ def test_every_path_may_begin_at_home(fixtures_dir, tmp_path, monkeypatch, capsy
 def test_no_command_takes_a_path_in_another_way():
     for module in Path(emorl.__file__).parent.rglob("*.py"):
         assert "type=Path" not in module.read_text(), module
+
+
+def test_each_evaluation_of_a_run_is_kept(run, capsys):
+    """By what was asked for; a result of more images, or of another file, is not replaced."""
+    for split in ("a", "b"):
+        (run.parent / split).mkdir()
+        made = ["--images", "4", "--out", str(run.parent / split / "test.h5")]
+        assert main(["data", "generate", "tetrominoes", *made]) == 0
+    file = ["--data", run.parent / "a/test.h5", "--split", "train"]
+    written = set()
+    for options, name in (
+        ([], "tetrominoes"),
+        (["--seed", "1"], "tetrominoes-seed1"),
+        (["--num-slots", "2"], "tetrominoes-num-slots2"),
+        (["--split", "val", "--seed", "7"], "tetrominoes-val-seed7"),
+        (file, "test-train"),
+        ([*file, "--value-range", "[0,255]"], "test-train-values0to255"),
+    ):
+        assert evaluate(run, *options) == 0, capsys.readouterr().err
+        path = run / "evaluation" / f"{name}.json"
+        assert f"written: {path}" in capsys.readouterr().out
+        written.add(name)
+    assert {path.stem for path in (run / "evaluation").iterdir()} == written
+    assert main(["report", str(run)]) == 0
+    report = (run / "report.html").read_text()
+    assert all(name in report for name in written)
+    capsys.readouterr()
+    before = content(run)
+    other = ["--data", run.parent / "b/test.h5", "--split", "train"]
+    for options, its in ((["--images", "1"], "2 images, more than 1"), (other, "a/test.h5; move")):
+        assert evaluate(run, *options) == 2
+        assert its in complaint(capsys)
+    assert content(run) == before
+    assert evaluate(run, "--images", "3") == 0
+    assert "replaced: " in capsys.readouterr().out
