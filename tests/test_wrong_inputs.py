@@ -201,7 +201,7 @@ SLOT, POSITION = _zeros(2, 4), _zeros(4, 3, 3)
 OP_ARGUMENTS: dict[str, tuple[Callable[[], Any], str]] = {
     "attention shapes": (lambda: slot_attention(Q, K[..., :3], K), ("slot_attention: expected q [B,K,D], k [B,N,D], v [B,N,E], got [1, 2, 4], [1, 5, 3], [1, 5, 4]")),
     "attention rank": (lambda: slot_attention(Q[0], K, K), ("slot_attention: expected q [B,K,D], k [B,N,D], v [B,N,E], got [2, 4], [1, 5, 4], [1, 5, 4]")),
-    "attention dtype": (lambda: slot_attention(Q, K.long(), K), "slot_attention: k: expected floating point, got torch.int64"),
+    "attention dtype": (lambda: slot_attention(Q, K.long(), K), "slot_attention: k: expected float32, float64, bfloat16, float16, got int64"),
     "attention mask": (lambda: slot_attention(Q, K, K, slot_mask=Q[..., 0]), "slot_attention: slot_mask: expected torch.bool, got torch.float32"),
     "attention bias": (lambda: slot_attention(Q, K, K, logit_bias=_zeros(1, 3)), "slot_attention: logit_bias: expected [1, 2], got [1, 3]"),
     "attention heads": (lambda: slot_attention(Q, K, K, heads=3), "slot_attention: heads: expected a common divisor of the widths 4 and 4, got 3"),
@@ -215,7 +215,7 @@ OP_ARGUMENTS: dict[str, tuple[Callable[[], Any], str]] = {
     "mixture sigma": (lambda: mixture_nll(IMAGE, RGB, MASKS, sigma=0.0), "mixture_nll: sigma: expected a number > 0, got 0.0"),
     "mixture nan": (lambda: mixture_nll(IMAGE, RGB, MASKS, sigma=float("nan")), "mixture_nll: sigma: expected a number > 0, got nan"),
     "mixture sigmas": (lambda: mixture_nll(IMAGE, RGB, MASKS, sigma=_zeros(3), kind="mixture"), "mixture_nll: sigma: expected [2], got [3]"),
-    "mixture dtype": (lambda: mixture_nll(IMAGE.byte(), RGB, MASKS, sigma=1.0), "mixture_nll: image: expected floating point, got torch.uint8"),
+    "mixture dtype": (lambda: mixture_nll(IMAGE.byte(), RGB, MASKS, sigma=1.0), "mixture_nll: image: expected float32, float64, bfloat16, float16, got uint8"),
     "broadcast shapes": (lambda: spatial_broadcast(SLOT[:, :3], POSITION), ("spatial_broadcast: expected slot [M,C] or [M,C,3,3] and position [C,H,W], got [2, 3] and [4, 3, 3]")),
     "broadcast side": (lambda: spatial_broadcast(_zeros(2, 4, 3, 3), POSITION[:, :1]), ("spatial_broadcast: position: expected height and width of at least 2 with slot [M,C,3,3], got [4, 1, 3]")),
     "broadcast dtype": (lambda: spatial_broadcast(SLOT.long(), POSITION), "spatial_broadcast: slot: expected float32, float64, bfloat16, float16, got int64"),

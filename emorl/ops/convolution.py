@@ -12,6 +12,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from emorl.ops import library
+from emorl.ops.arguments import (
+    require_device,
+    require_dtype,
+    require_floating,
+    require_tensors,
+    whole_number,
+)
 from emorl.ops.library import Backend, cast, define_op, resolve
 from emorl.ops.spatial_broadcast import (
     ACTIVATIONS,
@@ -20,7 +27,6 @@ from emorl.ops.spatial_broadcast import (
     is_channels_last,
 )
 
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # on a GPU
 _WORTH_CHANNELS = 32  # on the CPU; with fewer, what is saved in products is lost in transforms
 
 
@@ -82,21 +88,23 @@ def convolution(
         from the CPU's native kernels channels-last.
 
     Raises:
-        ValueError: If the activation is unknown, shapes or devices do not fit, or the backend
-            cannot run.
+        ValueError: If the activation is unknown, shapes, dtypes or devices do not fit, there are
+            no channels, padded images are smaller than the kernel, or the backend cannot run.
 
     Source: Winograd 1980; Lavin & Gray 2016, "Fast algorithms for convolutional neural networks".
     """
     if activation not in get_args(Activation):
         expected = ", ".join(get_args(Activation))
         raise ValueError(f"convolution: activation: expected one of {expected}, got {activation!r}")
-    _check(x, weight, bias)
+    padding = whole_number("convolution", "padding", padding, least=0)
+    stride = whole_number("convolution", "stride", stride, least=1)
+    _check(x, weight, bias, padding)
     if not library.on_gpu(x):
         if backend == "auto" and min(weight.shape[:2]) < _WORTH_CHANNELS:
             backend = "reference"
         limit = _limit_on_cpu(x, weight, padding, stride)
     else:
-        limit = None if x.dtype in _DTYPES else f"a floating dtype is needed, got {x.dtype}"
+        limit = None
     if resolve("convolution", backend, (x, weight, bias), {"native": limit}) == "reference":
         return reference(x, weight, bias, padding, activation, stride)
     x, weight = _as_autocast_wants(x), _as_autocast_wants(weight)
@@ -120,7 +128,9 @@ def reference(
     return ACTIVATIONS[activation](total, inplace=True) if activation != "none" else total
 
 
-def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+def _check(x: Tensor, weight: Tensor, bias: Tensor | None, padding: int) -> None:
+    tensors = {"x": x, "weight": weight, "bias": bias}
+    require_tensors("convolution", tensors, ("bias",))
     if not (x.dim() == weight.dim() == 4 and x.shape[1] == weight.shape[1]):
         raise ValueError(
             "convolution: expected x [B,C,H,W] and weight [D,C,k,k], "
@@ -130,9 +140,25 @@ def _check(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         raise ValueError(
             f"convolution: bias: expected {list(weight.shape[:1])}, got {list(bias.shape)}"
         )
-    for name, tensor in {"weight": weight, "bias": bias}.items():
-        if tensor is not None and tensor.device != x.device:
-            raise ValueError(f"convolution: {name}: expected {x.device}, got {tensor.device}")
+    _check_sides(x, weight, padding)
+    require_floating("convolution", tensors)
+    require_device("convolution", tensors, x.device)
+    if any(y is not None and y.dtype != x.dtype for y in (weight, bias)):
+        wanted = {k: None if y is None else _as_autocast_wants(y) for k, y in tensors.items()}
+        require_dtype("convolution", wanted, _as_autocast_wants(x).dtype)
+
+
+def _check_sides(x: Tensor, weight: Tensor, padding: int) -> None:
+    if 0 in weight.shape:
+        raise ValueError(
+            f"convolution: weight: expected channels and a kernel, got {list(weight.shape)}"
+        )
+    least = [max(1, side - 2 * padding) for side in weight.shape[2:]]
+    if any(side < needed for side, needed in zip(x.shape[2:], least, strict=True)):
+        sides = least[0] if least[0] == least[1] else f"{least[0]} and {least[1]}"
+        raise ValueError(
+            f"convolution: expected an image of at least {sides} pixels a side, got {list(x.shape)}"
+        )
 
 
 def _as_autocast_wants(x: Tensor) -> Tensor:

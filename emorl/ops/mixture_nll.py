@@ -14,6 +14,13 @@ import torch
 from torch import Tensor
 
 from emorl.ops import library
+from emorl.ops.arguments import (
+    number,
+    require_device,
+    require_flag,
+    require_floating,
+    require_tensors,
+)
 from emorl.ops.library import (
     NARROW,
     NO_SECOND_DERIVATIVE,
@@ -141,6 +148,8 @@ def mixture_nll_and_gradient(
     Raises:
         ValueError: As `mixture_nll` does, and within transforms of `torch.func` that differentiate.
     """
+    require_tensors("mixture_nll", {"image": image, "decoded": decoded})
+    scale = number("mixture_nll", "scale", scale)
     arguments = _arguments(
         image.detach(), decoded.detach(), None, sigma, kind, rgb_activation, density
     )
@@ -230,7 +239,12 @@ def _arguments(
     density: bool,
 ) -> _Arguments:
     """The arguments, checked."""
-    _check_options(sigma, kind, rgb_activation)
+    sigma = _checked_sigma(sigma, kind)
+    _check_options(kind, rgb_activation, density)
+    tensors = {"image": image, "rgb": rgb, "mask_logits": mask_logits}
+    require_tensors("mixture_nll", tensors, ("mask_logits",))
+    if mask_logits is None and rgb.dim() != 5:
+        raise ValueError(f"mixture_nll: expected slots [B,K,C + 1,H,W], got {list(rgb.shape)}")
     _check_shapes(image, *_colours_and_masks(rgb, mask_logits), sigma)
     slot_sigma, sigma = (sigma, 1.0) if isinstance(sigma, Tensor) else (None, sigma)
     sigmoid = rgb_activation == "sigmoid"
@@ -290,18 +304,23 @@ def constant_of(image: Tensor, sigma: float | Tensor, density: bool) -> float:
     return (log_scale + density * _HALF_LOG_2PI) * math.prod(image.shape[1:])
 
 
-def _check_options(sigma: float | Tensor, kind: str, rgb_activation: str) -> None:
+def _check_options(kind: str, rgb_activation: str, density: bool) -> None:
+    require_flag("mixture_nll", "density", density)
     for name, value in (("kind", kind), ("rgb_activation", rgb_activation)):
         if value not in _ALLOWED[name]:
             expected = ", ".join(_ALLOWED[name])
             raise ValueError(f"mixture_nll: {name}: expected one of {expected}, got {value!r}")
+
+
+def _checked_sigma(sigma: float | Tensor, kind: str) -> float | Tensor:
     if not isinstance(sigma, Tensor):
-        if not 0 < sigma < math.inf:
-            raise ValueError(f"mixture_nll: sigma: expected a number > 0, got {sigma}")
-    elif kind == "gaussian":
+        return number("mixture_nll", "sigma", sigma, positive=True)
+    require_tensors("mixture_nll", {"sigma": sigma})
+    if kind == "gaussian":
         raise ValueError('mixture_nll: sigma: expected a number for kind "gaussian", got a tensor')
-    elif sigma.requires_grad:
+    if sigma.requires_grad:
         raise ValueError("mixture_nll: sigma is not differentiable: pass sigma.detach()")
+    return sigma
 
 
 def _check_shapes(image: Tensor, rgb: Tensor, masks: Tensor, sigma: float | Tensor) -> None:
@@ -324,11 +343,8 @@ def _check_shapes(image: Tensor, rgb: Tensor, masks: Tensor, sigma: float | Tens
             raise ValueError(
                 f"mixture_nll: sigma: expected {list(rgb.shape[1:2])}, got {list(sigma.shape)}"
             )
-    for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
-            raise ValueError(f"mixture_nll: {name}: expected floating point, got {tensor.dtype}")
-        if tensor.device != rgb.device:
-            raise ValueError(f"mixture_nll: {name}: expected {rgb.device}, got {tensor.device}")
+    require_floating("mixture_nll", tensors)
+    require_device("mixture_nll", tensors, rgb.device)
 
 
 def _limits(image: Tensor, rgb: Tensor) -> dict[str, str | None]:

@@ -12,6 +12,14 @@ import torch
 from torch import Tensor
 
 from emorl.ops import library
+from emorl.ops.arguments import (
+    number,
+    require_device,
+    require_flag,
+    require_floating,
+    require_tensors,
+    whole_number,
+)
 from emorl.ops.library import NARROW, Backend, cast, define_op, derivative_obstacle, resolve
 from emorl.ops.slot_attention_heads import (
     SingleHead,
@@ -110,7 +118,8 @@ def slot_attention(
     Source: Locatello et al. 2020, "Object-Centric Learning with Slot Attention", Algorithm 1.
     """
     _check(q, k, v, logit_bias, slot_mask)
-    _check_heads(q, v, heads, softmax_over)
+    eps, heads = number("slot_attention", "eps", eps), _checked_heads(q, v, heads, softmax_over)
+    require_flag("slot_attention", "return_attention", return_attention)
     batch, slots, pixels = q.shape[0], q.shape[1], k.shape[1]
     if logit_bias is not None:  # here, since the gradients of heads are added in its dtype
         logit_bias = cast(logit_bias, torch.promote_types(_common_dtype(q, k, v), torch.float32))
@@ -226,6 +235,9 @@ def reference(
 def _check(
     q: Tensor, k: Tensor, v: Tensor, logit_bias: Tensor | None, slot_mask: Tensor | None
 ) -> None:
+    floating = {"q": q, "k": k, "v": v, "logit_bias": logit_bias}
+    tensors = {**floating, "slot_mask": slot_mask}
+    require_tensors("slot_attention", tensors, ("logit_bias", "slot_mask"))
     if not (
         q.dim() == k.dim() == v.dim() == 3
         and q.shape[0] == k.shape[0] == v.shape[0]
@@ -234,9 +246,7 @@ def _check(
     ):
         got = ", ".join(str(list(tensor.shape)) for tensor in (q, k, v))
         raise ValueError(f"slot_attention: expected q [B,K,D], k [B,N,D], v [B,N,E], got {got}")
-    for name, tensor in {"q": q, "k": k, "v": v, "logit_bias": logit_bias}.items():
-        if tensor is not None and not tensor.is_floating_point():
-            raise ValueError(f"slot_attention: {name}: expected floating point, got {tensor.dtype}")
+    require_floating("slot_attention", floating)
     if slot_mask is not None and slot_mask.dtype != torch.bool:
         raise ValueError(f"slot_attention: slot_mask: expected torch.bool, got {slot_mask.dtype}")
     for name, tensor in {"logit_bias": logit_bias, "slot_mask": slot_mask}.items():
@@ -244,13 +254,12 @@ def _check(
             raise ValueError(
                 f"slot_attention: {name}: expected {list(q.shape[:2])}, got {list(tensor.shape)}"
             )
-    for name, tensor in {"k": k, "v": v, "logit_bias": logit_bias, "slot_mask": slot_mask}.items():
-        if tensor is not None and tensor.device != q.device:
-            raise ValueError(f"slot_attention: {name}: expected {q.device}, got {tensor.device}")
+    require_device("slot_attention", tensors, q.device)
 
 
-def _check_heads(q: Tensor, v: Tensor, heads: int, softmax_over: str) -> None:
-    if heads < 1 or q.shape[2] % heads or v.shape[2] % heads:
+def _checked_heads(q: Tensor, v: Tensor, heads: int, softmax_over: str) -> int:
+    heads = whole_number("slot_attention", "heads", heads, least=0)
+    if heads == 0 or q.shape[2] % heads or v.shape[2] % heads:
         raise ValueError(
             f"slot_attention: heads: expected a common divisor of the widths {q.shape[2]} and "
             f"{v.shape[2]}, got {heads}"
@@ -258,6 +267,7 @@ def _check_heads(q: Tensor, v: Tensor, heads: int, softmax_over: str) -> None:
     if softmax_over not in get_args(SoftmaxOver):
         expected = " or ".join(get_args(SoftmaxOver))
         raise ValueError(f"slot_attention: softmax_over: expected {expected}, got {softmax_over!r}")
+    return heads
 
 
 def _fake(

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from emorl.ops.arguments import require_device, require_floating, require_tensors
 from emorl.ops.library import Backend, cast, define_op, resolve
 
 Activation = Literal["elu", "relu", "none"]
 
-_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 ACTIVATIONS: dict[str, Callable[..., Tensor]] = {"elu": F.elu, "relu": F.relu}
 
 
@@ -105,6 +105,8 @@ def _spread(classes: Tensor, height: int, width: int) -> Tensor:
 
 
 def _check(slot: Tensor, position: Tensor, activation: str) -> None:
+    tensors = {"slot": slot, "position": position}
+    require_tensors("spatial_broadcast", tensors)
     by_class = slot.dim() == 4 and slot.shape[2:] == (3, 3)
     if not (
         (slot.dim() == 2 or by_class) and position.dim() == 3 and slot.shape[1] == position.shape[0]
@@ -118,15 +120,8 @@ def _check(slot: Tensor, position: Tensor, activation: str) -> None:
             "spatial_broadcast: position: expected height and width of at least 2 with slot "
             f"[M,C,3,3], got {list(position.shape)}"
         )
-    for name, tensor in {"slot": slot, "position": position}.items():
-        if tensor.dtype not in _DTYPES:
-            expected = ", ".join(str(dtype).removeprefix("torch.") for dtype in _DTYPES)
-            raise ValueError(
-                f"spatial_broadcast: {name}: expected {expected}, "
-                f"got {str(tensor.dtype).removeprefix('torch.')}"
-            )
-    if slot.device != position.device:
-        raise ValueError(f"spatial_broadcast: slot: expected {position.device}, got {slot.device}")
+    require_floating("spatial_broadcast", tensors)
+    require_device("spatial_broadcast", tensors, position.device)
     if activation not in get_args(Activation):
         expected = ", ".join(get_args(Activation))
         raise ValueError(
