@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 from emorl.cli import INTERRUPTED
 from emorl.runs import RunFolder
+from emorl.runs.lock import require_usable
 from emorl.terminal import Terminal
 
 _USAGE = "emorl train --config NAME|FILE [--out DIR] [--resume auto] [--KEY VALUE ...]"
@@ -30,10 +32,14 @@ def run(arguments: list[str]) -> int:
     if asked_help:
         return _print_help(options.model)
     path = _config_path(options)
+    if options.out and os.environ.get("WORLD_SIZE", "1") == "1":  # else another may have begun
+        require_usable(RunFolder(options.out), resume=options.resume is not None)
 
     from emorl.training.config_file import load_config
+    from emorl.training.images import require_files
 
     config = load_config(path, options.model, overrides)
+    require_files(config.data)
     out = options.out or f"runs/{config.model}/{path.stem}"
 
     from emorl.report import write_report
@@ -60,7 +66,7 @@ def run(arguments: list[str]) -> int:
 def _split(arguments: Sequence[str]) -> tuple[_Options, list[str]]:
     """The command's own options, of which the last counts, and the configuration's keys."""
     from emorl.fields import shown
-    from emorl.training.config_keys import pairs_of
+    from emorl.training.options import pairs_of
 
     pairs = pairs_of(arguments)
     own = {name: text for name, text in pairs if name in _Options._fields}
@@ -75,7 +81,7 @@ def _split(arguments: Sequence[str]) -> tuple[_Options, list[str]]:
 
 def _config_path(options: _Options) -> Path:
     """The configuration's file."""
-    from emorl.training.config_file import config_names, find_config
+    from emorl.training.options import config_names, find_config
 
     if options.config is None and options.out and options.resume:
         run = RunFolder(options.out)
@@ -91,8 +97,8 @@ def _config_path(options: _Options) -> Path:
 
 
 def _print_help(model: str | None) -> int:
-    from emorl.training.config_file import DEFAULT_MODEL, config_names
     from emorl.training.config_help import describe_keys, option
+    from emorl.training.options import DEFAULT_MODEL, config_names
 
     model = model or DEFAULT_MODEL
     names = ", ".join(config_names(model))

@@ -80,13 +80,8 @@ def open_file(
         ValueError: if there is no such file, it is in none of the known formats, or its images are
             not in their range of values.
     """
-    path = local(path)
+    path = require_file(path)
     asked = None if value_range is None else as_range(value_range, "value_range")
-    if not path.is_file():
-        kind = "a folder" if path.is_dir() else "neither a file nor a generator"
-        raise ValueError(
-            f"{path}: {kind}; expected one of {', '.join(GENERATORS)} or a file ({FORMATS})"
-        )
     if is_hdf5(path):
         from emorl.data.readers.hdf5 import HDF5Dataset
 
@@ -100,6 +95,21 @@ def open_file(
         found = f"a file that starts with {start[:4].hex(' ')}" if start else "an empty file"
         raise ValueError(f"{path}: expected {FORMATS}; got {found}")
     return TFRecordDataset(path, asked)
+
+
+def require_file(spec: str | Path) -> Path:
+    """The path of a data set's file.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    path = local(spec)
+    if not path.is_file():
+        kind = "a folder" if path.is_dir() else "neither a file nor a generator"
+        raise ValueError(
+            f"{path}: {kind}; expected one of {', '.join(GENERATORS)} or a file ({FORMATS})"
+        )
+    return path
 
 
 def require_split_name(split: str) -> None:

@@ -84,7 +84,8 @@ def standard_normal(like: Tensor, generator: torch.Generator | None) -> Tensor:
     return _drawn(like, generator)
 
 
-@torch.compiler.disable  # which cannot look into generators
+# The compiler cannot look into generators. `torch.compiler.disable` would import it at once.
+@torch._disable_dynamo  # type: ignore[attr-defined]
 def _drawn(like: Tensor, generator: torch.Generator) -> Tensor:
     if isinstance(generator, BatchNoise):
         return generator.standard_normal(like)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, NamedTuple, NoReturn, get_args
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, get_args
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 from torch.library import register_autograd, register_fake
 
 Backend = Literal["auto", "native", "triton", "reference"]
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 NARROW = (torch.bfloat16, torch.float16)  # some kernels read them as they are; all compute wider
 NO_SECOND_DERIVATIVE = "{}: no second derivative in compiled backends; use backend='reference'"
@@ -63,6 +64,12 @@ class Gradient(NamedTuple):
 
     setup_context: Callable[[Any, tuple[Any, ...], Any], None]
     backward: Callable[..., tuple[Tensor | None, ...]]
+
+
+def constant_when_compiled(function: Function) -> Function:
+    """`torch.compiler.assume_constant_result` without importing the compiler, which takes long."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def gradient_by_names(op: str) -> Gradient:
@@ -189,7 +196,7 @@ def resolve(
     raise ValueError(f"{name}: backend {backend!r} cannot run: {obstacle}")
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def _warn_of_reference(reason: str) -> None:
     """Tell once a process that native kernels are missing; in compiled code, when it is traced."""
     if not _told:
@@ -215,13 +222,13 @@ def derivative_obstacle(tensors: Sequence[Tensor | None]) -> str | None:
     return None
 
 
-@torch.compiler.assume_constant_result  # of a graph: it is made anew for other transforms
+@constant_when_compiled  # of a graph: it is made anew for other transforms
 def transformed() -> bool:
     """Whether a transform of `torch.func` differentiates."""
     return any(kind != torch._C._functorch.TransformType.Vmap for kind in _transforms())
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def mapped() -> bool:
     """Whether `torch.vmap` maps."""
     return torch._C._functorch.TransformType.Vmap in _transforms()
@@ -280,7 +287,7 @@ def on_gpu(tensor: Tensor) -> bool:
     return tensor.is_cuda
 
 
-@torch.compiler.assume_constant_result
+@constant_when_compiled
 def shared_memory(device: torch.device) -> int:
     """Bytes that a block of threads can have; where there is no GPU, an A100's."""
     if device.type != "cuda":

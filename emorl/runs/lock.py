@@ -9,7 +9,7 @@ import weakref
 from typing import IO
 
 from emorl.runs.files import clean, remove_empty
-from emorl.runs.folder import RunFolder
+from emorl.runs.folder import RunFolder, by_step
 
 
 class RunLock:
@@ -69,6 +69,26 @@ class RunLock:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def require_usable(run: RunFolder, *, resume: bool) -> None:
+    """Refuse a folder that holds something else, or a run that is not to go on.
+
+    Raises:
+        ValueError: in one line.
+    """
+    if run.path.exists() and not run.path.is_dir():
+        raise ValueError(f"{run.path}: expected a run's folder, got a file")
+    if is_unused(run):
+        return
+    if not run.config.is_file():
+        raise ValueError(f"--out: {run.path} is not empty and not a run's folder")
+    if not resume:
+        begun = bool(by_step(run.checkpoints))
+        state = "a run; go on" if begun else "a run without a checkpoint; begin it again"
+        raise ValueError(
+            f"--out: {run.path} holds {state} with --resume auto or choose another --out"
+        )
 
 
 def is_unused(run: RunFolder) -> bool:

@@ -1,4 +1,4 @@
-"""Runs as YAML files: which file a name means, reading one with overrides, writing one.
+"""Runs as YAML files: reading one with overrides, writing one.
 
 Overrides are dotted, as on the command line: `["--trainer.steps", "20"]`.
 """
@@ -14,46 +14,12 @@ from emorl.fields import shown
 from emorl.models import MODELS
 from emorl.paths import local
 from emorl.runs.files import write_atomically
-from emorl.suggestions import near
 from emorl.training.config import DataConfig, RunConfig, TrainerConfig
-from emorl.training.config_keys import check_keys, fitting, flat, pairs_of, parts_of, value_of
+from emorl.training.config_keys import check_keys, fitting, flat, parts_of, value_of
+from emorl.training.options import DEFAULT_MODEL, config_names, find_config, pairs_of
 from emorl.training.yaml_file import as_text, read_file
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-DEFAULT_MODEL = "efficient_morl"
-
-
-def find_config(name: str, model: str | None = None) -> Path:
-    """The file that `name` means: a YAML file, or one that comes with emorl for the model.
-
-    Raises:
-        ValueError: if there is none; the message names the ones there are.
-    """
-    path = local(name)
-    if path.is_file():
-        return path
-    if path.is_dir():
-        raise ValueError(f"--config: expected a file, got the folder {name}")
-    if path.suffix in {".yaml", ".yml"} or "/" in name:
-        raise ValueError(f"--config: no such file: {name}")
-    names = config_names(model)
-    if name in names:
-        return CONFIGS / (model or DEFAULT_MODEL) / f"{name}.yaml"
-    hint = near(name, names)
-    raise ValueError(f"--config: no file and no configuration is called {shown(name)}{hint}")
-
-
-def config_names(model: str | None = None) -> list[str]:
-    """The configurations that come with emorl for a model.
-
-    Raises:
-        ValueError: if there are none; the message names the models that have configurations.
-    """
-    models = sorted(path.name for path in CONFIGS.iterdir() if path.is_dir())
-    model = DEFAULT_MODEL if model is None else model
-    if model not in models:
-        raise ValueError(f"--model: no configurations for {shown(model)}{near(model, models)}")
-    return sorted(path.stem for path in (CONFIGS / model).glob("*.yaml"))
+__all__ = ["config_names", "find_config", "load_config", "save_config"]
 
 
 def load_config(

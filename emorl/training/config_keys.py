@@ -1,9 +1,9 @@
-"""The keys of a run's configuration: which there are, and what the text of an option means."""
+"""The keys of a run's configuration: which there are, and what their text means."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -45,25 +45,6 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         if twice := pairs.keys() & inner.keys():
             raise ValueError(f"{min(twice)} is given twice")
         pairs |= inner
-    return pairs
-
-
-def pairs_of(arguments: Sequence[str]) -> list[tuple[str, str]]:
-    """Options and their values, as they stand: `--KEY VALUE` or `--KEY=VALUE`.
-
-    Raises:
-        ValueError: for a value without an option, and an option without a value.
-    """
-    pairs = []
-    rest = iter(arguments)
-    for argument in rest:
-        if not argument.startswith("--") or argument == "--":
-            raise ValueError(f"expected --KEY VALUE, got {shown(argument)}")
-        key, equals, value = argument[2:].partition("=")
-        given = value if equals else next(rest, "--")
-        if given.startswith("--") and not equals:
-            raise ValueError(f"{key}: expected one argument, got none")
-        pairs.append((key, given))
     return pairs
 
 

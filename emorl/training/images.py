@@ -8,6 +8,7 @@ import os
 import torch
 
 from emorl.data import GENERATORS, ObjectDataset, open_dataset
+from emorl.data.open import require_file
 from emorl.paths import local
 from emorl.training.config import DataConfig
 
@@ -38,6 +39,17 @@ def held_out_images(
     except ValueError:
         return None
     return None if same_images(train, held_out) else held_out
+
+
+def require_files(data: DataConfig) -> None:
+    """Refuse data that are not there, before anything is opened.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    for spec in (data.train, data.held_out):
+        if spec is not None and spec not in GENERATORS:
+            require_file(absolute(spec))
 
 
 def same_images(first: ObjectDataset, second: ObjectDataset) -> bool:

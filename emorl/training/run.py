@@ -12,8 +12,7 @@ from emorl.data import ObjectDataset
 from emorl.models import MODELS
 from emorl.paths import local
 from emorl.runs import RunFolder
-from emorl.runs.folder import by_step
-from emorl.runs.lock import RunLock, is_unused
+from emorl.runs.lock import RunLock, is_unused, require_usable
 from emorl.training.config import RunConfig
 from emorl.training.config_file import load_config, save_config
 from emorl.training.config_keys import flat
@@ -115,22 +114,13 @@ def check_folder(run_dir: Path, config: RunConfig, resume: bool) -> list[str]:
     """Refuse a folder that holds something else; what changed since the run began.
 
     Raises:
-        ValueError: if the folder is in use and not to be resumed, or not a run's.
+        ValueError: as `require_usable` does.
     """
-    if run_dir.exists() and not run_dir.is_dir():
-        raise ValueError(f"--out: {run_dir} is a file")
-    if is_unused(RunFolder(run_dir)):
+    run = RunFolder(run_dir)
+    require_usable(run, resume=resume)
+    if is_unused(run):
         return []
-    before = RunFolder(run_dir).config
-    if not before.is_file():
-        raise ValueError(f"--out: {run_dir} is not empty and not a run's folder")
-    if not resume:
-        begun = bool(by_step(RunFolder(run_dir).checkpoints))
-        state = "a run; go on" if begun else "a run without a checkpoint; begin it again"
-        raise ValueError(
-            f"--out: {run_dir} holds {state} with --resume auto or choose another --out"
-        )
-    earlier = load_config(before)
+    earlier = load_config(run.config)
     earlier = dataclasses.replace(earlier, data=with_absolute_paths(earlier.data))
     old, new = (flat(dataclasses.asdict(c)) for c in (earlier, config))
     return [
