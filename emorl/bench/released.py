@@ -30,14 +30,18 @@ from emorl.models import (
 )
 
 
-class _Ingredient:
+class Ingredient:
+    """Stands in for sacred's: fills the arguments of captured functions from `values`."""
+
     def __init__(self, name: str) -> None:
         self.name, self.values = name, dict[str, Any]()
 
     def config(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """Leave the function that names the values as it is."""
         return function
 
     def capture(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, whose missing arguments are filled."""
         names = [*inspect.signature(function).parameters]
 
         @functools.wraps(function)
@@ -90,8 +94,7 @@ def build(checkout: Path, net: dict[str, Any], batch: int) -> nn.Module:
     """
     code = _code(checkout, net)
     model: Any = code.EfficientMORL(batch_size=batch)
-    if net["image_decoder"] == "big":
-        _fit_grid(code, model.hvae_networks.image_decoder, net, batch)
+    _fit_grid(code, model.hvae_networks.image_decoder, net, batch)
     return cast(nn.Module, model)
 
 
@@ -113,7 +116,7 @@ def _code(checkout: Path, net: dict[str, Any]) -> Any:
     """The module `lib.model`, with the values of the configuration."""
     check(checkout)
     stand_in = types.ModuleType("sacred")
-    stand_in.Ingredient = _Ingredient  # type: ignore[attr-defined]
+    stand_in.Ingredient = Ingredient  # type: ignore[attr-defined]
     sys.modules["sacred"] = stand_in
     sys.path.insert(0, str(checkout))
     code: Any = importlib.import_module("lib.model")
@@ -122,7 +125,9 @@ def _code(checkout: Path, net: dict[str, Any]) -> Any:
 
 
 def _fit_grid(code: Any, decoder: Any, net: dict[str, Any], batch: int) -> None:
-    """Let the decoder "big" start from a sixteenth of the image's sides."""
+    """Let the decoder "big", if it is that, start from a sixteenth of the image's sides."""
+    if net["image_decoder"] != "big":
+        return
     _, height, width = net["input_size"]
     decoder.z_grid_shape = (height // 16, width // 16)
     decoder.positional_embedding = code.SlotAttention.create_positional_embedding(

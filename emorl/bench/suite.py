@@ -28,6 +28,7 @@ class Options:
         official: a checkout of the released code, if there is one.
         budget: seconds that everything may take.
         memory: bytes, for which the largest batch is sought.
+        peers: names of peers, and checkouts of their code.
     """
 
     models: tuple[str, ...]
@@ -38,6 +39,7 @@ class Options:
     official: Path | None
     budget: float
     memory: int
+    peers: tuple[tuple[str, Path], ...] = ()
 
 
 @dataclass(frozen=True)

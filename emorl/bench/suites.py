@@ -6,10 +6,11 @@ import json
 from pathlib import Path
 
 import emorl.bench.paper.suite
+import emorl.bench.peers.suite
 from emorl.bench.suite import Record
 from emorl.bench.tables import Rows, ratios
 
-SUITES = {"paper": emorl.bench.paper.suite.SUITE}
+SUITES = {"paper": emorl.bench.paper.suite.SUITE, "peers": emorl.bench.peers.suite.SUITE}
 
 
 def read(path: Path) -> Record:

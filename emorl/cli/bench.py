@@ -33,6 +33,7 @@ def run(arguments: list[str]) -> int:
     if asked.compare:
         print(as_text(suites.compare(*asked.compare)))
         return 0
+    asked.suite = asked.suite or ("peers" if asked.peer else "paper")
     suite = _known(suites.SUITES, asked.suite, "--suite")
     options = _options(asked, suite)
     suite.check(options)
@@ -47,7 +48,7 @@ def run(arguments: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser("bench", "Time and memory of the models on this machine.")
     add = parser.add_argument
-    add("--suite", default="paper", help="what to measure: paper")
+    add("--suite", help="what to measure: paper or peers; None: with --peer peers, else paper")
     add("--models", nargs="+", help="None: all of the suite's")
     add("--sizes", nargs="+", type=whole_number(1), help="sides of the images; None: the suite's")
     add("--batch", type=whole_number(1), help="images at once; None: the suite's")
@@ -55,6 +56,14 @@ def _parser() -> Parser:
     add("--out", type=local, default=Path("runs/bench"), help="folder of the record and the plots")
     add(
         "--official", type=local, metavar="PATH", help="a checkout of EfficientMORL's released code"
+    )
+    add(
+        "--peer",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "PATH"),
+        help="suite peers: a peer, and a checkout of its code; can be repeated",
     )
     add("--budget", type=_quantity(_SECONDS), default="20min", help="time for everything")
     add("--memory", type=_quantity(_BYTES), default="11GiB", help="for the largest batch")
@@ -100,6 +109,8 @@ def _options(asked: argparse.Namespace, suite: Suite) -> Options:
     for option in ("sizes", "batch"):
         if getattr(asked, option) and not getattr(suite, option):
             raise ValueError(f"--{option}: suite {asked.suite} has its own")
+    if asked.peer and asked.suite != "peers":
+        raise ValueError(f"--peer: is of suite peers, not of {asked.suite}")
     if asked.official:
         released.check(asked.official)
     return Options(
@@ -111,6 +122,7 @@ def _options(asked: argparse.Namespace, suite: Suite) -> Options:
         official=asked.official and asked.official.absolute(),
         budget=asked.budget,
         memory=int(asked.memory),
+        peers=tuple((name, local(path).absolute()) for name, path in asked.peer),
     )
 
 
