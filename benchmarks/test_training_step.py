@@ -1,55 +1,68 @@
-"""Time and memory of a whole training step, and of an inference, of the official configurations.
+"""Time and memory of training steps and inferences: the cases of `emorl bench --suite step`.
 
-`make bench-step` runs them all and writes JSON; `-k tetrominoes`, `-k step`, `-k I3`, ... choose
+`make bench-step` runs them all and writes JSON; `-k "clevr6 and step"`, `-k MONet`, ... choose
 some. Each case runs in a process of its own. pytest-benchmark times a request to that process; its
 own clock, which leaves out the request, is in `extra_info`, with the peak memory: on the CPU what
-the process took above its start, on a GPU `max_memory_allocated`. On a GPU the batches are the
-official ones, and a step is also timed with other precisions, compiled and as a CUDA graph.
+the process took above its start, on a GPU `max_memory_allocated`. On a GPU the batches are
+EfficientMORL's official ones, 32, and a step is also timed with other precisions, compiled and as a
+CUDA graph.
 """
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from emorl.bench import step_times
 from emorl.bench.records import quantiles
-from emorl.bench.step_times import make_step, name_of
-from emorl.bench.steps import Case
+from emorl.bench.step import plan
+from emorl.bench.step.cases import MODELS
+from emorl.bench.suite import Options
+from emorl.bench.turns import LEAST, WARM_UP, Group
 from emorl.bench.workers import Worker
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-ROUNDS = 20 if DEVICE == "cuda" else 3
+ROUNDS = 20 if DEVICE == "cuda" else LEAST
+OPTIONS = Options(
+    models=tuple(MODELS),
+    sizes=plan.SIZES,
+    batch=32 if DEVICE == "cuda" else plan.BATCH,
+    device=DEVICE,
+    threads=torch.get_num_threads(),
+    official=None,
+    budget=0.0,  # none: the cases are chosen by -k
+    memory=0,
+)
+CASES = [(group, variant) for group in plan.groups(OPTIONS) for variant in group.variants]
 
 
-@pytest.mark.parametrize("variant", step_times.variants(DEVICE))
-@pytest.mark.parametrize("part", step_times.PARTS)
-@pytest.mark.parametrize("case", step_times.timed(DEVICE), ids=name_of)
-def test_training_step(benchmark: Any, case: Case, part: str, variant: str) -> None:
-    if part == "forward" and variant.endswith("graph"):
-        pytest.skip("an inference is not trained")
+def name_of(case: tuple[Group, str]) -> str:
+    """Without spaces."""
+    group, variant = case
+    return f"{group.name} {variant}".replace(", ", "-").replace(" ", "_")
+
+
+@pytest.mark.parametrize("case", CASES, ids=name_of)
+def test_training_step(benchmark: Any, case: tuple[Group, str]) -> None:
+    group, name = case
+    variant, (part,) = group.variants[name], group.parts
     seconds: list[float] = []
 
     def timed() -> None:
-        seconds.append(worker.step()[0])
+        seconds.append(worker.step(part)[0])
 
-    build = partial(make_step, case, part, variant, DEVICE)
-    with Worker(build, torch.get_num_threads()) as worker:
-        warm_up = [worker.step()[1] for _ in range(5 if DEVICE == "cuda" else 1)]
+    with Worker(variant.build, OPTIONS.threads, variant.keep) as worker:
+        warm_up = [worker.step(part)[1] for _ in range(WARM_UP if DEVICE == "cuda" else 1)]
         assert np.isfinite(warm_up).all()
-        benchmark.group = f"{name_of(case)} {part}"
+        benchmark.group = group.name
         benchmark.pedantic(timed, rounds=ROUNDS)
         times = quantiles(seconds)
         benchmark.extra_info.update(
-            variant=variant,
-            batch=case.batch,
-            refinement_steps=case.steps,
-            image_size=case.network().image_size,
+            group.entry,
+            variant=name,
             seconds=times,
-            images_per_second=case.batch / times["median"],
+            images_per_second=group.entry["batch"] / times["median"],
             peak_bytes=worker.peak(),
         )

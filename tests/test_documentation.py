@@ -53,7 +53,7 @@ EXEMPT = {
     "make demo": "trains for a quarter of an hour, and runs all tests, this one included",
     "pip install torch": "would change the environment that the tests run in",
     "#!/bin/bash\n#SBATCH": "needs Slurm",
-    "python -m emorl.bench.against_released": "needs a checkout of the released code",
+    "emorl bench --suite step --official": "needs a checkout of the released code",
     "python -m emorl.bench.models": "five models, ten minutes each; see tests/bench/test_models.py",
     "def objective(": "an excerpt of the file in EXCERPTS; the block below it calls it",
 }

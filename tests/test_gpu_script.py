@@ -103,6 +103,17 @@ def test_a_part_that_is_killed_leaves_what_it_had(tmp_path):
         assert logs.extractfile("logs/ops.log").readline() == b"begun\n"
 
 
+def test_what_the_steps_had_when_they_were_killed_is_kept(tmp_path):
+    python = fake_python(
+        tmp_path,
+        'while [ $# -gt 0 ]; do [ "$1" = --out ] && folder=$2; shift; done\n'
+        'mkdir -p "$folder"; echo "{}" >"$folder/step.json"; sleep 60',
+    )
+    done = run("--rehearse", "steps", python=python, OUT=str(tmp_path / "out"), LIMIT="1")
+    assert done.returncode == 124
+    assert (tmp_path / "out/steps.json").read_text() == "{}\n"
+
+
 TRAINER = """[ "$3" = train ] || exit 0
 while [ $# -gt 0 ]; do [ "$1" = --out ] && run=$2; shift; done
 echo $$ >>"$STARTED"

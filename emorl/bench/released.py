@@ -108,7 +108,8 @@ def build_slot_attention(checkout: Path, config: SlotAttentionConfig, batch: int
     }
     code = _code(checkout, net)
     model: Any = code.SlotAttention(batch_size=batch)
-    _fit_grid(code, model.image_decoder, net, batch)
+    if config.decoder == "big":
+        _fit_grid(code, model.image_decoder, net, batch)
     return cast(nn.Module, model)
 
 

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from emorl.bench import kernels
 from emorl.bench.records import machine, write
-from emorl.bench.steps import Case, training_step
+from emorl.bench.step.cases import Case
+from emorl.bench.step.variants import training_step
 from emorl.bench.workers import ALL_DIED, Step, Worker, first_losses, in_turns
 from emorl.models.efficient_morl import EfficientMORL, hierarchy, plain
 from emorl.models.efficient_morl import model as efficient_morl
@@ -30,6 +31,7 @@ from emorl.nn.networks import LinearFeatures, SpatialBroadcastDecoder
 from emorl.nn.posterior import Decode, Likelihood, Score
 from emorl.ops import Backend, slot_attention
 from emorl.paths import local
+from emorl.training.optimizers import make_optimizers
 
 REWRITINGS = {
     "layers": "channels last, activations in place, Dual GRU in one product",
@@ -109,6 +111,7 @@ def only(on: Sequence[str]) -> Iterator[None]:
 def build(case: Case, on: Sequence[str]) -> tuple[EfficientMORL, Tensor]:
     """The network and the images of a row."""
     model, images = case.build()
+    assert isinstance(model, EfficientMORL)
     half = model.config.num_slots * case.batch // 2
     model.config.score_chunk = half if "chunk" in on else None
     for part in (model.config, model.posterior, model.decoder):
@@ -129,7 +132,8 @@ def objective(model: EfficientMORL, images: Tensor, on: Sequence[str]) -> Tensor
 def make_step(case: Case, on: Sequence[str]) -> Step:
     """A row's training step."""
     model, images = build(case, on)
-    return training_step(model, lambda: objective(model, images, on))
+    optimizers = make_optimizers(model.parameters(), "adam", 1e-4)
+    return training_step(model, lambda: objective(model, images, on), optimizers)
 
 
 def loss_and_gradients(case: Case, on: Sequence[str]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -211,7 +215,7 @@ def main() -> None:
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
     results = []
-    for case in options.cases or [Case("tetrominoes", 8, 3), Case("clevr6", 2, 3)]:
+    for case in options.cases or map(Case.parse, ["tetrominoes:8:3", "clevr6:2:3"]):
         results.append(measure(case, options.threads, options.rounds))
         print(describe(results[-1]), flush=True)
         if options.out:

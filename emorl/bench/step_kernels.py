@@ -14,10 +14,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from emorl.bench import kernels
 from emorl.bench.records import machine, write
-from emorl.bench.steps import Case, variant_step
+from emorl.bench.step.cases import Case
+from emorl.bench.step.variants import variant_step
 from emorl.bench.workers import Step
 from emorl.paths import local
-from emorl.training.config_file import find_config
 
 WARM_UP, STEPS = 4, 3
 SHOWN = 16  # kernels of a printed table
@@ -64,18 +64,17 @@ def describe(title: str, found: Iterable[Kernel]) -> str:
 def main() -> None:
     """Measure, print, and write JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cases", nargs="+", type=Case.parse, default=[Case("clevr6", 2, 3)])
+    parser.add_argument("--cases", nargs="+", type=Case.parse, default=[Case.parse("clevr6:2:3")])
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=["float32"])
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--out", type=local, help="JSON file of the results")
     options = kernels.parse(parser)
-    for case in options.cases:
-        find_config(case.config)
     record: dict[str, Any] = {"machine": machine(torch.get_num_threads()), "results": []}
     for case in options.cases:
         for variant in options.variants:
             model, images = case.build(options.device)
-            found = kernels_of(variant_step(model, images, variant), options.device)
+            step = variant_step(model, images, variant, case.run_config().trainer)
+            found = kernels_of(step, options.device)
             print(describe(f"{case}, {variant}", found), flush=True)
             rows = [kernel._asdict() for kernel in found]
             record["results"].append({"case": str(case), "variant": variant, "kernels": rows})

@@ -7,10 +7,15 @@ from pathlib import Path
 
 import emorl.bench.paper.suite
 import emorl.bench.peers.suite
+import emorl.bench.step.suite
 from emorl.bench.suite import Record
 from emorl.bench.tables import Rows, ratios
 
-SUITES = {"paper": emorl.bench.paper.suite.SUITE, "peers": emorl.bench.peers.suite.SUITE}
+SUITES = {
+    "paper": emorl.bench.paper.suite.SUITE,
+    "step": emorl.bench.step.suite.SUITE,
+    "peers": emorl.bench.peers.suite.SUITE,
+}
 
 
 def read(path: Path) -> Record:

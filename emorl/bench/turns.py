@@ -15,6 +15,7 @@ from emorl.bench.suite import Options, Record
 from emorl.bench.workers import Step, TimedStep, Worker, left_out_if_dead
 
 LEAST, MOST = 3, 9  # timings of a variant
+WARM_UP = 5  # steps on a GPU: kernels are chosen, graphs captured
 ROUNDING = 1e-4  # by which losses may differ, as a share
 
 
@@ -75,7 +76,7 @@ class Turns:
     ) -> None:
         self._groups, self._header, self._options, self._write = groups, header, options, write
         self._preload = preload if options.device == "cpu" else None  # no fork can use a GPU
-        self._warm_up = 5 if options.device == "cuda" else 1
+        self._warm_up = WARM_UP if options.device == "cuda" else 1
         self._entries: list[Record] = []
         self._failures: list[str] = []
         self._left_out: list[str] = []

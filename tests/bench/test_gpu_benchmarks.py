@@ -9,7 +9,6 @@ import tape
 import torch
 
 from emorl.bench import graph_replays
-from emorl.bench.against_released import differing, variants_of
 from emorl.bench.cases.convolution import ConvolutionCase
 from emorl.bench.cases.mixture_nll import JoinedMixtureNllCase, MixtureNllCase
 from emorl.bench.cases.slot_attention import SlotAttentionCase
@@ -17,11 +16,12 @@ from emorl.bench.cases.spatial_broadcast import SpatialBroadcastCase
 from emorl.bench.graph_replays import Replays, calls_of
 from emorl.bench.operator_times import check, copy_of, function_of, obstacle, timed
 from emorl.bench.operators import OPERATORS, Results, call
-from emorl.bench.steps import ON_GPU, Case, variant_step
+from emorl.bench.step.variants import variant_step
 from emorl.bench.workers import first_losses, in_turns
 from emorl.models import EfficientMORL, EfficientMORLConfig
 from emorl.ops import backends
 from emorl.training import graph
+from emorl.training.config import TrainerConfig
 
 SMALL = {
     "slot_attention": SlotAttentionCase(2, 3, 70, 8),
@@ -182,37 +182,13 @@ def test_a_graphs_steps_have_the_losses_of_the_others(monkeypatch):
         torch.manual_seed(0)
         model = EfficientMORL(TINY)
         images = torch.randint(256, (2, 3, 12, 12), dtype=torch.uint8)
-        step = variant_step(model, images, name)
+        step = variant_step(model, images, name, TrainerConfig())
         losses.append([])
         for _ in range(6):  # the last ones replayed
             torch.manual_seed(1)
             losses[-1].append(step())
     assert len({*losses[0]}) == 6
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
-
-
-def test_a_gpu_compares_every_precision():
-    case = Case("tetrominoes", 32, 3)
-    assert variants_of(case, "train", "cuda") == [*ON_GPU, "released", "first-order"]
-    assert variants_of(case, "train", "cpu") == ["emorl", "released", "first-order"]
-    assert variants_of(case, "inference", "cuda") == ["emorl", "released"]
-
-
-@pytest.mark.parametrize(
-    ("variant", "device", "allowed"),
-    [
-        ("emorl", "cuda", 1e-4),
-        ("tf32 graph", "cuda", 9e-3),
-        ("released", "cuda", 9e-3),
-        ("released", "cpu", 1e-4),
-        ("first-order", "cpu", 1e-4),
-    ],
-)
-def test_losses_may_differ_by_their_rounding(variant, device, allowed):
-    assert differing({"float32": 100.0, variant: 100 * (1 + 0.9 * allowed)}, device) == []
-    assert differing({"float32": 100.0, variant: 100 * (1 + 1.2 * allowed)}, device) == [variant]
-    assert differing({"float32": 100.0, variant: float("nan")}, device) == [variant]
-    assert differing({}, device) == []
 
 
 def test_a_variant_that_dies_leaves_the_others():

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from emorl.bench import rewritings
-from emorl.bench.steps import Case
+from emorl.bench.step.cases import Case
 from emorl.bench.workers import Step, Worker
 from emorl.models import EfficientMORL, EfficientMORLConfig
 from emorl.nn.networks import SpatialBroadcastDecoder

@@ -34,6 +34,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr(sys, "argv", ["step_kernels", *options])
     step_kernels.main()
     (result,) = json.loads(out.read_text())["results"]
-    assert (result["case"], result["variant"]) == ("tetrominoes, batch 2, I=0", "float32")
+    case = "EfficientMORL, tetrominoes, 35x35, K=4, I=0, batch 2"
+    assert (result["case"], result["variant"]) == (case, "float32")
     total = sum(kernel["milliseconds"] for kernel in result["kernels"])
-    assert f"tetrominoes, batch 2, I=0, float32: {total:.2f} ms" in capsys.readouterr().out
+    assert f"{case}, float32: {total:.2f} ms" in capsys.readouterr().out

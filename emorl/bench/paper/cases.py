@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from emorl.bench import released
-from emorl.bench.steps import set_precision
+from emorl.bench.step.variants import set_precision
 from emorl.bench.suite import Options
 from emorl.bench.workers import Step
 from emorl.models import MODELS as NETWORKS

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from emorl.bench import largest
-from emorl.bench.against_released import WARM_UP
 from emorl.bench.budget import Item
 from emorl.bench.paper import cases as paper
 from emorl.bench.paper.cases import OURS, PARTS, Case, Survey
 from emorl.bench.suite import Options
 from emorl.bench.tables import Rows
+from emorl.bench.turns import WARM_UP
 
 LARGE = 128  # images from this side on are promised one timing, smaller ones three
 MOST = 9  # timings of a part

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
@@ -10,8 +9,6 @@ import pytest
 import torch
 
 from emorl.bench import released
-from emorl.bench.against_released import describe, main
-from emorl.bench.steps import Case
 from emorl.compat.official import config_from_net
 from emorl.models import EfficientMORLConfig
 
@@ -72,36 +69,3 @@ def test_first_derivatives_are_enough_for_a_detached_gradient() -> None:
         (gradient,) = torch.autograd.grad(x**3, x, create_graph=True, retain_graph=False)
         assert not gradient.requires_grad
     assert torch.autograd.grad(x**3, x, create_graph=True)[0].requires_grad
-
-
-def test_table() -> None:
-    numbers = {
-        name: {
-            "seconds": {"median": s, "p20": s, "p80": s},
-            "images_per_second": 2 / s,
-            "peak_bytes_above_start": b,
-        }
-        for name, s, b in [("emorl", 0.5, 2**20), ("released", 2.0, 3 * 2**20)]
-    }
-    result = {"case": str(Case.parse("clevr6:2:3")), "part": "train", "variants": numbers}
-    lines = describe(result).splitlines()
-    assert lines[0] == "clevr6, batch 2, I=3, train"
-    assert " ".join(lines[2].split()) == "as released 2.000 s (2.000 to 2.000) 4.00x 3 MiB 3.00x"
-
-
-def test_one_line_tells_that_every_process_died(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """As all do where the checkout's model is none."""
-    (tmp_path / "lib").mkdir()
-    (tmp_path / "lib/model.py").write_text("")
-    out = tmp_path / "out.json"
-    options = ["--official", str(tmp_path), "--cases", "tetrominoes:1:0", "--out", str(out)]
-    options.append("--allow-reference")  # of no interest here
-    monkeypatch.setattr(sys, "argv", ["against_released", *options])
-    with pytest.raises(SystemExit, match="1"):
-        main()
-    printed = capsys.readouterr()
-    assert printed.out == "tetrominoes, batch 1, I=0, train: every process died\n"
-    assert "emorl: its process died" in printed.err
-    assert json.loads(out.read_text())["results"][0]["variants"] == {}

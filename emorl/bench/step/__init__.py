@@ -1,0 +1,1 @@
+"""The suite of training steps and inferences: as published, and as they grow."""
