@@ -88,10 +88,10 @@ def test_rows_whose_processes_die_are_left_out(monkeypatch: pytest.MonkeyPatch) 
     gaps = [{"loss": 0.0, "gradient": 0.0}] * 9
     monkeypatch.setattr(rewritings, "differences", lambda *_: gaps)
     monkeypatch.setattr(rewritings, "Worker", Process)
-    found = rewritings.measure(Case("clevr6", 2, 3), threads=1, rounds=2)
+    found = rewritings.measure(Case.parse("clevr6:2:3"), threads=1, rounds=2)
     assert [row["rewriting"] for row in found["rows"]] == [*rewritings.REWRITINGS.values()][4:]
     none = rewritings.describe({**found, "rows": []})
-    assert none == "clevr6, batch 2, I=3: every process died"
+    assert none == "EfficientMORL, clevr6, 96x96, K=7, I=3, batch 2: every process died"
 
 
 def test_table() -> None:
