@@ -17,7 +17,7 @@ from emorl.bench import macs
 from emorl.bench.macs import Count
 from emorl.bench.peers import iodine, monet, slot_attention, weights
 from emorl.bench.peers.peer import Peer, build
-from emorl.bench.steps import set_precision
+from emorl.bench.step.variants import set_precision
 from emorl.bench.suite import Record
 from emorl.bench.tally import Tally
 from emorl.bench.workers import Step
