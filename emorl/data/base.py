@@ -101,7 +101,7 @@ class ObjectDataset(Dataset[dict[str, Any]]):
         return {**sample, "factors": batch.factors, "index": batch.index}
 
     def read_images(self, indices: Sequence[int]) -> Tensor:
-        """The images alone, uint8 [B, 3, H, W]; HDF5 files are then asked for nothing else."""
+        """The images alone, uint8 [B, 3, H, W]; of files nothing else is then decoded."""
         return self.__getitems__(indices).image
 
     def count(self, most: int) -> int:

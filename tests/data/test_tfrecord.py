@@ -347,6 +347,51 @@ def test_a_record_unlike_the_first_is_named(
         dataset[1]
 
 
+def test_images_alone_need_nothing_else(published: Path, tmp_path: Path) -> None:
+    """Neither masks nor factors are decoded, nor looked at."""
+    large = tmp_path / "clevr"
+    large.write_bytes(framed(serialised(clevr_record()[0])) * 2)
+    for path, indices in ((published, [3, 0, 9, 3]), (large, [1])):
+        dataset = TFRecordDataset(path)
+        assert torch.equal(dataset.read_images(indices), dataset.read(indices)[0].image)
+    first, other = tiny(0), tiny(9)
+    other["mask"], other["color"] = np.zeros(7, np.uint8), np.zeros(5, np.float32)
+    path = tmp_path / "mixed"
+    path.write_bytes(framed(serialised(first)) + framed(serialised(other)))
+    dataset = TFRecordDataset(path)
+    assert (dataset.read_images([1]) == 9).all()
+    with pytest.raises(ValueError, match="record 1: expected 2 entity masks"):
+        dataset.read([1])
+    with pytest.raises(IndexError, match=r"index 2 outside of 0\.\.1"):
+        dataset.read_images([2])
+
+
+BRIGHT = np.full((35, 35, 3), 200, np.float32)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        ({"image": np.zeros(7, np.float32)}, r"expected an image of 35x35, got image\[7\]"),
+        ({"image": BRIGHT * np.nan}, "expected values from 0 to 255 .*, got NaN"),
+        ({}, "expected an image of 35x35, got none"),
+    ],
+    ids=["size", "nan", "missing"],
+)
+def test_images_alone_are_checked(
+    image: dict[str, np.ndarray], message: str, tmp_path: Path
+) -> None:
+    record = tiny(0)
+    del record["image"]
+    path = tmp_path / "mixed"
+    both = ({**record, "image": BRIGHT}, {**record, **image})
+    path.write_bytes(b"".join(framed(serialised(x)) for x in both))
+    dataset = TFRecordDataset(path)
+    assert (dataset.read_images([0]) == 200).all()
+    with pytest.raises(ValueError, match=f"mixed: record 1: {message}"):
+        dataset.read_images([1])
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=60) | st.binary(max_size=40).map(lambda b: field(1, field(1, b))))
 def test_any_payload_parses_or_raises_a_value_error(payload: bytes) -> None:

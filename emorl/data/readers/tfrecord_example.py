@@ -5,7 +5,7 @@ Wire format: https://protobuf.dev/programming-guides/encoding; messages: tensorf
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,11 +15,12 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _BYTES_LIST, _FLOAT_LIST, _INT64_LIST = 1, 2, 3
 
 
-def parse_example(payload: bytes) -> dict[str, NDArray[Any]]:
+def parse_example(payload: bytes, wanted: Container[str] | None = None) -> dict[str, NDArray[Any]]:
     """The features of a serialised `tf.train.Example`.
 
     Args:
         payload: one record of a TFRecord file.
+        wanted: names of the features to decode; None for all.
 
     Returns:
         Name -> uint8 (byte strings, joined), float32 or int64, one-dimensional.
@@ -30,13 +31,14 @@ def parse_example(payload: bytes) -> dict[str, NDArray[Any]]:
     features: dict[str, NDArray[Any]] = {}
     for example in _messages(memoryview(payload), 1):
         for entry in _messages(example, 1):
-            name, values = b"", np.empty(0, dtype=np.uint8)
+            name, content = "", memoryview(b"")
             for number, field in _fields(entry):
                 if number == 1 and isinstance(field, memoryview):
-                    name = bytes(field)
+                    name = bytes(field).decode("utf-8", "replace")
                 elif number == 2 and isinstance(field, memoryview):
-                    values = _feature(field)
-            features[name.decode("utf-8", "replace")] = values
+                    content = field
+            if wanted is None or name in wanted:
+                features[name] = _feature(content)
     return features
 
 

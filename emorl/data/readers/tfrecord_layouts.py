@@ -43,15 +43,11 @@ class Layout:
         if missing := self.keys - features.keys():
             raise ValueError(f"expected {', '.join(sorted(missing))}, got {describe(features)}")
         (height, width), entities = self.image_size, features["visibility"].size
-        channels = features["image"].size // (height * width)
-        if channels not in (1, 3) or features["image"].size != channels * height * width:
-            raise ValueError(f"expected an image of {height}x{width}, got {describe(features)}")
+        image = self.decode_image(features, pixels)
         if not 1 <= entities <= MOST_ENTITIES:
             raise ValueError(f"expected 1 to {MOST_ENTITIES} entities, got {describe(features)}")
         if features["mask"].size != entities * height * width:
             raise ValueError(f"expected {entities} entity masks, got {describe(features)}")
-        image = pixels.to_bytes(features["image"][None])
-        image = image.reshape(height, width, channels).transpose(2, 0, 1)
         if self.entities_first:
             masks = features["mask"].reshape(entities, height, width)
         else:
@@ -61,10 +57,28 @@ class Layout:
             if values.size == 0 or values.size % entities:
                 raise ValueError(f"expected {key} for {entities} entities, got {values.size}")
         return (
-            np.broadcast_to(image, (3, height, width)).copy(),
+            image,
             masks if masks.dtype == np.uint8 else masks.astype(np.float32),
             {key: _per_entity(values, entities) for key, values in factors.items()},
         )
+
+    def decode_image(
+        self, features: Mapping[str, NDArray[Any]], pixels: PixelValues
+    ) -> NDArray[np.uint8]:
+        """The image alone, [3, H, W].
+
+        Raises:
+            ValueError: if there is none of this size, or its values are not in their range.
+        """
+        height, width = self.image_size
+        if "image" not in features:
+            raise ValueError(f"expected an image of {height}x{width}, got none")
+        values = features["image"]
+        channels = values.size // (height * width)
+        if channels not in (1, 3) or values.size != channels * height * width:
+            raise ValueError(f"expected an image of {height}x{width}, got {describe(features)}")
+        image = pixels.to_bytes(values[None]).reshape(height, width, channels).transpose(2, 0, 1)
+        return np.broadcast_to(image, (3, height, width)).copy()
 
     def fits(self, features: Mapping[str, NDArray[Any]]) -> bool:
         """Whether a record with these features is of this layout."""
