@@ -9,6 +9,7 @@
 # make sanitize       the C++ and CUDA kernels under ASan and UBSan, on the CPU
 # make bench  time operators, training steps and rewritings into RESULTS (or one of these:
 #             bench-ops, bench-step, bench-rewritings)
+# make bench-check    REF=main: fails if the working tree is slower than that git reference
 # make gpu    OUT=folder: all that needs a GPU (Python: PYTHON), benchmarks/gpu.sh; its calls leave
 #             results in OUT/check, OUT/time and OUT/train; before that, to travel to a GPU machine
 #             without a network: make gpu-wheels, and
@@ -25,7 +26,7 @@ NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f)
 CXX_SOURCES = $(shell find csrc tests/simt -regex '.*\.\(h\|cpp\|cuh?\)')
 
 .PHONY: venv test test-simt test-simt-all test-aot bench bench-ops bench-step bench-rewritings \
-        sanitize torture test-machines gpu gpu-wheels gpu-carry demo format clean help
+        bench-check sanitize torture test-machines gpu gpu-wheels gpu-carry demo format clean help
 
 venv: $(VENV)/.installed
 
@@ -86,6 +87,10 @@ bench-step: venv
 bench-rewritings: venv
 	@mkdir -p $(RESULTS)
 	$(BIN)/python -m emorl.bench.rewritings --out $(RESULTS)/rewritings-cpu.json
+
+REF ?= main
+bench-check: venv
+	$(BIN)/python -m benchmarks.check --ref $(REF)
 
 sanitize: venv
 	benchmarks/sanitize.sh

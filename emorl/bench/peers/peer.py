@@ -7,6 +7,7 @@ import importlib
 import io
 import sys
 import types
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -78,6 +79,7 @@ def load(name: str, peer: Peer, checkout: Path) -> Any:
         stand_in = types.ModuleType(module)
         vars(stand_in).update(attributes)
         sys.modules[module] = stand_in
+    warnings.simplefilter("ignore")  # of code that is older than PyTorch's advice
     sys.path.insert(0, str(checkout))
     try:
         return importlib.import_module(peer.file.removesuffix(".py").replace("/", "."))
