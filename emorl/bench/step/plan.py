@@ -56,14 +56,14 @@ def plan(options: Options) -> list[Work]:
     """What is measured, each once, in the order of its importance on the device.
 
     On a GPU the published networks come first, since all is quick there; on a CPU what is quick,
-    so that a small budget has something of everything.
+    and what belongs to every axis, so that a small budget has something of everything.
     """
     early, late = _followed(options, 0, _EARLY), _followed(options, _EARLY, None)
     laptop, published = _in_full((LAPTOP,), options), _in_full(PUBLISHED, options)
     if options.device == "cuda":
         order = [*published, *laptop, *early, *late]
     else:
-        order = [*laptop, *early, *published, *late]
+        order = [*laptop, *_in_full((BASE,), options), *early, *published, *late]
     full = {(work.case, work.part) for work in order if work.in_full}
     once = dict.fromkeys(w._replace(in_full=(w.case, w.part) in full) for w in order)
     return [work for work in once if work.case.size in options.sizes]
