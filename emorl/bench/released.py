@@ -94,7 +94,8 @@ def build(checkout: Path, net: dict[str, Any], batch: int) -> nn.Module:
     """
     code = _code(checkout, net)
     model: Any = code.EfficientMORL(batch_size=batch)
-    _fit_grid(code, model.hvae_networks.image_decoder, net, batch)
+    if net["image_decoder"] == "big":
+        _fit_grid(code, model.hvae_networks.image_decoder, net, batch)
     return cast(nn.Module, model)
 
 
@@ -126,9 +127,7 @@ def _code(checkout: Path, net: dict[str, Any]) -> Any:
 
 
 def _fit_grid(code: Any, decoder: Any, net: dict[str, Any], batch: int) -> None:
-    """Let the decoder "big", if it is that, start from a sixteenth of the image's sides."""
-    if net["image_decoder"] != "big":
-        return
+    """Let the decoder "big" start from a sixteenth of the image's sides."""
     _, height, width = net["input_size"]
     decoder.z_grid_shape = (height // 16, width // 16)
     decoder.positional_embedding = code.SlotAttention.create_positional_embedding(
