@@ -104,17 +104,17 @@ timed() { # timed PYTEST-EXPRESSION: a process per operator, as an error of CUDA
   on_gpu || small=(--benchmark-min-rounds=1 --benchmark-max-time=0.1)
   for operator in slot_attention mixture_nll spatial_broadcast convolution; do
     tests benchmarks/test_ops.py --json-lines "$OUT/ops.jsonl" "${small[@]}" \
-      -k "$operator and $1" || status=$?
+      -k "test_operator and $operator and $1" || status=$?
   done
   return $status
 }
 ops() {
-  local which="not compiled"
+  local which="not compiled and not B2K7" # without the widths of other networks
   on_gpu || which="(native or plain) and (B32K4 or M32C16 or C32D32)"
   timed "$which"
 }
 ops-compiled() {
-  local which="compiled and backward and (float32 or bfloat16)"
+  local which="compiled and backward and (float32 or bfloat16) and not B2K7"
   on_gpu || which="compiled and (B32K4C3 or B32K4N1225D64shared or M32C16 or C32D32)"
   timed "$which"
 }
@@ -134,7 +134,7 @@ ncu() {
   on_gpu && tool=(command ncu --clock-control none --kernel-name-base mangled
     --kernel-name regex:emorl --section SpeedOfLight --section MemoryWorkloadAnalysis
     --section Occupancy --section LaunchStats --csv --log-file "$OUT/ncu.csv")
-  "${tool[@]}" "$PYTHON" -m emorl.bench.operator_times --device $DEVICE
+  "${tool[@]}" "$PYTHON" -m emorl.bench.ops.once --device $DEVICE
 }
 train() { # train CUDA-GRAPH: what is left, less AFTER and 70 s to start, capture and report
   local left=$((DEADLINE - SECONDS - AFTER - 70)) config=(--config smoke --trainer.device cpu)

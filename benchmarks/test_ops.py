@@ -1,82 +1,95 @@
-"""Timings of the operators; a kernel's results are checked before it is timed.
+"""Timings of the operators by pytest-benchmark: the steps of `emorl bench --suite ops`, in JSON.
 
-`make bench` runs them all and writes JSON; `-k slot_attention`, `-k native`, ... choose some. Each
-record has the median and, in `extra_info`, 20 and 80 % quantiles, GB/s and the fraction of a copy's
-bandwidth in the same run; `Operator.bytes_moved` says which bytes count. On the CPU memory is kept,
-as in training, or large results would cost the kernel's page faults above all. On a GPU
-pytest-benchmark times a round of many calls; `extra_info` has a call's time by CUDA events
-(`emorl.bench.graph_replays`), at batch 32.
+`make bench` runs them all; `-k slot_attention`, `-k native`, ... choose some. A kernel's results
+are checked against float64 before it is timed. pytest-benchmark times rounds of many calls;
+`extra_info` has a call's time (median, 20 and 80 % quantiles), and an operator's GB/s and fraction
+of a copy's bandwidth in the same run; `Operator.bytes_moved` says which bytes count. On the CPU
+memory is kept, as in training. On a GPU calls are replayed (`emorl.bench.graph_replays`), at batch
+32.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, get_args
+from math import isfinite
+from typing import Any
 
 import pytest
 import torch
 
-from emorl.bench import operator_times
-from emorl.bench.operator_times import ROUNDS, Form, Timed
-from emorl.bench.operators import OPERATORS, Inputs, call
+from emorl.bench.ops import block, peaks
+from emorl.bench.ops.block import BLOCKS, Block
+from emorl.bench.ops.cases import Work, all_works
+from emorl.bench.ops.forms import forms_of, obstacle
+from emorl.bench.ops.operators import OPERATORS, PARTS
+from emorl.bench.ops.steps import steps_of
 from emorl.bench.records import quantiles
-from emorl.memory import keep_memory
+from emorl.bench.turns import WARM_UP
+from emorl.bench.workers import TimedStep
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+ROUNDS = 20  # on a GPU
+TIMED = [
+    (work, part, form)
+    for work in all_works(DEVICE)
+    for part in OPERATORS[work.operator].parts
+    for form in forms_of(work.operator, DEVICE)
+]
+MODULES = [(one, part, name) for one in BLOCKS for part in PARTS for name in block.VARIANTS]
 
 
-@pytest.fixture(scope="session", autouse=True)
-def kept_memory() -> None:
-    keep_memory()
+def id_of(timed: tuple[Any, str, str]) -> str:
+    return "-".join(map(str, timed)).replace(" ", "-")
 
 
 @pytest.fixture(scope="session")
 def copy_bandwidth() -> float:
-    return operator_times.copy_bandwidth(DEVICE)
+    return peaks.copy_bandwidth(DEVICE)
 
 
-@lru_cache(maxsize=1)  # making them takes longer than timing
-def inputs_of(case: Any, dtype: torch.dtype) -> Inputs:
-    inputs: Inputs = case.inputs(dtype, DEVICE)
-    return inputs
+def seconds_of(benchmark: Any, step: TimedStep) -> list[float]:
+    """Seconds of a call, one number a round."""
+    assert isfinite(step().loss), "results that fail their check"
+    seconds: list[float] = []
+
+    def timed() -> None:
+        seconds.append(step().seconds)
+
+    if DEVICE == "cuda":
+        benchmark.pedantic(timed, rounds=ROUNDS, warmup_rounds=WARM_UP)
+        return seconds[-ROUNDS:]
+    benchmark(timed)
+    return seconds
 
 
-def measure(
-    benchmark: Any, work: Callable[[Inputs], object], inputs: Inputs, moved: int
-) -> list[float]:
-    """Seconds of a call that moves so many bytes, one number a round."""
-    if DEVICE == "cpu":
-        benchmark(lambda: work(inputs))
-        return benchmark.stats.stats.data
-    replays = operator_times.replays_of(work, inputs, moved)
-    benchmark.pedantic(replays.round, rounds=ROUNDS, warmup_rounds=2)
-    return replays.seconds[-ROUNDS:]
-
-
-@pytest.mark.parametrize("form", get_args(Form))
-@pytest.mark.parametrize(
-    "timed", operator_times.timed(DEVICE), ids=lambda timed: str(timed).replace(" ", "-")
-)
-def test_operator(benchmark: Any, copy_bandwidth: float, timed: Timed, form: Form) -> None:
-    operator, case, dtype, part = timed
-    if reason := operator_times.obstacle(form, operator, DEVICE):
-        pytest.skip(reason)
-    inputs = inputs_of(case, dtype)
-    function = operator_times.function_of(form, operator, case)
-    results = call(function, inputs, part)
-    if form in ("native", "triton"):
-        operator_times.check(results, operator, case, inputs, part)
-    moved = OPERATORS[operator].bytes_moved(inputs, *results)
-    benchmark.group = str(timed)
-    times = quantiles(measure(benchmark, lambda x: call(function, x, part), inputs, moved))
-    rate = moved / times["median"]
+def take_down(benchmark: Any, name: str, variant: str, seconds: list[float]) -> float:
+    """Say in the record what was timed, and return the median."""
+    times = quantiles(seconds)
+    benchmark.group = name
     benchmark.extra_info.update(
-        variant=form,
-        seconds=times["median"],
-        p20=times["p20"],
-        p80=times["p80"],
-        bytes=moved,
-        gigabytes_per_second=rate / 1e9,
-        fraction_of_copy_bandwidth=rate / copy_bandwidth,
+        variant=variant, seconds=times["median"], p20=times["p20"], p80=times["p80"]
     )
+    return times["median"]
+
+
+@pytest.mark.parametrize("timed", TIMED, ids=id_of)
+def test_operator(benchmark: Any, copy_bandwidth: float, timed: tuple[Work, str, str]) -> None:
+    work, part, form = timed
+    if reason := obstacle(form, work.operator, DEVICE, work.case):
+        pytest.skip(reason)
+    step = steps_of(work, form, DEVICE, [part])[part]
+    median = take_down(benchmark, f"{work} {part}", form, seconds_of(benchmark, step))
+    moved = work.cost(part).bytes
+    benchmark.extra_info.update(
+        bytes=moved,
+        gigabytes_per_second=moved / median / 1e9,
+        fraction_of_copy_bandwidth=moved / median / copy_bandwidth,
+    )
+
+
+@pytest.mark.parametrize("timed", MODULES, ids=id_of)
+def test_module(benchmark: Any, timed: tuple[Block, str, str]) -> None:
+    one, part, variant = timed
+    if reason := block.obstacle_of(variant, DEVICE):
+        pytest.skip(reason)
+    step = block.steps_of(one, variant, DEVICE, [part])[part]
+    take_down(benchmark, f"{one} {part}", variant, seconds_of(benchmark, step))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import emorl.bench.ops.suite
 import emorl.bench.paper.suite
 import emorl.bench.peers.suite
 import emorl.bench.step.suite
@@ -13,6 +14,7 @@ from emorl.bench.tables import Rows, ratios
 
 SUITES = {
     "paper": emorl.bench.paper.suite.SUITE,
+    "ops": emorl.bench.ops.suite.SUITE,
     "step": emorl.bench.step.suite.SUITE,
     "peers": emorl.bench.peers.suite.SUITE,
 }

@@ -48,7 +48,7 @@ def run(arguments: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser("bench", "Time and memory of the models on this machine.")
     add = parser.add_argument
-    add("--suite", help="paper, step or peers; None: with --peer peers, else paper")
+    add("--suite", help="paper, ops, step or peers; None: with --peer peers, else paper")
     add("--models", nargs="+", help="None: all of the suite's")
     add("--sizes", nargs="+", type=whole_number(1), help="sides of the images; None: the suite's")
     add("--batch", type=whole_number(1), help="images at once; None: the suite's")

@@ -14,8 +14,10 @@ from emorl.bench.cases.mixture_nll import JoinedMixtureNllCase, MixtureNllCase
 from emorl.bench.cases.slot_attention import SlotAttentionCase
 from emorl.bench.cases.spatial_broadcast import SpatialBroadcastCase
 from emorl.bench.graph_replays import Replays, calls_of
-from emorl.bench.operator_times import check, copy_of, function_of, obstacle, timed
-from emorl.bench.operators import OPERATORS, Results, call
+from emorl.bench.ops.cases import all_works
+from emorl.bench.ops.forms import check, function_of, obstacle
+from emorl.bench.ops.operators import BOTH, FORWARD, OPERATORS, Results, call
+from emorl.bench.ops.steps import copy_of
 from emorl.bench.step.variants import variant_step
 from emorl.bench.workers import first_losses, in_turns
 from emorl.models import EfficientMORL, EfficientMORLConfig
@@ -69,10 +71,11 @@ def test_bytes_of_a_gradient_that_comes_with_its_value_are_one_read_and_one_writ
 
 def test_every_operator_is_timed_in_every_part():
     for device in ("cpu", "cuda"):
-        parts = {(x.operator, x.part) for x in timed(device)}
-        both = {(name, part) for name in OPERATORS for part in ("forward", "forward-backward")}
-        assert parts == both - {("mixture_nll_and_gradient", "forward")}
+        assert {work.operator for work in all_works(device)} == {*OPERATORS}
         assert {op.kernels for op in OPERATORS.values()} == {*backends(device)}
+    parts = {name: op.parts for name, op in OPERATORS.items()}
+    assert parts.pop("mixture_nll_and_gradient") == (BOTH,)
+    assert {*parts.values()} == {(FORWARD, BOTH)}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
@@ -85,11 +88,11 @@ def test_results_are_checked_against_float64(operator, dtype):
         pytest.skip("the CPU's convolution takes float32 or float64")
     case = SMALL[operator]
     inputs = case.inputs(dtype)
-    results = call(function_of("native", operator, case), inputs, "forward-backward")
-    check(results, operator, case, inputs, "forward-backward")
+    results = call(function_of("native", operator, case), inputs, BOTH)
+    check(results, operator, case, inputs, BOTH)
     wrong = Results(results.output, [1.1 * x + 0.1 for x in results.gradients])
     with pytest.raises(AssertionError, match="error"):
-        check(wrong, operator, case, inputs, "forward-backward")
+        check(wrong, operator, case, inputs, BOTH)
 
 
 @pytest.mark.parametrize("kernel", [3, 5])
@@ -97,7 +100,7 @@ def test_results_are_checked_against_float64(operator, dtype):
 def test_sums_of_a_convolution_have_as_many_products_as_counted(kernel, biased):
     case = ConvolutionCase(2, 3, 4, 9, 8, kernel, padding=1, activation="none", biased=biased)
     ones = {name: torch.ones_like(x).requires_grad_() for name, x in case.inputs().items()}
-    found = call(function_of("plain", "convolution", case), ones, "forward-backward")
+    found = call(function_of("plain", "convolution", case), ones, BOTH)
     inner = [float(x.max()) for x in (found.output - int(biased), *found.gradients)]
     assert inner == list(case.products())
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from emorl.bench.accuracy import assert_as_accurate_as_plain
 from emorl.bench.cases.spatial_broadcast import SPATIAL_BROADCAST, SpatialBroadcastCase
-from emorl.bench.operator_times import check, function_of
-from emorl.bench.operators import BOTH, call
+from emorl.bench.ops.forms import check, function_of
+from emorl.bench.ops.operators import BOTH, call
 from emorl.ops import backends, spatial_broadcast
 
 BACKENDS = backend_params("spatial_broadcast")

@@ -38,6 +38,11 @@ class SlotAttentionCase:
             inputs["v"] = normal(self.batch, self.pixels, self.value_width)
         return {name: x.requires_grad_() for name, x in inputs.items()}
 
+    def products(self) -> tuple[int, ...]:
+        """How many products are summed in the output and in the gradient of each input."""
+        of_values = [] if self.value_width is None else [self.slots]
+        return self.pixels, self.pixels, self.slots, self.pixels, *of_values
+
 
 # Sizes 0, 1 and prime, and one past each block of the CPU kernel: 32 pixels a tile, 6 slots,
 # 8 or 16 columns. On a GPU, one whose rows fill a multiprocessor's shared memory with one tile.
@@ -61,8 +66,8 @@ SLOT_ATTENTION = [
 # The models' own: Tetrominoes 35 x 35, Multi-dSprites 64 x 64, CLEVR6 96 x 96, ClevrTex 128 x 128;
 # with separate keys and values, and with features that serve as both.
 SLOT_ATTENTION_TIMED = [
-    SlotAttentionCase(4, 7, 9216, 64, 64),
     SlotAttentionCase(4, 7, 9216, 64),
+    SlotAttentionCase(4, 7, 9216, 64, 64),
     SlotAttentionCase(32, 4, 1225, 64, 64),
     SlotAttentionCase(32, 4, 1225, 64),
     SlotAttentionCase(32, 6, 4096, 64),
@@ -76,4 +81,11 @@ SLOT_ATTENTION_BATCH_32 = [
     SlotAttentionCase(32, 7, 9216, 64, 64),
     SlotAttentionCase(32, 6, 4096, 64),
     SlotAttentionCase(32, 4, 1225, 64),
+]
+
+# Inputs of other networks than ours: patches of a vision transformer, or pixels, by their width.
+SLOT_ATTENTION_WIDTHS = [
+    SlotAttentionCase(2, 7, inputs, width, width)
+    for inputs in (196, 1024, 4096, 16384)
+    for width in (64, 256, 512, 768)
 ]

@@ -1,9 +1,9 @@
-"""Operators for benchmarks: calls, plain PyTorch forms, and the least memory traffic."""
+"""Operators for benchmarks: calls, plain PyTorch forms, and the least work and memory traffic."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -21,9 +21,11 @@ from emorl.bench.cases.mixture_nll import (
 from emorl.bench.cases.slot_attention import (
     SLOT_ATTENTION_BATCH_32,
     SLOT_ATTENTION_TIMED,
+    SLOT_ATTENTION_WIDTHS,
     SlotAttentionCase,
 )
 from emorl.bench.cases.spatial_broadcast import SPATIAL_BROADCAST_BATCH_32, SPATIAL_BROADCAST_TIMED
+from emorl.bench.ops import attention, operations
 from emorl.ops import (
     Backend,
     convolution,
@@ -38,7 +40,7 @@ from emorl.ops.slot_attention import reference as plain_slot_attention
 from emorl.ops.spatial_broadcast import reference as plain_spatial_broadcast
 
 Inputs = dict[str, Tensor]
-FORWARD, BOTH = "forward", "forward-backward"
+FORWARD, BOTH = PARTS = ("forward", "forward+backward")
 
 
 class Results(NamedTuple):
@@ -62,15 +64,17 @@ class Operator:
 
     Attributes:
         kernels: name of its kernels in `emorl.ops.backends()`.
-        cases: timed on the CPU.
-        batch_32: timed on a GPU.
+        cases: timed on the CPU, in the order of their importance.
+        batch_32: timed on a GPU, likewise.
         fused: the operator; gives `Results` where the gradient comes with the value.
         plain: its plain PyTorch form.
+        operations: of a case, in the forward pass; both passes have three times as many.
+        rivals: other forms than the plain one, by their names.
         parts: what is timed.
         reads: how often the inputs must be read in a forward and a backward pass together.
         outputs: how often the output, or a tensor of its size, moves in both passes together:
             written, its gradient read, and read where it tells the activation's slope.
-        products: how many products are summed in each result, where these are sums alone.
+        products: how many products are summed in each result, if they are many.
     """
 
     kernels: str
@@ -78,7 +82,9 @@ class Operator:
     batch_32: list[Any]
     fused: Callable[[Any, Inputs, Backend], Tensor | Results]
     plain: Callable[[Any, Inputs], Tensor]
-    parts: tuple[str, ...] = (FORWARD, BOTH)
+    operations: Callable[[Any], int]
+    rivals: Mapping[str, Callable[[Any, Inputs], Tensor]] = field(default_factory=dict)
+    parts: tuple[str, ...] = PARTS
     reads: int = 2
     outputs: int = 2
     products: Callable[[Any], Sequence[int]] | None = None
@@ -95,7 +101,7 @@ class Operator:
 
 
 def call(function: Function, inputs: Inputs, part: str) -> Results:
-    """The work that is timed: "forward", or "forward-backward" from a gradient of ones."""
+    """The work that is timed: "forward", or "forward+backward" from a gradient of ones."""
     with torch.set_grad_enabled(part == BOTH):
         output = function(inputs)
     if isinstance(output, Results):
@@ -117,6 +123,11 @@ def _slot_attention(case: SlotAttentionCase, inputs: Inputs, backend: Backend) -
 def _plain_slot_attention(case: SlotAttentionCase, inputs: Inputs) -> Tensor:
     v = inputs.get("v", inputs["k"])
     return plain_slot_attention(inputs["q"], inputs["k"], v, inputs["logit_bias"])[0]
+
+
+def _attended_slots(case: SlotAttentionCase, inputs: Inputs) -> Tensor:
+    v = inputs.get("v", inputs["k"])
+    return attention.slot_attention(inputs["q"], inputs["k"], v, inputs["logit_bias"])
 
 
 def _mixture_nll(case: MixtureNllCase, inputs: Inputs, backend: Backend) -> Tensor:
@@ -155,10 +166,13 @@ def _plain_convolution(case: ConvolutionCase, inputs: Inputs) -> Tensor:
 OPERATORS = {
     "slot_attention": Operator(
         "slot_attention",
-        SLOT_ATTENTION_TIMED,
-        SLOT_ATTENTION_BATCH_32,
+        [*SLOT_ATTENTION_TIMED, *SLOT_ATTENTION_WIDTHS],
+        [*SLOT_ATTENTION_BATCH_32, *SLOT_ATTENTION_WIDTHS],
         _slot_attention,
         _plain_slot_attention,
+        operations.slot_attention,
+        rivals={"sdpa": _attended_slots},
+        products=SlotAttentionCase.products,
     ),
     "mixture_nll": Operator(
         "mixture_nll",
@@ -166,6 +180,7 @@ OPERATORS = {
         MIXTURE_NLL_BATCH_32,
         _mixture_nll,
         _plain_mixture_nll,
+        operations.mixture_nll,
         reads=1,  # a gradient of the inputs needs nothing but them
     ),
     "mixture_nll_and_gradient": Operator(
@@ -174,6 +189,7 @@ OPERATORS = {
         MIXTURE_NLL_AND_GRADIENT_BATCH_32,
         _mixture_nll_and_gradient,
         _plain_joined_mixture_nll,
+        operations.mixture_nll,
         parts=(BOTH,),
         reads=1,
         outputs=1,  # its gradient is a number known beforehand
@@ -186,6 +202,7 @@ OPERATORS = {
             **inputs, activation=case.activation, backend=backend
         ),
         lambda case, inputs: plain_spatial_broadcast(**inputs, activation=case.activation),
+        operations.spatial_broadcast,
         outputs=3,
     ),
     "convolution": Operator(
@@ -194,6 +211,7 @@ OPERATORS = {
         CONVOLUTION_BATCH_32,
         _convolution,
         _plain_convolution,
+        operations.convolution,
         outputs=3,
         products=ConvolutionCase.products,
     ),
