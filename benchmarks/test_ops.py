@@ -89,7 +89,7 @@ def test_operator(benchmark: Any, copy_bandwidth: float, timed: tuple[Work, str,
 @pytest.mark.parametrize("timed", MODULES, ids=id_of)
 def test_module(benchmark: Any, timed: tuple[Block, str, str]) -> None:
     one, part, variant = timed
-    if reason := block.obstacle_of(variant, DEVICE):
+    if reason := block.obstacle_of(one, variant, DEVICE):
         pytest.skip(reason)
     step = block.steps_of(one, variant, DEVICE, [part])[part]
     take_down(benchmark, f"{one} {part}", variant, seconds_of(benchmark, step))

@@ -192,6 +192,7 @@ def test_wide_slots_have_no_kernels_on_a_gpu() -> None:
     assert why == "widths of more than 256 have no kernels on a GPU"
     assert forms.obstacle("native", "slot_attention", "cuda", narrow) != why
     assert forms.obstacle("plain", "slot_attention", "cuda", wide) is None
+    assert block.obstacle_of(Block(2, 9, 512, 7), "native", "cuda") == why
 
 
 def test_ratios_are_to_the_first_variant_of_the_group(everything: None) -> None:

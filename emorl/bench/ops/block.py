@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from emorl.bench.cases.normals import normals
+from emorl.bench.cases.slot_attention import SlotAttentionCase
 from emorl.bench.ops.forms import compiler_obstacle, obstacle
 from emorl.bench.ops.operators import BOTH, PARTS, Inputs, Results
 from emorl.bench.ops.steps import Seen, loss_of, timed
@@ -76,14 +77,15 @@ class OurBlock(nn.Module):
         return self.attention(inputs, first, ITERATIONS).slots[-1]
 
 
-def obstacle_of(variant: str, device: str) -> str | None:
+def obstacle_of(block: Block, variant: str, device: str) -> str | None:
     """Why a variant cannot run, if it cannot."""
     if "compiled" in variant and (reason := compiler_obstacle(device)):
         return reason
     if "lucidrains" in variant:
         missing = "not installed; pip install slot-attention"
         return None if importlib.util.find_spec(PACKAGE) else missing
-    return obstacle("native", "slot_attention", device)
+    case = SlotAttentionCase(block.batch, block.slots, block.inputs, block.width)
+    return obstacle("native", "slot_attention", device, case)
 
 
 def steps_of(

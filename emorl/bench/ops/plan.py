@@ -83,7 +83,7 @@ def _variants(item: Item, device: str) -> Sequence[str]:
 def _obstacle(item: Item, variant: str, device: str) -> str | None:
     if isinstance(item, Work):
         return forms.obstacle(variant, item.operator, device, item.case)
-    return block.obstacle_of(variant, device)
+    return block.obstacle_of(item, variant, device)
 
 
 def _together(item: Item, compiled: bool, device: str) -> list[str]:
