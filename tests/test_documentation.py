@@ -55,7 +55,8 @@ EXEMPT = {
     "pip install torch": "would change the environment that the tests run in",
     "#!/bin/bash\n#SBATCH": "needs Slurm",
     "emorl bench --suite step --official": "needs a checkout of the released code",
-    "python -m emorl.bench.models": "five models, ten minutes each; see tests/bench/test_models.py",
+    "emorl bench --suite quality": "trains five models; see tests/bench/test_quality_suite.py",
+    "emorl bench --suite data": "minutes of timings; see tests/bench/test_data_suite.py",
     "def objective(": "an excerpt of the file in EXCERPTS; the block below it calls it",
 }
 # The beginning of a block, and the file in which the whole of it stands.

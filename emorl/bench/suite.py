@@ -58,6 +58,7 @@ class Suite:
         tables: of a record.
         by_case: the parts of each case of a record, by the case's name.
         caption: machine, date and circumstances of a record.
+        unused: options of the command line that mean nothing to it: "official", "memory".
     """
 
     about: str
@@ -71,3 +72,4 @@ class Suite:
     tables: Callable[[Record], list[Rows]]
     by_case: Callable[[Record], dict[str, Record]]
     caption: Callable[[Record], str]
+    unused: Sequence[str] = ()

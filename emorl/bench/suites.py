@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import emorl.bench.data.suite
 import emorl.bench.ops.suite
 import emorl.bench.paper.suite
 import emorl.bench.peers.suite
+import emorl.bench.quality.suite
 import emorl.bench.step.suite
 from emorl.bench.suite import Record
 from emorl.bench.tables import Rows, ratios
@@ -16,6 +18,8 @@ SUITES = {
     "paper": emorl.bench.paper.suite.SUITE,
     "ops": emorl.bench.ops.suite.SUITE,
     "step": emorl.bench.step.suite.SUITE,
+    "data": emorl.bench.data.suite.SUITE,
+    "quality": emorl.bench.quality.suite.SUITE,
     "peers": emorl.bench.peers.suite.SUITE,
 }
 

@@ -64,10 +64,12 @@ def ratios(first: dict[str, dict[str, Any]], second: dict[str, dict[str, Any]]) 
             b = second[case].get(part)
             if b is None:
                 continue
-            peaks = b["peak_bytes"] / max(1, a["peak_bytes"])
+            memory = "-"  # of suites that measure none
+            if "peak_bytes" in a and "peak_bytes" in b:
+                memory = f"{b['peak_bytes'] / max(1, a['peak_bytes']):.2f}x"
             times = [f"{x['median']:.3g}" for x in (a, b)]
             ratio = f"{b['median'] / a['median']:.2f}x"
-            rows.append([case, part, *times, ratio, f"{peaks:.2f}x"])
+            rows.append([case, part, *times, ratio, memory])
     if len(rows) == 1:
         raise ValueError("--compare: the two records have no case in common")
     rows += [[case, "only in one", *["-"] * 4] for case in sorted(first.keys() ^ second.keys())]

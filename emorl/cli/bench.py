@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
 _BYTES = {"MiB": 2**20, "GiB": 2**30}
+_MEMORY = 11 * _BYTES["GiB"]
 
 
 def run(arguments: list[str]) -> int:
@@ -48,7 +49,10 @@ def run(arguments: list[str]) -> int:
 def _parser() -> Parser:
     parser = Parser("bench", "Time and memory of the models on this machine.")
     add = parser.add_argument
-    add("--suite", help="paper, ops, step or peers; None: with --peer peers, else paper")
+    add(
+        "--suite",
+        help="paper, ops, step, data, quality or peers; None: with --peer peers, else paper",
+    )
     add("--models", nargs="+", help="None: all of the suite's")
     add("--sizes", nargs="+", type=whole_number(1), help="sides of the images; None: the suite's")
     add("--batch", type=whole_number(1), help="images at once; None: the suite's")
@@ -66,7 +70,7 @@ def _parser() -> Parser:
         help="suite peers: a peer, and a checkout of its code; can be repeated",
     )
     add("--budget", type=_quantity(_SECONDS), default="20min", help="time for everything")
-    add("--memory", type=_quantity(_BYTES), default="11GiB", help="for the largest batch")
+    add("--memory", type=_quantity(_BYTES), help="for the largest batch; None: 11GiB")
     add("--dry-run", action="store_true", help="list what would run")
     add("--html", action="store_true", help="also write one page with all plots and tables")
     add(
@@ -111,6 +115,9 @@ def _options(asked: argparse.Namespace, suite: Suite) -> Options:
             raise ValueError(f"--{option}: suite {asked.suite} has its own")
     if asked.peer and asked.suite != "peers":
         raise ValueError(f"--peer: is of suite peers, not of {asked.suite}")
+    for option in suite.unused:
+        if getattr(asked, option):
+            raise ValueError(f"--{option}: suite {asked.suite} has no use for it")
     if asked.official:
         released.check(asked.official)
     return Options(
@@ -121,7 +128,7 @@ def _options(asked: argparse.Namespace, suite: Suite) -> Options:
         threads=torch.get_num_threads(),
         official=asked.official and asked.official.absolute(),
         budget=asked.budget,
-        memory=int(asked.memory),
+        memory=int(asked.memory or _MEMORY),
         peers=tuple((name, local(path).absolute()) for name, path in asked.peer),
     )
 

@@ -19,7 +19,7 @@ MODULES = {
 }
 SUITES = {module for module in MODULES if "." in module and not module.startswith("cases.")}
 # Configurations, training steps, progress bars and plots need the extra "train".
-NEED_EXTRA = {"models", "rewritings", "step_kernels"}
+NEED_EXTRA = {"rewritings", "step_kernels"}
 NEED_EXTRA |= {"figures", "page", "suites", "turns", *SUITES}
 IMPORT = """
 import importlib, sys

@@ -1,0 +1,26 @@
+"""The suite of loading, as `emorl bench` knows it."""
+
+from __future__ import annotations
+
+from emorl.bench.data import figures, run, sources, tables
+from emorl.bench.suite import Options, Suite
+
+
+def check(options: Options) -> None:
+    """Every source has a size of its own, and reads any batch."""
+
+
+SUITE = Suite(
+    about="images per second of readers and generators, against what training eats",
+    models=tuple(sources.SOURCES),
+    sizes=(),
+    batch=32,
+    check=check,
+    outline=run.outline,
+    run=run.run,
+    figures=figures.figures,
+    tables=tables.tables,
+    by_case=tables.by_case,
+    caption=figures.caption,
+    unused=("official", "memory"),
+)

@@ -1,0 +1,26 @@
+"""The suite of quality, as `emorl bench` knows it."""
+
+from __future__ import annotations
+
+from emorl.bench.quality import figures, run, tables
+from emorl.bench.suite import Options, Suite
+
+
+def check(options: Options) -> None:
+    """Every model has its own size and batch."""
+
+
+SUITE = Suite(
+    about="what each model has learned after how many minutes, at laptop size",
+    models=tuple(run.TITLES),
+    sizes=(),
+    batch=0,
+    check=check,
+    outline=run.outline,
+    run=run.run,
+    figures=figures.figures,
+    tables=tables.tables,
+    by_case=tables.by_case,
+    caption=figures.caption,
+    unused=("official", "memory"),
+)
