@@ -190,6 +190,7 @@ def test_tables_say_who_waits_for_whom() -> None:
         "yes: 0.74x of what is eaten, with 2 workers",
     ]
     in_order = SOURCES["clevr-tfrecord"].title
+    assert rows[in_order, "clevr6, slot_attention"][1].startswith("not for training")
     assert per_second(record)[-6][0] == in_order
     assert per_second(record)[-6][-2:] == ["-", "-"]
     seconds = by_case(record)[generated]["1000 images, 0 workers"]["median"]

@@ -96,6 +96,8 @@ def _bars(axes: Axes, entry: Record, masks: bool, row: int) -> None:
             textcoords="offset points",
             va="center",
             fontsize=6.5,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6},  # lines pass behind
+            zorder=4,
         )
 
 
@@ -122,7 +124,9 @@ def _legend(record: Record) -> list[Patch | Line2D]:
     ]
     kinds = {_kind(step) for step in record["steps"]}
     handles += [
-        Line2D([], [], color=colour, linestyle=style, label=f"a step's, {kind} configuration")
+        Line2D(
+            [], [], color=colour, linestyle=style, label=f"what a step eats, {kind} configuration"
+        )
         for kind, (colour, style) in _LINES.items()
         if kind in kinds
     ]
