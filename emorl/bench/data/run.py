@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from emorl.bench import records
+from emorl.bench.budget import ENOUGH
 from emorl.bench.data.reading import Way, timing
 from emorl.bench.data.sources import SOURCES, Source
 from emorl.bench.data.steps import EATERS, Eater, worker_of
@@ -21,7 +22,7 @@ from emorl.bench.suite import Options, Record
 from emorl.bench.tables import Rows
 from emorl.data import ObjectDataset
 
-LEAST, MOST = 3, 9  # timings
+LEAST, MOST = 3, 9  # timings, where there is time enough
 _SHORTEST, _LONGEST = 0.05, 1.0  # seconds of a timing of reading
 
 
@@ -36,25 +37,30 @@ def eaters_of(sources: Sequence[str]) -> list[Eater]:
     return [Eater(config, model) for config in configs for model in EATERS]
 
 
+def least_of(options: Options) -> int:
+    """Timings that whatever has begun gets."""
+    return LEAST if options.budget >= ENOUGH else 1
+
+
 def outline(options: Options) -> Rows:
     """A row for each source and each training step."""
     rows = [["name", "what", "device", "batch", "read", "workers", "timings, at least"]]
     for key in options.models:
         workers = ", ".join(map(str, SOURCES[key].workers))
         row = [key, SOURCES[key].title, options.device, str(options.batch)]
-        rows.append([*row, "images; images and masks", workers, str(LEAST)])
+        rows.append([*row, "images; images and masks", workers, str(least_of(options))])
     for eater in eaters_of(options.models):
         batch = str(eater.batch(options.device))
         row = ["-", f"step of {eater}", options.device, batch]
-        rows.append([*row, "-", "-", str(LEAST)])
+        rows.append([*row, "-", "-", str(least_of(options))])
     return rows
 
 
 class Run:
     """A run of the suite, which can be interrupted and keeps what it has.
 
-    Sources and training steps have equal shares of the time that is left. What has begun is timed
-    `LEAST` times, or once where the budget is over; what finds no time is left out.
+    Sources and training steps have equal shares of the time that is left, and their least number of
+    timings once they have begun; what finds no time is left out.
 
     Args:
         options: of the command line.
@@ -125,9 +131,9 @@ class Run:
 
     def _is_enough(self, timings: int, end: float) -> bool:
         """Whether there are enough timings of what has its time until `end`."""
-        if timings in (0, MOST):
-            return timings > 0
-        return self._left <= 0 or (timings >= LEAST and time.perf_counter() >= end)
+        return timings == MOST or (
+            timings >= least_of(self._options) and time.perf_counter() >= end
+        )
 
     def _time_steps(self, eater: Eater, end: float) -> None:
         """Time a training step until the clock says `end`."""

@@ -20,14 +20,15 @@ def rate_of(entry: Record) -> float:
 def per_second(record: Record) -> Rows:
     """A row for each source, with and without masks: images per second by workers."""
     numbers = sorted({part["workers"] for e in record["cases"] for part in e["parts"].values()})
-    rows = [["source", "size", "read", *(f"images/s, {n} workers" for n in numbers)]]
+    rows = [["source", "size", "read", *(f"images/s, {n} workers" for n in numbers), "timings"]]
     for entry in record["cases"]:
         for masks in (False, True):
             rates = {p["workers"]: p for p in entry["parts"].values() if p["masks"] == masks}
             cells = [_rate(rates[n]) if n in rates else _NONE for n in numbers]
             what = "images, masks" if masks else "images"
             if rates:
-                rows.append([SOURCES[entry["source"]].title, _size(entry), what, *cells])
+                timings = str(min(len(part["seconds"]) for part in rates.values()))
+                rows.append([SOURCES[entry["source"]].title, _size(entry), what, *cells, timings])
     return rows
 
 
