@@ -20,4 +20,5 @@ SUITE = Suite(
     tables=tables,
     by_case=by_case,
     caption=caption_of,
+    unused=("official", "memory"),
 )

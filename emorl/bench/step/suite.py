@@ -35,4 +35,5 @@ SUITE = Suite(
     tables=tables.tables,
     by_case=by_case,
     caption=figures.caption,
+    unused=("memory",),
 )
