@@ -40,6 +40,7 @@ class Tally(TorchDispatchMode):
             weight.untyped_storage()._cdata: name.split(".")[0]
             for name, weight in network.named_parameters()
         }
+        self._turned: list[Tensor] = []  # kept, so that their memory is nobody else's
 
     def __torch_dispatch__(
         self, operator: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -52,13 +53,20 @@ class Tally(TorchDispatchMode):
                 self.convolutions[self._part(args)] += work
             else:
                 self.products += work
+        elif packet is torch.ops.aten.flip and (part := self._parts_of(args)):
+            self._parts[output.untyped_storage()._cdata] = part.pop()
+            self._turned.append(output)
         return output
 
     def _part(self, args: tuple[Any, ...]) -> str:
+        (part,) = self._parts_of(args)
+        return part
+
+    def _parts_of(self, args: tuple[Any, ...]) -> set[str]:
+        """Those whose weights, or weights turned round, are among arguments."""
         tensors = [x for x in tree_leaves(args) if isinstance(x, Tensor)]
         memory = {x.untyped_storage()._cdata for x in tensors}
-        (part,) = {self._parts[x] for x in memory & self._parts.keys()}
-        return part
+        return {self._parts[x] for x in memory & self._parts.keys()}
 
 
 def _winograd(weight: Tensor, images: Tensor) -> int:

@@ -18,6 +18,8 @@ class ModelConfig:
         num_slots: K.
         slot_dim: D, width of a slot.
         backend: of the fused operators, "auto", "native", "triton" or "reference".
+        convolution_backend: of the convolutions with a stride of 1: "auto" takes those with fewer
+            multiplications where they win, on the CPU; "reference" rounds as PyTorch does.
 
     Raises:
         ValueError: naming the field, what it expects and what it has.
@@ -30,6 +32,7 @@ class ModelConfig:
     num_slots: int
     slot_dim: int = 64
     backend: Backend = "auto"
+    convolution_backend: Backend = "auto"
 
     def __post_init__(self) -> None:
         fit_fields(self)

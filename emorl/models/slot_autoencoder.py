@@ -97,6 +97,7 @@ class SlotAutoencoder(ObjectCentricModel):
             gain=config.gain,
             position_gain=config.init_position_gain,
             backend=config.backend,
+            convolution_backend=config.convolution_backend,
         )
 
     @abstractmethod

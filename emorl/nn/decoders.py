@@ -17,6 +17,7 @@ from emorl.nn.networks import (
     BroadcastSpec,
     PositionMap,
     SpatialBroadcastDecoder,
+    convolve,
 )
 from emorl.ops import Backend
 from emorl.ops.spatial_broadcast import ACTIVATIONS
@@ -44,6 +45,7 @@ class DeconvolutionDecoder(nn.Module):
         image_size: (height, width) usually decoded, multiples of 16.
         gain: of the initial weights.
         position_gain: of the position map's initial weights, on top of `gain`.
+        convolution_backend: of the last 5x5 convolution.
     """
 
     SCALE = 16
@@ -56,8 +58,10 @@ class DeconvolutionDecoder(nn.Module):
         *,
         gain: float,
         position_gain: float = 1.0,
+        convolution_backend: Backend = "auto",
     ) -> None:
         super().__init__()
+        self.convolution_backend = convolution_backend
         widths = [dim] + [channels] * 4
         self.convolutions = nn.ModuleList(
             nn.ConvTranspose2d(a, b, 5, stride=2, padding=2, output_padding=1)
@@ -84,8 +88,10 @@ class DeconvolutionDecoder(nn.Module):
             ValueError: if H or W is no multiple of 16.
         """
         hidden = slots[:, :, None, None] + self.position(*self._grid(size))
-        for layer in self.convolutions:
+        *doubling, last = self.convolutions
+        for layer in doubling:
             hidden = F.relu(layer(hidden), inplace=True)
+        hidden = convolve(last, hidden, "relu", self.convolution_backend)
         output: Tensor = self.output(hidden)
         return output
 
@@ -115,7 +121,14 @@ def make_decoder(
         if activation not in (None, "relu"):
             raise ValueError(f'decoder "big": activation must be "relu", got {activation!r}')
         width = 64 if channels is None else channels
-        return DeconvolutionDecoder(dim, width, image_size, gain=gain, position_gain=position_gain)
+        return DeconvolutionDecoder(
+            dim,
+            width,
+            image_size,
+            gain=gain,
+            position_gain=position_gain,
+            convolution_backend=convolution_backend,
+        )
     if kind not in BROADCAST_DECODERS:
         raise ValueError(f"decoder must be one of {[*get_args(DecoderKind)]}, got {kind!r}")
     spec = BROADCAST_DECODERS[kind]

@@ -47,7 +47,8 @@ def convolve(layer: nn.Module, x: Tensor, activation: Activation, backend: Backe
     """What a convolution gives, activated; by the operator where that has all its options.
 
     Args:
-        layer: the convolution.
+        layer: the convolution; or a transposed one, which with a stride of 1 is that of its
+            weights with the channels exchanged and both sides reversed.
         x: [B, C, H, W].
         activation: "elu" or "relu".
         backend: of the operator.
@@ -55,20 +56,35 @@ def convolve(layer: nn.Module, x: Tensor, activation: Activation, backend: Backe
     Returns:
         [B, D, H', W'].
     """
-    if not is_plain(layer, nn.Conv2d) or not _is_square(layer):
+    if is_plain(layer, nn.Conv2d) and _is_square(layer):
+        weight, padding = layer.weight, int(layer.padding[0])
+    elif is_plain(layer, nn.ConvTranspose2d) and _turns(layer):
+        weight = layer.weight.flip(2, 3).transpose(0, 1)
+        padding = layer.kernel_size[0] - 1 - int(layer.padding[0])
+    else:
         return ACTIVATIONS[activation](layer(x))
     return convolution(
         x,
-        layer.weight,
+        weight,
         layer.bias,
-        padding=int(layer.padding[0]),
+        padding=padding,
         stride=layer.stride[0],
         activation=activation,
         backend=backend,
     )
 
 
-def _is_square(layer: nn.Conv2d) -> bool:
+def _turns(layer: nn.ConvTranspose2d) -> bool:
+    """Whether a transposed convolution is a convolution with its weights turned round."""
+    height, width = layer.kernel_size
+    return (
+        _is_square(layer)
+        and height == width > int(layer.padding[0])
+        and (layer.stride, layer.output_padding) == ((1, 1), (0, 0))
+    )
+
+
+def _is_square(layer: nn.Conv2d | nn.ConvTranspose2d) -> bool:
     """Whether padding and stride are numbers for both sides, and nothing else is unusual."""
     return (
         not isinstance(layer.padding, str)

@@ -10,7 +10,6 @@ from emorl.models.efficient_morl.hierarchy import GRUKind, PriorKind
 from emorl.nn.decoders import DecoderKind
 from emorl.nn.initialisation import RELEASED_GAIN
 from emorl.nn.networks import Activation
-from emorl.ops import Backend
 from emorl.ops.mixture_nll import Likelihood
 
 
@@ -37,8 +36,6 @@ class EfficientMORLConfig(ModelConfig):
             from each other sooner.
         init_raw_bias: initial bias of every layer's raw variance; 0 as released, at which samples
             are mostly noise at first. -3 starts with a standard deviation of about 0.2.
-        convolution_backend: of the convolutions: "auto" takes those with fewer multiplications
-            where they win, on the CPU; "reference" rounds as PyTorch does.
         score_chunk: slots that are decoded and scored together, rounded down to those of whole
             images, at least one image; null takes the batch at once. The numbers stay the same,
             but the activations of one chunk alone are in memory.
@@ -63,5 +60,4 @@ class EfficientMORLConfig(ModelConfig):
     init_gain: float = RELEASED_GAIN
     init_position_gain: float = 1.0
     init_raw_bias: float = 0.0
-    convolution_backend: Backend = "auto"
     score_chunk: int | None = None

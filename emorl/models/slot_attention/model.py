@@ -31,7 +31,13 @@ class SlotAttentionModel(SlotAutoencoder):
         c = config or SlotAttentionConfig()
         super().__init__(c)
         original = c.variant == "original"
-        self.encoder = ImageEncoder(c.encoder_channels, c.encoder_layers, c.image_size, gain=c.gain)
+        self.encoder = ImageEncoder(
+            c.encoder_channels,
+            c.encoder_layers,
+            c.image_size,
+            gain=c.gain,
+            convolution_backend=c.convolution_backend,
+        )
         self.initial_slots = (
             LearnedSlots(c.num_slots, c.slot_dim)
             if c.initial_slots == "learned"

@@ -32,7 +32,12 @@ class SlotMLP(SlotAutoencoder):
         c = config or SlotMLPConfig()
         super().__init__(c)
         self.encoder = ImageEncoder(
-            c.encoder_channels, c.encoder_layers, c.image_size, gain=c.gain, stride=2
+            c.encoder_channels,
+            c.encoder_layers,
+            c.image_size,
+            gain=c.gain,
+            convolution_backend=c.convolution_backend,
+            stride=2,
         )
         height, width = self.encoder.grid
         self.hidden = nn.Linear(height * width * c.encoder_channels, c.hidden_dim)
