@@ -43,31 +43,39 @@ def is_plain(layer: nn.Module, kind: type[Layer]) -> TypeGuard[Layer]:
     return own is kind and "forward" not in vars(layer) and not any(hooks)
 
 
-def convolve(layer: nn.Module, x: Tensor, activation: Activation, backend: Backend) -> Tensor:
+def convolve(
+    layer: nn.Module,
+    x: Tensor,
+    activation: Activation | Literal["none"],
+    backend: Backend,
+    padding: int = 0,
+) -> Tensor:
     """What a convolution gives, activated; by the operator where that has all its options.
 
     Args:
         layer: the convolution; or a transposed one, which with a stride of 1 is that of its
             weights with the channels exchanged and both sides reversed.
         x: [B, C, H, W].
-        activation: "elu" or "relu".
+        activation: "elu", "relu" or "none".
         backend: of the operator.
+        padding: zeros around the images, beside those of the layer.
 
     Returns:
         [B, D, H', W'].
     """
     if is_plain(layer, nn.Conv2d) and _is_square(layer):
-        weight, padding = layer.weight, int(layer.padding[0])
+        weight, own = layer.weight, int(layer.padding[0])
     elif is_plain(layer, nn.ConvTranspose2d) and _turns(layer):
         weight = layer.weight.flip(2, 3).transpose(0, 1)
-        padding = layer.kernel_size[0] - 1 - int(layer.padding[0])
+        own = layer.kernel_size[0] - 1 - int(layer.padding[0])
     else:
-        return ACTIVATIONS[activation](layer(x))
+        called = layer(F.pad(x, 4 * (padding,)) if padding else x)
+        return called if activation == "none" else ACTIVATIONS[activation](called)
     return convolution(
         x,
         weight,
         layer.bias,
-        padding=padding,
+        padding=own + padding,
         stride=layer.stride[0],
         activation=activation,
         backend=backend,

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from emorl.nn import make_decoder
@@ -28,6 +29,18 @@ OPTIONS = [
 def test_a_layer_with_other_options_is_called(options: dict[str, Any]) -> None:
     layer, x = nn.Conv2d(16, 16, 3, **options), torch.randn(1, 16, 9, 8)
     torch.testing.assert_close(convolve(layer, x, "relu", "auto"), layer(x).relu())
+
+
+@pytest.mark.parametrize("activation", ["elu", "none"])
+@pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
+@pytest.mark.parametrize("options", [*OPTIONS[:3], *OPTIONS[5:], {"padding": 1}], ids=str)
+def test_more_padding_is_that_of_the_images(
+    options: dict[str, Any], kind: type[nn.Conv2d | nn.ConvTranspose2d], activation: Any
+) -> None:
+    layer, x = kind(16, 16, 3, **options), torch.randn(1, 16, 9, 8)
+    expected = layer(F.pad(x, (1, 1, 1, 1)))
+    expected = F.elu(expected) if activation == "elu" else expected
+    torch.testing.assert_close(convolve(layer, x, activation, "auto", padding=1), expected)
 
 
 @pytest.mark.parametrize("options", OPTIONS[3:5], ids=str)

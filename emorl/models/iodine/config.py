@@ -11,7 +11,6 @@ from emorl.models.iodine.likelihood import MixtureKind
 from emorl.models.iodine.refinement import ImageRefinementSpec, Pooling
 from emorl.nn.initialisation import RELEASED_GAIN
 from emorl.nn.networks import BroadcastSpec
-from emorl.ops import Backend
 
 
 @dataclass(kw_only=True)
@@ -54,7 +53,7 @@ class IODINEConfig(ModelConfig):
             "linspace" 0, 1/I, .., 1 ([DM]; 1 where I = 0).
         init_gain: of the initial weights (Xavier normal), 0.02 in [IE]; null for [DM]'s.
         init_raw: of the first posterior, with the prior "unit"; 1 in [IE].
-        convolution_backend: of the decoder's convolutions, "auto", "native" or "reference".
+        convolution_backend: "native" demands it of the decoder's convolutions alone.
         keep_activations: keep those of all steps for the backward pass instead of running both
             networks again: less time, several times the memory, the same numbers.
         score_chunk: slots that are decoded, scored and encoded together, rounded down to those of
@@ -92,7 +91,6 @@ class IODINEConfig(ModelConfig):
     step_weights: Literal["fractions", "linspace"] = "fractions"
     init_gain: float | None = RELEASED_GAIN
     init_raw: float = 1.0
-    convolution_backend: Backend = "auto"
     keep_activations: bool = False
     score_chunk: int | None = None
 

@@ -95,6 +95,8 @@ class IODINE(ObjectCentricModel):
             c.refinement,
             c.image_size,
             gain=c.init_gain,
+            # its first convolution, and those with a stride, have no native kernels on a CPU
+            convolution_backend="reference" if c.convolution_backend == "reference" else "auto",
         )
         self.initial = nn.Parameter(torch.empty(1, 2 * c.slot_dim))  # mean and raw variance
         with torch.no_grad():

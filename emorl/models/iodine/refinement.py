@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from emorl.models.iodine.initialisation import init_fan_in
 from emorl.nn.initialisation import init_xavier
-from emorl.nn.networks import is_plain
+from emorl.nn.networks import convolve
 from emorl.nn.posterior import Gaussian
+from emorl.ops import Backend
 from emorl.ops.library import full_precision
 
 Pooling = Literal["flatten", "mean"]
@@ -70,6 +71,7 @@ class ImageRefinement(nn.Module):
         image_size: (height, width) of the images; with pooling "flatten" the only possible one.
         gain: of the initial weights (Xavier normal), the LSTM's apart; None for DeepMind's, normal
             with variance 1 / fan-in, truncated at two deviations.
+        convolution_backend: of the convolutions.
     """
 
     def __init__(
@@ -80,9 +82,10 @@ class ImageRefinement(nn.Module):
         spec: ImageRefinementSpec,
         image_size: tuple[int, int],
         gain: float | None,
+        convolution_backend: Backend = "auto",
     ) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.convolution_backend = spec, convolution_backend
         channel_widths = [channels] + [spec.channels] * spec.layers
         self.convolutions = nn.ModuleList(
             nn.Conv2d(a, b, spec.kernel, spec.stride) for a, b in pairwise(channel_widths)
@@ -111,8 +114,8 @@ class ImageRefinement(nn.Module):
             [M, code width].
         """
         hidden = images.contiguous(memory_format=torch.channels_last)
-        for convolution in self.convolutions:
-            hidden = F.elu(self._same(convolution, hidden), inplace=True)
+        for layer in self.convolutions:
+            hidden = self._convolve(layer, hidden)
         if self.spec.pooling == "mean":
             code = hidden.mean(dim=(2, 3))
         else:
@@ -145,16 +148,15 @@ class ImageRefinement(nn.Module):
                 hidden = state[0]
             return Gaussian(self.mean(hidden), self.raw(hidden)), state
 
-    def _same(self, convolution: nn.Module, x: Tensor) -> Tensor:
-        """The convolution of an image padded as TensorFlow's "SAME" does."""
+    def _convolve(self, layer: nn.Module, x: Tensor) -> Tensor:
+        """A convolution, activated, of images padded as TensorFlow's "SAME" does."""
         (top, bottom), (left, right) = (
             _padding(side, self.spec.kernel, self.spec.stride) for side in x.shape[2:]
         )
-        if (top, left) == (bottom, right) and is_plain(convolution, nn.Conv2d):
-            weight, bias = convolution.weight, convolution.bias
-            return F.conv2d(x, weight, bias, self.spec.stride, (top, left))
-        padded: Tensor = convolution(F.pad(x, (left, right, top, bottom)))
-        return padded
+        if top == bottom == left == right:
+            return convolve(layer, x, "elu", self.convolution_backend, padding=top)
+        padded = F.pad(x, (left, right, top, bottom))
+        return convolve(layer, padded, "elu", self.convolution_backend)
 
 
 def _padding(side: int, kernel: int, stride: int) -> tuple[int, int]:
