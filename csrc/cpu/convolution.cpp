@@ -13,6 +13,8 @@
 namespace emorl::convolution {
 namespace {
 
+constexpr int64_t kFewChannels = 16;  // see multiply_block
+
 // The first output of a tile.
 struct Place {
   int64_t image, y, x;
@@ -224,13 +226,38 @@ void transform_weights(const Shape& s, const Transform& transform, const T* from
   });
 }
 
+// The products of a block: output = input * factors, for each of kProducts. Few channels make short
+// sums, and loading and storing these for every tap would take as long as the multiplications; sums
+// over many channels are made tap by tap, which rounds less.
+template <typename Scheme, typename T>
+void multiply_block(
+    const Shape& s, const Scheme& scheme, int64_t block, Transformed<Scheme, T>& input,
+    const T* factors, Transformed<Scheme, T>& output) {
+  constexpr int kRowTaps = Scheme::kRowTaps;
+  const int64_t rows = scheme.outputs(block), matrix = s.in_channels * s.out_channels;
+  const int64_t tap_distance = scheme.step * s.in_channels;
+  for (int64_t p = 0; p < Scheme::kProducts; ++p, factors += kRowTaps * matrix) {
+    const T* from = input.matrix(p);
+    T* to = output.matrix(p);
+    if (s.in_channels <= kFewChannels) {
+      multiply<kRowTaps>(
+          rows, s.in_channels, s.out_channels, from, tap_distance, factors, to, false);
+      continue;
+    }
+    for (int64_t tap = 0; tap < kRowTaps; ++tap) {
+      multiply<1>(
+          rows, s.in_channels, s.out_channels, from + tap * tap_distance, 0, factors + tap * matrix,
+          to, tap > 0);
+    }
+  }
+}
+
 template <typename Scheme, Activation kBefore, Activation kAfter, typename T>
 void convolve(const Shape& s, const ActivatedGradient<T>& x, const T* weight, const T* bias, T* y) {
-  constexpr int kTaps = Scheme::kTaps, kRowTaps = Scheme::kRowTaps;
+  constexpr int kTaps = Scheme::kTaps;
   const Scheme scheme(s);
-  const int64_t matrix = s.in_channels * s.out_channels;
   const AlignedVector<T> zeros(s.in_channels);
-  AlignedVector<T> factors(Scheme::kProducts * kRowTaps * matrix);
+  AlignedVector<T> factors(Scheme::kProducts * Scheme::kRowTaps * s.in_channels * s.out_channels);
   transform_weights<Scheme, kTaps, Scheme::kSide>(
       s, winograd::transform_weight<Scheme::kPairs, kTaps, at::vec::Vectorized<T>>, weight,
       factors.data());
@@ -240,14 +267,7 @@ void convolve(const Shape& s, const ActivatedGradient<T>& x, const T* weight, co
     AlignedVector<T> nowhere(s.out_channels);
     for (int64_t block = begin; block < end; ++block) {
       transform_images<kBefore>(s, scheme, block, x, zeros.data(), input);
-      for (int64_t p = 0; p < Scheme::kProducts; ++p) {
-        for (int64_t tap = 0; tap < kRowTaps; ++tap) {
-          multiply(
-              scheme.outputs(block), s.in_channels, s.out_channels,
-              input.matrix(p) + tap * scheme.step * s.in_channels,
-              factors.data() + (p * kRowTaps + tap) * matrix, output.matrix(p), tap > 0);
-        }
-      }
+      multiply_block(s, scheme, block, input, factors.data(), output);
       write_outputs<kAfter>(s, scheme, block, bias, y, nowhere.data(), output);
     }
   });

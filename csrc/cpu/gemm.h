@@ -25,18 +25,23 @@ constexpr int64_t kRowsAtOnce = 12;
 // part of the instruction that reads it; otherwise every row takes up a register.
 template <typename T, int64_t kRow>
 struct Strided {
+  static constexpr int64_t kParts = 1;
   const T* data;
   int64_t column;
 
+  Strided part(int64_t) const { return *this; }
   T at(int64_t i, int64_t j) const { return data[i * kRow + j * column]; }
 };
 
-// Element (i, j) is data[i * row + j].
-template <typename T>
+// Element (i, j) is data[i * row + j]; the next of kCount parts, which has the same rows and other
+// columns, begins `distance` further.
+template <typename T, int64_t kCount = 1>
 struct Rows {
+  static constexpr int64_t kParts = kCount;
   const T* data;
-  int64_t row;
+  int64_t row, distance;
 
+  Rows part(int64_t index) const { return {data + index * distance, row, distance}; }
   T at(int64_t i, int64_t j) const { return data[i * row + j]; }
 };
 
@@ -86,7 +91,8 @@ struct NothingAhead {
   void next() {}
 };
 
-// kRows x kVectors accumulators in registers. Where kPartial, only `count` columns exist.
+// kRows x kVectors accumulators in registers. Where kPartial, only `count` columns exist. Every
+// part of `a` has `depth` columns.
 template <int kRows, int kVectors, bool kPartial = false, typename A, typename T, typename Fetch>
 void gemm_block(
     int64_t depth, A a, const T* b, int64_t ldb, T* c, int64_t ldc, Store store, Fetch& ahead,
@@ -95,8 +101,13 @@ void gemm_block(
   const auto load = [&](const T* from) {
     return kPartial ? Vec::loadu(from, count) : Vec::loadu(from);
   };
-  // Loops over sums are unrolled, or the compiler would keep these in memory between two loops.
-  Vec sum[kRows][kVectors];
+  // Loops over sums are unrolled, or the compiler would keep these in memory between two loops. In
+  // a union they begin as nothing: zeros, as a vector does, would all be written to memory first.
+  union Sums {
+    Vec value[kRows][kVectors];
+    Sums() {}
+  } sums;
+  auto& sum = sums.value;
   if (store == Store::kAdd) {
 #pragma GCC unroll 12
     for (int i = 0; i < kRows; ++i) {
@@ -116,19 +127,22 @@ void gemm_block(
   }
   // for i, n: sum[i, n] += a[i, d] * b[d, n]
   Fetch fetch = ahead;  // in registers
-  for (int64_t d = 0; d < depth; ++d) {
-    fetch.next();
-    Vec row[kVectors];
-#pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) {
-      row[j] = load(b + d * ldb + j * Vec::size());
-    }
-#pragma GCC unroll 12
-    for (int i = 0; i < kRows; ++i) {
-      const Vec factor(a.at(i, d));
+  for (int64_t p = 0; p < A::kParts; ++p, b += depth * ldb) {
+    const A part = a.part(p);
+    for (int64_t d = 0; d < depth; ++d) {
+      fetch.next();
+      Vec row[kVectors];
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j) {
-        sum[i][j] = at::vec::fmadd(factor, row[j], sum[i][j]);
+        row[j] = load(b + d * ldb + j * Vec::size());
+      }
+#pragma GCC unroll 12
+      for (int i = 0; i < kRows; ++i) {
+        const Vec factor(part.at(i, d));
+#pragma GCC unroll 4
+        for (int j = 0; j < kVectors; ++j) {
+          sum[i][j] = at::vec::fmadd(factor, row[j], sum[i][j]);
+        }
       }
     }
   }
@@ -242,13 +256,15 @@ void short_gemm(
   }
 }
 
-// c[i, :] = or += sum_d a[i, d] b[d, :], columns a multiple of the vectors' length
-template <typename T, int kVectors = kWidest>
+// c[i, :] = or += sum_d a[i, d] b[d, :], columns a multiple of the vectors' length. `a` has kParts
+// parts with `depth` columns each, `distance` from each other.
+template <int kParts, typename T, int kVectors = kWidest>
 void multiply(
-    int64_t rows, int64_t depth, int64_t columns, const T* a, const T* b, T* c, bool add) {
+    int64_t rows, int64_t depth, int64_t columns, const T* a, int64_t distance, const T* b, T* c,
+    bool add) {
   if constexpr (kVectors > 1) {
     if (columns % (kVectors * kLanes<T>) != 0) {
-      return multiply<T, kVectors / 2>(rows, depth, columns, a, b, c, add);
+      return multiply<kParts, T, kVectors / 2>(rows, depth, columns, a, distance, b, c, add);
     }
   }
   constexpr int kRows = std::min<int>(kRowsAtOnce, kMaxSums / kVectors);
@@ -256,8 +272,8 @@ void multiply(
   for (int64_t n = 0; n < columns; n += kVectors * kLanes<T>) {
     for (int64_t m = 0; m < rows; m += kRows) {
       gemm_block<kRows, kVectors>(
-          depth, Rows<T>{a + m * depth, depth}, b + n, columns, c + m * columns + n, columns,
-          add ? Store::kAddSum : Store::kWrite, nothing);
+          depth, Rows<T, kParts>{a + m * depth, depth, distance}, b + n, columns,
+          c + m * columns + n, columns, add ? Store::kAddSum : Store::kWrite, nothing);
     }
   }
 }
