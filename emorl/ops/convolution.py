@@ -27,7 +27,11 @@ from emorl.ops.spatial_broadcast import (
     is_channels_last,
 )
 
-_WORTH_CHANNELS = 32  # on the CPU; with fewer, what is saved in products is lost in transforms
+# Where the CPU's native kernels win, in `_worth_on_cpu`. With 16 channels transforms take what the
+# products save, and the activation's own pass is what is saved.
+_LEAST_CHANNELS = {"none": 32, "relu": 16, "elu": 16}
+_LEAST_PIXELS = 256  # of an output; with fewer the weights' transforms take longer than is saved
+_MOST_FACTORS = 3 << 20  # bytes; more leave the second-level cache, and gradients have 8 to 16 such
 
 
 def convolution(
@@ -80,8 +84,10 @@ def convolution(
         stride: pixels from one output to the next.
         activation: `elu` (alpha = 1), `relu` or `none`.
         backend: `auto` takes `native` on a GPU, for every size and floating dtype; on the CPU for
-            3x3 and 5x5 kernels with 32 channels or more, in multiples of 16, of stride 1, in
-            float32 or float64, outside autocast; else `reference`.
+            3x3 and 5x5 kernels of stride 1 in float32 or float64, outside autocast, where the
+            channels are multiples of 16 (32 or more without an activation), an output has 256
+            pixels or more, and the transformed weights 3 MiB at most (in float32 up to 128 and
+            128 channels); else `reference`.
 
     Returns:
         [B, D, H + 2 padding - k + 1, W + 2 padding - k + 1], divided by the stride and rounded up;
@@ -100,9 +106,10 @@ def convolution(
     stride = whole_number("convolution", "stride", stride, least=1)
     _check(x, weight, bias, padding)
     if not library.on_gpu(x):
-        if backend == "auto" and min(weight.shape[:2]) < _WORTH_CHANNELS:
-            backend = "reference"
         limit = _limit_on_cpu(x, weight, padding, stride)
+        possible = backend == "auto" and limit is None
+        if possible and not _worth_on_cpu(x, weight, padding, activation):
+            backend = "reference"
     else:
         limit = None
     if resolve("convolution", backend, (x, weight, bias), {"native": limit}) == "reference":
@@ -183,6 +190,21 @@ def _limit_on_cpu(x: Tensor, weight: Tensor, padding: int, stride: int) -> str |
             f"got {list(weight.shape[2:])} and padding {padding}"
         )
     return None
+
+
+def _worth_on_cpu(x: Tensor, weight: Tensor, padding: int, activation: Activation) -> bool:
+    """Whether the CPU's native kernels, which can run these arguments, take less time.
+
+    Images count alone, so that the batch's size decides nothing about the numbers.
+    """
+    (out_channels, in_channels), kernel = weight.shape[:2], weight.shape[2]
+    height, width = (side + 2 * padding - kernel + 1 for side in x.shape[2:])
+    factors = {3: 36, 5: 40}[kernel] * out_channels * in_channels  # as in csrc/cpu
+    return (
+        min(out_channels, in_channels) >= _LEAST_CHANNELS[activation]
+        and height * width >= _LEAST_PIXELS
+        and factors * weight.element_size() <= _MOST_FACTORS
+    )
 
 
 def _channels_last(x: Tensor) -> bool:

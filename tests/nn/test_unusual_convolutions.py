@@ -84,7 +84,7 @@ def test_a_transposed_layer_is_a_convolution_turned_round(
     kernel: int, padding: int, bias: bool
 ) -> None:
     layer = nn.ConvTranspose2d(32, 64, kernel, padding=padding, bias=bias).double()
-    x = torch.randn(2, 32, 7, 6, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 32, 20, 19, dtype=torch.float64, requires_grad=True)
     found, expected = convolve(layer, x, "relu", "auto"), layer(x).relu()
     torch.testing.assert_close(found, expected)
     if backends()["convolution"]["native"] is None:

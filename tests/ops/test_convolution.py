@@ -275,13 +275,37 @@ def test_sums_do_not_depend_on_the_number_of_threads() -> None:
 
 @of_the_cpu
 @needs_native
-def test_auto_takes_what_wins() -> None:
-    for kernel, worth in ((3, 32), (5, 64)):
-        wide, narrow = (inputs((1, n, n, 6, 6, kernel, 1), torch.float32) for n in (worth, 16))
-        assert "emorl" in convolution(**wide, padding=1).grad_fn.name()
-        assert "emorl" not in convolution(**narrow, padding=1).grad_fn.name()
+@pytest.mark.parametrize(
+    ("shape", "dtype", "native"),
+    [
+        ((1, 16, 16, 16, 16, 3, 1), torch.float32, True),  # with an activation
+        ((1, 16, 16, 18, 18, 5, 1), torch.float32, True),
+        ((1, 16, 16, 15, 17, 3, 1), torch.float32, False),  # few pixels
+        ((9, 16, 16, 15, 17, 3, 1), torch.float32, False),  # in each image
+        ((1, 16, 16, 18, 17, 5, 1), torch.float32, False),
+        ((1, 8, 16, 16, 16, 3, 1), torch.float32, False),  # no kernels
+        ((1, 128, 128, 16, 16, 3, 1), torch.float32, True),
+        ((1, 128, 128, 18, 18, 5, 1), torch.float32, True),
+        ((1, 192, 128, 16, 16, 3, 1), torch.float32, False),  # wide
+        ((1, 96, 256, 18, 18, 5, 1), torch.float32, False),
+        ((1, 128, 128, 16, 16, 3, 1), torch.float64, False),
+    ],
+    ids=str,
+)
+def test_auto_takes_what_wins(shape: tuple[int, ...], dtype: torch.dtype, native: bool) -> None:
+    values = inputs(shape, dtype)
+    output = convolution(**values, padding=shape[-1], activation="relu")
+    assert ("emorl" in output.grad_fn.name()) == native
+    output = convolution(**values, padding=shape[-1])
+    assert ("emorl" in output.grad_fn.name()) == (native and shape[1] > 16)
+
+
+@of_the_cpu
+@needs_native
+def test_auto_leaves_autocast_alone() -> None:
+    values = inputs((1, 32, 32, 16, 16, 3, 1), torch.float32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert convolution(**wide, padding=1).dtype == torch.bfloat16
+        assert convolution(**values, padding=1).dtype == torch.bfloat16
 
 
 @of_the_cpu
