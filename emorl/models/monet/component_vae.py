@@ -33,6 +33,7 @@ class ComponentVAE(nn.Module):
         hidden: width of the encoder's hidden layer.
         raw_bias: initial bias of the posteriors' raw variance, added to PyTorch's initialisation.
         backend: of the spatial broadcast op.
+        convolution_backend: of the decoder's convolutions.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class ComponentVAE(nn.Module):
         hidden: int = 256,
         raw_bias: float = 0.0,
         backend: Backend = "auto",
+        convolution_backend: Backend = "auto",
     ) -> None:
         super().__init__()
         self.image_size = image_size
@@ -66,7 +68,14 @@ class ComponentVAE(nn.Module):
             final_kernel=1,
             coordinates=True,
         )
-        self.decoder = SpatialBroadcastDecoder(dim, spec, image_size, gain=None, backend=backend)
+        self.decoder = SpatialBroadcastDecoder(
+            dim,
+            spec,
+            image_size,
+            gain=None,
+            backend=backend,
+            convolution_backend=convolution_backend,
+        )
 
     def encode(self, images: Tensor, log_masks: Tensor) -> Gaussian:
         """The posteriors of slots.

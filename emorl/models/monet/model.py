@@ -49,7 +49,9 @@ class MONet(ObjectCentricModel):
     def __init__(self, config: MONetConfig | None = None) -> None:
         c = config or MONetConfig()
         super().__init__(c)
-        self.attention = UNet(4, c.unet_channels, c.image_size)
+        self.attention = UNet(
+            4, c.unet_channels, c.image_size, convolution_backend=c.convolution_backend
+        )
         self.component = ComponentVAE(
             c.slot_dim,
             c.image_size,
@@ -57,6 +59,7 @@ class MONet(ObjectCentricModel):
             decoder_channels=c.decoder_channels,
             raw_bias=c.init_raw_bias,
             backend=c.backend,
+            convolution_backend=c.convolution_backend,
         )
 
     def _objective(self, request: Request) -> Objective:

@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emorl.nn.networks import convolve
+from emorl.ops import Backend
+
 
 class UNet(nn.Module):
     """One logit per pixel, from convolutions at every scale (Burgess et al. 2019).
@@ -30,6 +33,7 @@ class UNet(nn.Module):
         channels: of the blocks on the way down, the full size first.
         image_size: (height, width), which the MLP fixes.
         hidden: width of the MLP's two hidden layers.
+        convolution_backend: of the 3x3 convolutions.
 
     Raises:
         ValueError: if the last block has a single pixel, which its norm would make constant.
@@ -41,10 +45,13 @@ class UNet(nn.Module):
         channels: Sequence[int],
         image_size: tuple[int, int],
         hidden: int = 128,
+        convolution_backend: Backend = "auto",
     ) -> None:
         super().__init__()
         self.image_size = image_size
-        self.down = nn.ModuleList(_Block(a, b) for a, b in pairwise((in_channels, *channels)))
+        self.down = nn.ModuleList(
+            _Block(a, b, convolution_backend) for a, b in pairwise((in_channels, *channels))
+        )
         deepest = (channels[-1], *halved(image_size, len(channels) - 1))
         if deepest[1:] == (1, 1):
             raise ValueError(
@@ -64,7 +71,8 @@ class UNet(nn.Module):
         )
         shallower = (channels[0], *channels[:-1])
         self.up = nn.ModuleList(
-            _Block(2 * own, out) for own, out in zip(channels, shallower, strict=True)
+            _Block(2 * own, out, convolution_backend)
+            for own, out in zip(channels, shallower, strict=True)
         )
         self.output = nn.Conv2d(channels[0], 1, 1)
 
@@ -91,15 +99,17 @@ class UNet(nn.Module):
 class _Block(nn.Module):
     """3x3 convolution, instance norm, ReLU."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, convolution_backend: Backend) -> None:
         super().__init__()
+        self.convolution_backend = convolution_backend
         self.convolution = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
         # One group per channel is instance norm, whose own module loses the channels-last order.
         self.norm = nn.GroupNorm(out_channels, out_channels)
 
     def forward(self, images: Tensor) -> Tensor:
         images = images.contiguous(memory_format=torch.channels_last)
-        return F.relu(self.norm(self.convolution(images)), inplace=True)
+        convolved = convolve(self.convolution, images, "none", self.convolution_backend)
+        return F.relu(self.norm(convolved), inplace=True)
 
 
 def halved(size: tuple[int, int], times: int) -> tuple[int, int]:
