@@ -23,7 +23,7 @@ OPERATORS: dict[str, tuple[Callable[..., Tensor], dict[str, Tensor], dict[str, o
     "slot_attention": (slot_attention, SlotAttentionCase(2, 3, 5, 4, 6).inputs, {}),
     "mixture_nll": (mixture_nll, MixtureNllCase(2, 3, 4, 4).inputs, {"sigma": 0.3}),
     "spatial_broadcast": (spatial_broadcast, SpatialBroadcastCase(3, 4, 5, 6).inputs, {}),
-    "convolution": (convolution, ConvolutionCase(1, 32, 32, 6, 5, 3, 1).inputs, {"padding": 1}),
+    "convolution": (convolution, ConvolutionCase(1, 32, 32, 16, 17, 3, 1).inputs, {"padding": 1}),
 }
 ARGUMENTS = [
     *(("slot_attention", name) for name in ("q", "k", "v", "logit_bias")),

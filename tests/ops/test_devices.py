@@ -34,7 +34,7 @@ OPERATORS: dict[str, tuple[Callable[..., Any], dict[str, Tensor], dict[str, Any]
         {"sigma": 0.3, "scale": 0.5},
     ),
     "spatial_broadcast": (spatial_broadcast, SpatialBroadcastCase(3, 4, 5, 6).inputs(), {}),
-    "convolution": (convolution, ConvolutionCase(1, 32, 32, 6, 5, 3, 1).inputs(), {"padding": 1}),
+    "convolution": (convolution, ConvolutionCase(1, 32, 32, 16, 17, 3, 1).inputs(), {"padding": 1}),
 }
 
 
