@@ -137,7 +137,9 @@ def test_plots_of_little_say_what_there_is() -> None:
     base = Case.of("monet", plan.BASE, 4)
     record["cases"] = [e for e in record["cases"] if e["name"] == f"{base}, {TRAINING}"]
     drawn = figures(record)
-    assert drawn["cost"].axes[0].get_legend().get_texts()[0].get_text() == "MONet"
+    legend = drawn["cost"].axes[0].get_legend()
+    assert legend.get_texts()[0].get_text() == "MONet"
+    assert legend.get_lines()[0].get_linestyle() == "None"  # as nothing was fitted
     assert len(drawn["throughput"].axes[1].lines) == 0
     assert laws(record)[1][3:] == ["1", "-", "-", "fewer than 3 points"]
     assert figures({**record, "cases": []}) == {}

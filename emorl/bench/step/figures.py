@@ -173,7 +173,7 @@ def _legend_below(axes: Axes, axis: str, curves: Sequence[Curve]) -> None:
     for curve in curves:
         fitted = fits.law(axis, curve.points)
         law = f": {fitted.describe(fits.SYMBOLS[axis])}" if fitted else ""
-        handles.append(_handle(curve, curve.title + law))
+        handles.append(_handle(curve, curve.title + law, with_line=fitted is not None))
     axes.legend(
         handles=handles,
         loc="upper center",
@@ -184,7 +184,7 @@ def _legend_below(axes: Axes, axis: str, curves: Sequence[Curve]) -> None:
     )
 
 
-def _handle(curve: Curve, label: str) -> Line2D:
+def _handle(curve: Curve, label: str, with_line: bool = True) -> Line2D:
     style = STYLES[curve.model]
     return Line2D(
         [],
@@ -192,7 +192,7 @@ def _handle(curve: Curve, label: str) -> Line2D:
         color=style.colour,
         marker=style.marker,
         markerfacecolor="white" if curve.released else style.colour,
-        linestyle=_line(curve),
+        linestyle=_line(curve) if with_line else "",
         linewidth=1.2,
         label=label,
     )
