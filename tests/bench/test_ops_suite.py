@@ -60,7 +60,7 @@ def invented(device: str = "cpu") -> Record:
         "date": "2026-11-27 12:00 UTC",
         "machine": {**machine(2), "processor": "Some Processor at 2.5 GHz"},
         "device": "cpu",
-        "peaks": {"bytes_per_second": 2e10, "operations_per_second": {"float32": 2e11}},
+        "roof": {"bytes_per_second": 2e10, "operations_per_second": {"float32": 2e11}},
         "interrupted": False,
         "failures": [],
         "left_out": [],
@@ -203,14 +203,14 @@ def test_ratios_are_to_the_first_variant_of_the_group(everything: None) -> None:
     assert first.time == {name: pytest.approx(SPEEDS[name]) for name in OPERATORS_FORMS}
     assert first.memory == first.time
     assert results[works[0], FORWARD].memory == {}  # nothing to be a share of
-    times, memories, peaks = tables(record)
+    times, memories, roof = tables(record)
     row = next(row for row in times if row[:2] == [works[0], BOTH])
     cells = dict(zip(times[0], row, strict=True))
     assert "(4.00x)" in cells["plain, ms"]
     assert cells["lucidrains, ms"] == "-"
     assert (cells["GB/s"], cells["of a copy's"], cells["timings"]) == ("10", "50 %", "3")
     assert dict(zip(memories[0], memories[2], strict=True))["plain, MiB"] == "32.0 (4.00x)"
-    assert peaks[1:] == [
+    assert roof[1:] == [
         ["bytes", "a large copy", "20 GB"],
         ["operations, float32", "a matrix product", "200 G"],
     ]
@@ -219,12 +219,12 @@ def test_ratios_are_to_the_first_variant_of_the_group(everything: None) -> None:
 OPERATORS_FORMS = forms.forms_of("slot_attention", "cpu")
 
 
-def test_plots_are_drawn(everything: None, tmp_path: Path) -> None:
+def test_plots_are_drawn(everything: None) -> None:
     record = invented()
     drawn = figures(record)
     assert [*drawn] == [*(f"speed-{name}-float32" for name in plan.MODELS), "roofline"]
+    assert picture(drawn["roofline"], "png").startswith(b"\x89PNG")
     for figure in drawn.values():
-        assert picture(figure, "png").startswith(b"\x89PNG")
         assert b"Some Processor at 2.5 GHz, 2 threads; 2026-11-27" in picture(figure, "svg")
     bars = drawn["speed-slot_attention-float32"].axes[1].patches
     assert max(bar.get_x() + bar.get_width() for bar in bars) == pytest.approx(4.0)
@@ -259,6 +259,7 @@ def test_a_loss_shows_an_error_of_any_result() -> None:
 
     assert steps.loss_of(results(1e-6)) == pytest.approx((3**0.5 * 3e6 * 2**0.5 * 1e-6) ** (1 / 3))
     assert steps.loss_of(results(1.01e-6)) / steps.loss_of(results(1e-6)) > 1.003
+    assert steps.loss_of(results(0.0)) == 0.0
 
 
 def test_a_gpus_memory_is_that_of_single_calls(monkeypatch: pytest.MonkeyPatch) -> None:

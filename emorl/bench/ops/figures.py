@@ -47,7 +47,7 @@ def figures(record: Record) -> dict[str, Figure]:
     """The figures of a record, by the names of their files; none of a record without timings."""
     results = of_works(record)
     drawn = {}
-    for name, dtype in product(MODELS, record["peaks"]["operations_per_second"]):
+    for name, dtype in product(MODELS, record["roof"]["operations_per_second"]):
         own = [r for r in results if (r.entry["operator"], r.entry["dtype"]) == (name, dtype)]
         compared = [result for result in own if len(result.parts) > 1]
         if compared:
@@ -180,7 +180,7 @@ def roofline(record: Record, results: Sequence[Result]) -> Figure:
         axes.set(title=operator, xlabel="operations a byte", ylabel="10$^9$ operations a second")
         axes.grid(which="major", linewidth=0.4, alpha=0.5)
         axes.spines[["top", "right"]].set_visible(False)
-    handles = _legend(shown, record["peaks"]["operations_per_second"])
+    handles = _legend(shown, record["roof"]["operations_per_second"])
     panels[len(operators)].legend(handles=handles, loc="center", frameon=False, fontsize=8.5)
     write_caption(figure, caption(record))
     return figure
@@ -208,8 +208,8 @@ def _roofs(axes: Axes, record: Record) -> None:
     low, high = axes.get_xlim()
     low, high = low / 4, high * 4
     x = np.geomspace(low, high, 200)
-    bandwidth = record["peaks"]["bytes_per_second"]
-    most = record["peaks"]["operations_per_second"].values()
+    bandwidth = record["roof"]["bytes_per_second"]
+    most = record["roof"]["operations_per_second"].values()
     for operations, line in zip(most, _LINES, strict=False):
         y = np.minimum(bandwidth * x, operations) / 1e9
         axes.plot(x, y, color="#555555", linewidth=1, linestyle=line)

@@ -59,6 +59,6 @@ def _header(options: Options) -> Record:
             operator: [name for name, reason in found.items() if reason is None]
             for operator, found in backends(options.device).items()
         },
-        "peaks": most,
-        "peak_bytes": "allocated in all" if on_gpu else "above inputs and libraries",
+        "roof": most,
+        "peaks": "allocated in all" if on_gpu else "above inputs and libraries",
     }

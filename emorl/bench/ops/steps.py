@@ -65,7 +65,7 @@ def _seen(work: Work, form: str, inputs: Inputs, part: str, results: Results) ->
 def loss_of(results: Results) -> float:
     """The geometric mean of the results' norms."""
     norms = [torch.linalg.vector_norm(x.double()) for x in (results.output, *results.gradients)]
-    return math.exp(sum(math.log(norm) for norm in norms) / len(norms))
+    return float(torch.stack(norms).log().mean().exp())
 
 
 def timed(

@@ -1,4 +1,4 @@
-"""Tables of the operators' suite: time and memory as ratios to the native form, and the peaks."""
+"""Tables of the operators' suite: time and memory as ratios to the native form, and the roof."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def of_works(record: Record) -> list[Result]:
 
 def tables(record: Record) -> list[Rows]:
     """The tables of a record, without those that have no rows."""
-    made = (_times(record), _memories(record), _peaks(record))
+    made = (_times(record), _memories(record), _roof(record))
     return [rows for rows in made if len(rows) > 1]
 
 
@@ -99,15 +99,15 @@ def _rates(record: Record, result: Result) -> list[str]:
     if "costs" not in result.entry:
         return [_NONE, _NONE, timings]
     rate = result.entry["costs"][result.part]["bytes"] / part["median"]
-    share = rate / record["peaks"]["bytes_per_second"]
+    share = rate / record["roof"]["bytes_per_second"]
     return [f"{rate / 1e9:.3g}", f"{100 * share:.0f} %", timings]
 
 
-def _peaks(record: Record) -> Rows:
+def _roof(record: Record) -> Rows:
     """What the machine did at most."""
-    peaks: dict[str, Any] = record["peaks"]
+    roof: dict[str, Any] = record["roof"]
     rows = [["at most", "measured by", "a second"]]
-    rows.append(["bytes", "a large copy", f"{peaks['bytes_per_second'] / 1e9:.3g} GB"])
-    for dtype, rate in peaks["operations_per_second"].items():
+    rows.append(["bytes", "a large copy", f"{roof['bytes_per_second'] / 1e9:.3g} GB"])
+    for dtype, rate in roof["operations_per_second"].items():
         rows.append([f"operations, {dtype}", "a matrix product", f"{rate / 1e9:.4g} G"])
     return rows
