@@ -57,6 +57,7 @@ EXEMPT = {
     "emorl bench --suite step --official": "needs a checkout of the released code",
     "emorl bench --suite quality": "trains five models; see tests/bench/test_quality_suite.py",
     "emorl bench --suite data": "minutes of timings; see tests/bench/test_data_suite.py",
+    "git clone https://github.com/applied-ai-lab": "needs a network, and a peer's packages",
     "def objective(": "an excerpt of the file in EXCERPTS; the block below it calls it",
 }
 # The beginning of a block, and the file in which the whole of it stands.
