@@ -13,10 +13,15 @@ from torture_children import Fault
 from torture_mutations import CANARY, entries, hide_code, zipped
 
 
-@pytest.mark.parametrize("event", [3, 20])
+@pytest.mark.parametrize("event", [3, 15, 20])
 def test_a_run_killed_while_it_saves(tmp_path: Path, event: int) -> None:
+    """It leaves whole checkpoints, the 15th event being one amid a checkpoint's files, and goes on.
+
+    Were checkpoints written in their place, resuming would pass over a torn one all the same.
+    """
     killed = torture_runs.training(tmp_path, event=event, part="checkpoints").start()
     assert killed.end() == -9
+    torture_runs.require_whole(tmp_path / "run")
     torture_runs.finish(tmp_path)
 
 

@@ -27,6 +27,7 @@ from torture_children import Child, Fault, Started
 
 from emorl.models import load_model
 from emorl.runs import RunFolder, checkpoint
+from emorl.runs.folder import by_step
 from emorl.runs.lock import is_unused
 
 STEPS = 6
@@ -141,6 +142,19 @@ def disturb(rng: random.Random, place: Path, number: int) -> int:
     return started.end()
 
 
+def require_whole(run: Path) -> None:
+    """What has a checkpoint's name is a whole one, however the run ended.
+
+    Resuming alone would not tell: by their checksums it passes over torn ones.
+    """
+    for place in by_step(RunFolder(run).checkpoints):
+        try:
+            load_model(place)
+            checkpoint.load_state(place)
+        except ValueError as error:
+            raise Fault(f"half a checkpoint: {error}") from None
+
+
 def kills(rng: random.Random, place: Path) -> Counter[str]:
     """SIGKILL, up to three times; resumed until the run ends."""
     counts: Counter[str] = Counter()
@@ -148,6 +162,7 @@ def kills(rng: random.Random, place: Path) -> Counter[str]:
         code = disturb(rng, place, signal.SIGKILL)
         require(code in (0, -signal.SIGKILL), f"exit code {code}")
         counts["SIGKILL" if code else "too late"] += 1
+        require_whole(place / "run")
     finish(place)
     return counts
 
@@ -200,10 +215,7 @@ def full_disks(rng: random.Random, place: Path) -> Counter[str]:
         if rng.random() < 0.3:
             return _full_while_reading(rng, disk)
         code = _ended(training(disk.folder, room=disk.room).start())
-        newest = checkpoint.latest(disk.folder / "run")
-        if newest is not None:
-            load_model(newest)
-            checkpoint.load_state(newest)
+        require_whole(disk.folder / "run")
         disk.enlarge()
         finish(disk.folder)
     return Counter({f"{disk.kind}, {'full' if code else 'enough'}": 1})
