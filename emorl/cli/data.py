@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from emorl.cli.arguments import Parser, number_range, whole_number
 from emorl.paths import local
+from emorl.runs.files import require_place
 from emorl.suggestions import near
 
 _COMMANDS = {
@@ -38,6 +39,7 @@ def _store(command: str, arguments: list[str]) -> int:
     else:
         _add_value_range(parser)
     options = parser.parse(arguments)
+    require_place(options.out, "--out")
 
     from emorl.data import GENERATORS, convert, open_dataset
 

@@ -76,6 +76,8 @@ def require_place(path: Path, option: str) -> None:
     Raises:
         ValueError: if it cannot.
     """
+    if "\0" in str(path):
+        raise ValueError(f"{option}: expected a file's name, got {str(path)!r}")
     if path.is_dir():
         raise ValueError(f"{option}: expected a file, got a folder: {path}")
     folder = next(parent for parent in path.absolute().parents if parent.exists())

@@ -188,6 +188,7 @@ def test_files_follow_the_umask(tmp_path, mask):
     [
         (".", "--json: expected a file, got a folder"),
         ("file/a/b.json", "file is not a folder"),
+        ("new/\0.json", r"--json: expected a file's name, got '.*/new/\\x00.json'"),
     ],
 )
 def test_a_place_is_checked_before_the_work(tmp_path, path, message):
