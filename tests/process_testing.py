@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 processes = multiprocessing.get_context("forkserver")
-# With what torch's optimisers import when they are made.
-processes.set_forkserver_preload(["emorl.training.trainer", "torch._dynamo"])
+processes.set_forkserver_preload(["emorl.training.trainer"])
 
 
 def run_ranks(world: int, work: Callable[..., None], *arguments: Any) -> None:

@@ -293,7 +293,11 @@ NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
     *(f"emorl.ops.library.{name}" for name in (
         "Gradient", "gradient_by_names", "define_op", "derivative_obstacle", "transformed",
         "mapped", "refuse_tangents", "resolve", "full_precision", "on_gpu", "shared_memory",
-        "autocasts", "backends",
+        "autocasts", "backends", "OperatorLibrary", "constant_when_compiled",
+    )),
+    *(f"emorl.ops.arguments.{name}" for name in (
+        "number", "whole_number", "require_flag", "require_tensors", "require_floating",
+        "require_dtype", "require_device",
     )),
     *(f"emorl.ops.extension.{name}" for name in ("load_kernels", "extension", "build_record")),
     *(NLL + "constant_of", NLL + "new_gradient"),

@@ -10,6 +10,7 @@ import pty
 import signal
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -32,12 +33,23 @@ SETTINGS = {
 }
 
 
-def trainer(folder: Path, steps: int, pause: float = 0.0, workers: int = 0) -> Trainer:
+def trainer(
+    folder: Path, steps: int, pause: float = 0.0, workers: int = 0, outlast: bool = False
+) -> Trainer:
+    """A run whose steps pause; one that is to `outlast` another waits at step 6 for that."""
     torch.manual_seed(0)
     model = FakeModel()
-    if pause:
-        plain = model.objective
-        model.objective = lambda *a, **k: (time.sleep(pause), plain(*a, **k))[1]
+    plain, number = model.objective, count(1)
+
+    def objective(*arguments, **options):
+        time.sleep(pause)
+        give_up = time.monotonic() + 60
+        if outlast and next(number) == 6:
+            while not (folder / "refused").exists() and time.monotonic() < give_up:
+                time.sleep(0.01)
+        return plain(*arguments, **options)
+
+    model.objective = objective
     config = TrainerConfig(steps=steps, **SETTINGS)
     return Trainer(model, FakeImages(), config, folder, workers=workers, resume=True)
 
@@ -129,7 +141,7 @@ def test_a_run_whose_stderr_is_gone_goes_on(tmp_path, monkeypatch, kind):
 
 
 def test_two_runs_in_one_folder(tmp_path):
-    first = start(tmp_path, steps=60, pause=0.1)
+    first = start(tmp_path, steps=60, outlast=True)
     wait_for_rows(tmp_path, 5, first)
     second = start(tmp_path, steps=60)
     second.join(60)
@@ -148,7 +160,7 @@ def test_pairs_that_start_together(tmp_path):
     for number in range(5):
         folder = tmp_path / str(number)
         folder.mkdir()
-        pair = [start(folder, steps=12, pause=0.02) for _ in range(2)]
+        pair = [start(folder, steps=12, outlast=True) for _ in range(2)]
         for process in pair:
             process.join(60)
         assert sorted(process.exitcode for process in pair) == [0, 2]

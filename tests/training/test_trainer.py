@@ -328,7 +328,7 @@ def test_a_used_folder_is_refused_unless_resumed(tmp_path):
     assert check_folder(tmp_path, config, resume=True) == []
     notes = check_folder(tmp_path, run_config(steps=20), resume=True)
     assert notes == ["changed since the run began: trainer.steps from 8 to 20"]
-    with pytest.raises(ValueError, match="is a file"):
+    with pytest.raises(ValueError, match="expected a run's folder, got a file"):
         check_folder(tmp_path / "thesis.tex", config, resume=True)
 
 
