@@ -166,6 +166,27 @@ def test_a_run_measures_every_model_at_several_moments(monkeypatch: pytest.Monke
     assert not record["left_out"]
 
 
+def test_a_training_that_is_done_early_is_measured_once_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured: list[dict[str, int]] = []
+
+    def quick(self: FakeWorker, function: Callable[[], Any]) -> Any:
+        assert isinstance(function, partial)
+        if function.func is training.start:
+            return Start({"generated": GOOD}, 10.0, 60.0)
+        config, _, _, images = function.args
+        measured.append(images)
+        return {"step": config.trainer.steps, "minutes": 1.0, **dict.fromkeys(images, GOOD)}
+
+    monkeypatch.setattr(quality, "Worker", FakeWorker)
+    monkeypatch.setattr(FakeWorker, "call", quick)
+    (entry,) = quality.run(options(models=("monet",)), lambda record: None)["cases"]
+    assert [[*images] for images in measured] == [["generated"], ["generated", "real"]]
+    assert [point["step"] for point in entry["points"]] == [0, entry["planned_steps"]]
+    assert "real" in entry["points"][-1]
+
+
 def test_little_time_means_fewer_images_and_no_time_is_said(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -218,7 +239,7 @@ def test_stages_are_one_training(tmp_path: Path) -> None:
     assert start.step_seconds > 0
     assert start.measured["generated"]["mse"] > 0
     whole = stage(config, tmp_path / "whole", 10.0, {"generated": 2})
-    first = stage(config, tmp_path / "parts", 1e-9, {"generated": 2})
+    first = stage(config, tmp_path / "parts", 1e-12, {"generated": 2})
     second = stage(config, tmp_path / "parts", 10.0, {"generated": 2, "real": 1})
     assert (whole["step"], first["step"], second["step"]) == (4, 1, 4)
     assert second["generated"] == whole["generated"] != first["generated"]

@@ -134,8 +134,12 @@ class Run:
         )
         for moment, measured in enumerate(images, start=1):
             minutes = seconds / 60 * moment / len(images) - points[-1]["minutes"]
-            if minutes > 0:
-                points.append(worker.call(partial(stage, config, folder, minutes, measured)))
+            is_done = points[-1]["step"] == config.trainer.steps and moment < len(images)
+            if minutes > 0 and not is_done:
+                point = worker.call(partial(stage, config, folder, minutes, measured))
+                if point["step"] == points[-1]["step"]:
+                    points.pop()  # measured again, on more images
+                points.append(point)
             self._bar.update()
             self._save(interrupted=True)
 
