@@ -244,4 +244,4 @@ def test_stages_are_one_training(tmp_path: Path) -> None:
     assert (whole["step"], first["step"], second["step"]) == (4, 1, 4)
     assert second["generated"] == whole["generated"] != first["generated"]
     assert second["minutes"] > first["minutes"] > 0
-    assert trained(config, tmp_path / "parts") == 60 * second["minutes"]
+    assert trained(config, tmp_path / "parts") / 60 == second["minutes"]
