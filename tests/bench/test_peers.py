@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -127,6 +128,12 @@ def test_both_codes_have_the_same_weights_and_work(checkout: Path) -> None:
     parameters = found["parameters"]
     assert parameters[OURS] == parameters[THEIRS] == found["shared_parameters"] > 0
     assert found["macs"][THEIRS] == found["macs"]["ours, as computed"] > 0
+
+
+def test_a_stand_in_is_found_by_those_who_look_for_its_package(checkout: Path) -> None:
+    """As libraries do that can use TensorFlow, if it is there."""
+    build("tiny", peer(), checkout, config(16), 1)
+    assert importlib.util.find_spec("gadget") is not None
 
 
 def test_a_record_has_times_and_what_was_compared(

@@ -6,10 +6,11 @@ import contextlib
 import importlib
 import io
 import sys
-import types
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from importlib.machinery import ModuleSpec
+from importlib.util import module_from_spec
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def load(name: str, peer: Peer, checkout: Path) -> Any:
     """
     check(name, peer, checkout)
     for module, attributes in peer.stand_ins.items():
-        stand_in = types.ModuleType(module)
+        stand_in = module_from_spec(ModuleSpec(module, None))  # `find_spec` finds it too
         vars(stand_in).update(attributes)
         sys.modules[module] = stand_in
     warnings.simplefilter("ignore")  # of code that is older than PyTorch's advice
