@@ -20,8 +20,9 @@ from emorl.bench.ops import block, peaks
 from emorl.bench.ops.block import BLOCKS, Block
 from emorl.bench.ops.cases import Work, all_works
 from emorl.bench.ops.forms import forms_of, obstacle
-from emorl.bench.ops.operators import OPERATORS, PARTS
+from emorl.bench.ops.operators import OPERATORS
 from emorl.bench.ops.steps import steps_of
+from emorl.bench.passes import PARTS
 from emorl.bench.records import quantiles
 from emorl.bench.turns import WARM_UP
 from emorl.bench.workers import TimedStep

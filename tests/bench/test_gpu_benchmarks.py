@@ -16,8 +16,9 @@ from emorl.bench.cases.spatial_broadcast import SpatialBroadcastCase
 from emorl.bench.graph_replays import Replays, calls_of
 from emorl.bench.ops.cases import all_works
 from emorl.bench.ops.forms import check, function_of, obstacle
-from emorl.bench.ops.operators import BOTH, FORWARD, OPERATORS, Results, call
+from emorl.bench.ops.operators import OPERATORS, Results, call
 from emorl.bench.ops.steps import copy_of
+from emorl.bench.passes import BOTH, FORWARD
 from emorl.bench.step.variants import variant_step
 from emorl.bench.workers import first_losses, in_turns
 from emorl.models import EfficientMORL, EfficientMORLConfig

@@ -22,8 +22,9 @@ from emorl.bench.ops import operators as ops
 from emorl.bench.ops.block import Block
 from emorl.bench.ops.cases import Work, all_works
 from emorl.bench.ops.figures import STYLES, figures
-from emorl.bench.ops.operators import BOTH, FORWARD, OPERATORS, call
+from emorl.bench.ops.operators import OPERATORS, call
 from emorl.bench.ops.tables import VARIANTS, of_works, tables
+from emorl.bench.passes import BOTH, FORWARD
 from emorl.bench.records import machine, with_quantiles
 from emorl.bench.suite import Options, Record
 from emorl.bench.tables import MIB

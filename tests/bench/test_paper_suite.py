@@ -19,11 +19,12 @@ from emorl.bench.budget import ENOUGH, Item
 from emorl.bench.page import page
 from emorl.bench.paper import cases as paper
 from emorl.bench.paper import run as paper_run
-from emorl.bench.paper.cases import BOTH, FORWARD, MODELS, OURS, PARTS, RELEASED, Case
+from emorl.bench.paper.cases import MODELS, OURS, RELEASED, Case
 from emorl.bench.paper.claims import checklist
 from emorl.bench.paper.figures import STYLES, figures
 from emorl.bench.paper.plan import batch_item, items_of
 from emorl.bench.paper.tables import against_released, by_case, pairs, results
+from emorl.bench.passes import BOTH, FORWARD, PARTS
 from emorl.bench.records import commit, machine, write
 from emorl.bench.suite import Options
 from emorl.bench.tables import ratios

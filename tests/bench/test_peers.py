@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from emorl.bench import suites
+from emorl.bench.passes import BOTH, FORWARD
 from emorl.bench.peers import run as peers_run
-from emorl.bench.peers.cases import BOTH, FORWARD, OURS, PEERS, THEIRS, Case, comparison, steps
+from emorl.bench.peers.cases import OURS, PEERS, THEIRS, Case, comparison, steps
 from emorl.bench.peers.peer import Peer, build
 from emorl.bench.peers.tables import compared, ratios, tables
 from emorl.bench.peers.weights import copy, fix_spread, in_order, inverse_softplus, replaced

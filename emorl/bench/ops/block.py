@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from emorl.bench.cases.normals import normals
 from emorl.bench.cases.slot_attention import SlotAttentionCase
 from emorl.bench.ops.forms import compiler_obstacle, obstacle
-from emorl.bench.ops.operators import BOTH, PARTS, Inputs, Results
+from emorl.bench.ops.operators import Inputs, Results
 from emorl.bench.ops.steps import Seen, loss_of, timed
+from emorl.bench.passes import BOTH, PARTS
 from emorl.bench.workers import TimedStep
 from emorl.models.slot_attention.attention import SlotAttention
 from emorl.ops import Backend

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import torch
 
 from emorl.bench.ops.operations import BOTH_PASSES
-from emorl.bench.ops.operators import BOTH, OPERATORS, call
+from emorl.bench.ops.operators import OPERATORS, call
+from emorl.bench.passes import BOTH
 
 
 class Cost(NamedTuple):

@@ -15,9 +15,10 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from emorl.bench.figures import COLOURS, caption_of, new_figure, plain_numbers, write_caption
 from emorl.bench.ops import block
-from emorl.bench.ops.operators import BOTH, OPERATORS, PARTS
+from emorl.bench.ops.operators import OPERATORS
 from emorl.bench.ops.plan import MODELS
 from emorl.bench.ops.tables import VARIANTS, Result, of_works
+from emorl.bench.passes import BOTH, PARTS
 from emorl.bench.suite import Record
 
 

@@ -10,7 +10,8 @@ import argparse
 import torch
 
 from emorl.bench.ops.forms import function_of, obstacle
-from emorl.bench.ops.operators import BOTH, OPERATORS, call
+from emorl.bench.ops.operators import OPERATORS, call
+from emorl.bench.passes import BOTH
 
 
 def main() -> None:

@@ -26,6 +26,7 @@ from emorl.bench.cases.slot_attention import (
 )
 from emorl.bench.cases.spatial_broadcast import SPATIAL_BROADCAST_BATCH_32, SPATIAL_BROADCAST_TIMED
 from emorl.bench.ops import attention, operations
+from emorl.bench.passes import BOTH, FORWARD, PARTS
 from emorl.ops import (
     Backend,
     convolution,
@@ -40,7 +41,6 @@ from emorl.ops.slot_attention import reference as plain_slot_attention
 from emorl.ops.spatial_broadcast import reference as plain_spatial_broadcast
 
 Inputs = dict[str, Tensor]
-FORWARD, BOTH = PARTS = ("forward", "forward+backward")
 
 
 class Results(NamedTuple):

@@ -11,7 +11,8 @@ import torch
 from emorl.bench.ops import block, forms, steps
 from emorl.bench.ops.block import BLOCKS, Block
 from emorl.bench.ops.cases import Work, name_of, works
-from emorl.bench.ops.operators import OPERATORS, PARTS
+from emorl.bench.ops.operators import OPERATORS
+from emorl.bench.passes import PARTS
 from emorl.bench.suite import Options, Record
 from emorl.bench.tables import Rows
 from emorl.bench.turns import ROUNDING, Group, Variant

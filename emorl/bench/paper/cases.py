@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from emorl.bench import released
+from emorl.bench.passes import passes
 from emorl.bench.step.variants import set_precision
 from emorl.bench.suite import Options
 from emorl.bench.workers import Step
@@ -24,7 +25,6 @@ from emorl.models import MODELS as NETWORKS
 from emorl.models import EfficientMORLConfig, ModelConfig
 from emorl.training.config_file import find_config, load_config
 
-FORWARD, BOTH = PARTS = ("forward", "forward+backward")
 OURS, RELEASED = "ours", "released"
 SIZES = (64, 96, 128)
 SLOTS = 7
@@ -132,16 +132,7 @@ def build(case: Case, official: Path | None, device: str) -> dict[str, Step]:
             loss = model(2 * images - 1)["total_loss"]
         return loss
 
-    def forward() -> float:
-        return float(objective().detach())
-
-    def forward_backward() -> float:
-        model.zero_grad(set_to_none=True)
-        loss = objective()
-        loss.backward()
-        return float(loss.detach())  # waits for all of the GPU's work
-
-    return {FORWARD: forward, BOTH: forward_backward}
+    return passes(model, objective)
 
 
 def _released(case: Case, config: Any, official: Path | None) -> Any:

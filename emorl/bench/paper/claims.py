@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from emorl.bench.paper.cases import BOTH, FORWARD, OURS, RELEASED
+from emorl.bench.paper.cases import OURS, RELEASED
 from emorl.bench.paper.timing import largest_of
+from emorl.bench.passes import BOTH, FORWARD
 from emorl.bench.suite import Record
 from emorl.bench.tables import Rows
 

@@ -12,8 +12,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from emorl.bench.figures import COLOURS, caption_of, new_figure, plain_numbers, write_caption
-from emorl.bench.paper.cases import BOTH, FORWARD, MODELS, OURS, PARTS, RELEASED
+from emorl.bench.paper.cases import MODELS, OURS, RELEASED
 from emorl.bench.paper.timing import largest_of
+from emorl.bench.passes import BOTH, FORWARD, PARTS
 from emorl.bench.suite import Record
 from emorl.bench.tables import MIB
 

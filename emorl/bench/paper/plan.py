@@ -5,7 +5,8 @@ from __future__ import annotations
 from emorl.bench import largest
 from emorl.bench.budget import Item
 from emorl.bench.paper import cases as paper
-from emorl.bench.paper.cases import OURS, PARTS, Case, Survey
+from emorl.bench.paper.cases import OURS, Case, Survey
+from emorl.bench.passes import PARTS
 from emorl.bench.suite import Options
 from emorl.bench.tables import Rows
 from emorl.bench.turns import WARM_UP

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from emorl.bench.budget import ENOUGH, Item, plan, require_least, total
 from emorl.bench.paper import cases as paper
-from emorl.bench.paper.cases import BOTH, OURS, Case, Survey
+from emorl.bench.paper.cases import OURS, Case, Survey
 from emorl.bench.paper.plan import batch_item, items_of, least_of
 from emorl.bench.paper.timing import (
     free_memory,
@@ -27,6 +27,7 @@ from emorl.bench.paper.timing import (
     warmed_up,
     worker_of,
 )
+from emorl.bench.passes import BOTH
 from emorl.bench.records import with_quantiles
 from emorl.bench.suite import Options, Record
 from emorl.bench.workers import left_out_if_dead

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from emorl.bench.paper.cases import MODELS, OURS, PARTS, RELEASED, TURNS
+from emorl.bench.paper.cases import MODELS, OURS, RELEASED, TURNS
 from emorl.bench.paper.claims import checklist
 from emorl.bench.paper.timing import largest_of
+from emorl.bench.passes import PARTS
 from emorl.bench.suite import Record
 from emorl.bench.tables import MIB, Rows, seconds
 

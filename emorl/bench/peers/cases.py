@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from emorl.bench import macs
 from emorl.bench.macs import Count
+from emorl.bench.passes import passes
 from emorl.bench.peers import iodine, monet, slot_attention, weights
 from emorl.bench.peers.peer import Peer, build
 from emorl.bench.step.variants import set_precision
@@ -31,7 +32,6 @@ PEERS: dict[str, Peer] = {
     "genesis-monet": monet.GENESIS,
     "baudm-monet": monet.BAUDM,
 }
-FORWARD, BOTH = PARTS = ("forward", "forward+backward")
 OURS, THEIRS = "ours", "theirs"
 
 
@@ -79,16 +79,7 @@ def steps(case: Case, variant: str) -> dict[str, Step]:
             return objective
         return PEERS[case.peer].loss(theirs, images)
 
-    def forward() -> float:
-        return float(loss().detach())
-
-    def forward_backward() -> float:
-        model.zero_grad(set_to_none=True)
-        value = loss()
-        value.backward()
-        return float(value.detach())  # waits for all of the GPU's work
-
-    return {FORWARD: forward, BOTH: forward_backward}
+    return passes(model, loss)
 
 
 def comparison(case: Case) -> Record:

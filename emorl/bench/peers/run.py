@@ -9,7 +9,8 @@ from dataclasses import replace
 from functools import partial
 
 from emorl.bench import records
-from emorl.bench.peers.cases import PARTS, PEERS, THEIRS, Case, comparison, steps, variants
+from emorl.bench.passes import PARTS
+from emorl.bench.peers.cases import PEERS, THEIRS, Case, comparison, steps, variants
 from emorl.bench.peers.peer import check as check_peer
 from emorl.bench.suite import Options, Record
 from emorl.bench.tables import Rows

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from emorl.bench import tables as common
-from emorl.bench.peers.cases import FORWARD, OURS, PARTS, THEIRS
+from emorl.bench.passes import FORWARD, PARTS
+from emorl.bench.peers.cases import OURS, THEIRS
 from emorl.bench.suite import Record
 from emorl.bench.tables import Rows
 
