@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from matplotlib.axes import Axes
+from typing import NamedTuple
+
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -23,6 +25,23 @@ COLOURS = {
 }
 
 
+class Style(NamedTuple):
+    """How a model is drawn: its colour, and what tells it apart without colour."""
+
+    colour: str
+    marker: str
+
+
+# Of emorl's models, by their names.
+STYLES = {
+    "efficient_morl": Style(COLOURS["black"], "o"),
+    "slot_attention": Style(COLOURS["blue"], "D"),
+    "slot_mlp": Style(COLOURS["sky"], "v"),
+    "iodine": Style(COLOURS["vermilion"], "s"),
+    "monet": Style(COLOURS["green"], "^"),
+}
+
+
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of so many inches."""
     figure = Figure(figsize=(width, height), dpi=130, layout="constrained")
@@ -39,9 +58,11 @@ def machine_of(record: Record) -> str:
     return f"{machine['processor']}, {threads} thread{'s' if threads > 1 else ''}"
 
 
-def caption_of(record: Record) -> str:
-    """Machine, date and PyTorch of a record."""
-    return f"{machine_of(record)}; {record['date']}; torch {record['machine']['torch']}"
+def caption_of(record: Record, *circumstances: str) -> str:
+    """Machine, date and PyTorch of a record, its circumstances, and whether it was interrupted."""
+    torch = f"torch {record['machine']['torch']}"
+    interrupted = ["interrupted"] if record["interrupted"] else []
+    return "; ".join([machine_of(record), record["date"], torch, *circumstances, *interrupted])
 
 
 def write_caption(figure: Figure, caption: str) -> None:
@@ -49,9 +70,9 @@ def write_caption(figure: Figure, caption: str) -> None:
     figure.supxlabel(caption, fontsize=8, color="#444444")
 
 
-def plain_numbers(axes: Axes) -> None:
-    """Numbers such as 0.5 and 200 on logarithmic axes."""
-    for axis in (axes.xaxis, axes.yaxis):
+def plain_numbers(*logarithmic: Axis) -> None:
+    """Write numbers such as 0.5 and 200 on logarithmic axes."""
+    for axis in logarithmic:
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())

@@ -65,11 +65,11 @@ class Suite:
     models: Sequence[str]
     sizes: Sequence[int]
     batch: int
-    check: Callable[[Options], None]
     outline: Callable[[Options], Rows]
     run: Callable[[Options, Callable[[Record], object]], Record]
     figures: Callable[[Record], dict[str, Figure]]
     tables: Callable[[Record], list[Rows]]
     by_case: Callable[[Record], dict[str, Record]]
     caption: Callable[[Record], str]
+    check: Callable[[Options], None] = lambda options: None
     unused: Sequence[str] = ()

@@ -11,9 +11,10 @@ from typing import Any, Self
 import pytest
 
 from emorl.bench import suites
+from emorl.bench.figures import STYLES
 from emorl.bench.quality import run as quality
 from emorl.bench.quality import training
-from emorl.bench.quality.figures import STYLES, figures
+from emorl.bench.quality.figures import figures
 from emorl.bench.quality.run import MOMENTS, TITLES
 from emorl.bench.quality.tables import by_case, results
 from emorl.bench.quality.training import CONFIG, Start, laptop, planned, stage, trained

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from emorl.bench import suites, turns
+from emorl.bench.figures import STYLES
 from emorl.bench.records import machine
 from emorl.bench.step import fits, plan
 from emorl.bench.step.build import INFERENCE, PARTS, TRAINING, build
 from emorl.bench.step.cases import MODELS, Case
-from emorl.bench.step.figures import STYLES, figures
+from emorl.bench.step.figures import figures
 from emorl.bench.step.suite import SUITE, run
 from emorl.bench.step.tables import laws, results
 from emorl.bench.step.variants import FIRST_ORDER, RELEASED, rounding

@@ -34,9 +34,7 @@ def figures(record: Record) -> dict[str, Figure]:
 
 def caption(record: Record) -> str:
     """The machine and the circumstances of a record."""
-    return f"{caption_of(record)}; batches of {record['batch']}; medians" + (
-        "; interrupted" if record["interrupted"] else ""
-    )
+    return caption_of(record, f"batches of {record['batch']}", "medians")
 
 
 def images_per_second(record: Record) -> Figure:

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from emorl.bench.data import figures, run, sources, tables
-from emorl.bench.suite import Options, Suite
-
-
-def check(options: Options) -> None:
-    """Every source has a size of its own, and reads any batch."""
-
+from emorl.bench.suite import Suite
 
 SUITE = Suite(
     about="images per second of readers and generators, against what training eats",
     models=tuple(sources.SOURCES),
     sizes=(),
     batch=32,
-    check=check,
     outline=run.outline,
     run=run.run,
     figures=figures.figures,

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from emorl.bench.figures import COLOURS, caption_of, new_figure, plain_numbers, write_caption
 from emorl.bench.ops import block
@@ -60,7 +59,7 @@ def figures(record: Record) -> dict[str, Figure]:
 
 def caption(record: Record) -> str:
     """The machine and the circumstances of a record."""
-    return f"{caption_of(record)}; medians" + ("; interrupted" if record["interrupted"] else "")
+    return caption_of(record, "medians")
 
 
 def speed(record: Record, results: Sequence[Result]) -> Figure:
@@ -85,7 +84,7 @@ def speed(record: Record, results: Sequence[Result]) -> Figure:
         axes.axvline(1, color=COLOURS["black"], linewidth=0.8)
         axes.set(title=part, xlabel=f"times as fast as {STYLES[of].title}", xscale="log")
         axes.set_yticks(range(len(works)), [work.split()[1] for work in works])
-        _plain_numbers(axes)
+        plain_numbers(axes.xaxis)
         axes.tick_params(axis="y", length=0, labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", linewidth=0.4, alpha=0.5)
@@ -152,13 +151,6 @@ def _bars(axes: Axes, result: Result, of: str, row: int, variants: Sequence[str]
         )
 
 
-def _plain_numbers(axes: Axes) -> None:
-    """Numbers such as 0.5 and 20 on the logarithmic axis of the bars."""
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-
-
 def roofline(record: Record, results: Sequence[Result]) -> Figure:
     """Operations a second against operations a byte, a panel for each operator.
 
@@ -215,7 +207,7 @@ def _roofs(axes: Axes, record: Record) -> None:
         y = np.minimum(bandwidth * x, operations) / 1e9
         axes.plot(x, y, color="#555555", linewidth=1, linestyle=line)
     axes.set_xlim(low, high)
-    plain_numbers(axes)
+    plain_numbers(axes.xaxis, axes.yaxis)
 
 
 def _legend(results: Sequence[Result], dtypes: Iterable[str]) -> list[Line2D]:

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 from emorl.bench.ops import figures, plan, run, tables
-from emorl.bench.suite import Options, Suite
+from emorl.bench.suite import Suite
 from emorl.bench.tables import by_case
-
-
-def _check(options: Options) -> None:
-    """Every operator has every case."""
-
 
 SUITE = Suite(
     about="the operators against plain PyTorch, torch.compile and others' forms",
     models=plan.MODELS,
     sizes=(),
     batch=0,
-    check=_check,
     outline=plan.outline,
     run=run.run,
     figures=figures.figures,

@@ -60,10 +60,8 @@ def figures(record: Record) -> dict[str, Figure]:
 
 def caption(record: Record) -> str:
     """The machine and the circumstances of a record."""
-    return (
-        f"{caption_of(record)}, {record['dtype']}; batch {record['batch']}, "
-        f"{record['slots']} slots; medians" + ("; interrupted" if record["interrupted"] else "")
-    )
+    batch = f"batch {record['batch']}, {record['slots']} slots"
+    return caption_of(record, record["dtype"], batch, "medians")
 
 
 def time_and_memory(record: Record) -> Figure:
@@ -81,7 +79,7 @@ def time_and_memory(record: Record) -> Figure:
                 _line(axes, _of(entries, model, code), part, by_batch)
         axes.set(title=part, xlabel=f"seconds for {record['batch']} images")
         axes.set(xscale="log", yscale="log")
-        plain_numbers(axes)
+        plain_numbers(axes.xaxis, axes.yaxis)
         axes.grid(which="major", linewidth=0.4, alpha=0.5)
         axes.spines[["top", "right"]].set_visible(False)
     gib = record["memory_limit"] / 2**30

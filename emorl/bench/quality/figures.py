@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from emorl.bench.figures import COLOURS, caption_of, new_figure, write_caption
+from emorl.bench.figures import STYLES, caption_of, new_figure, plain_numbers, write_caption
 from emorl.bench.quality.run import TITLES
 from emorl.bench.suite import Record
 
-
-class Style(NamedTuple):
-    """How a model is drawn: its colour, and the marker that tells it apart without colour."""
-
-    colour: str
-    marker: str
-
-
-STYLES = {
-    "efficient_morl": Style(COLOURS["orange"], "o"),
-    "slot_attention": Style(COLOURS["blue"], "D"),
-    "slot_mlp": Style(COLOURS["sky"], "v"),
-    "iodine": Style(COLOURS["vermilion"], "s"),
-    "monet": Style(COLOURS["green"], "^"),
-}
 _PANELS = {"fg_ari": "FG-ARI; higher is better", "mse": "mean squared error; lower is better"}
 
 
@@ -38,8 +20,7 @@ def caption(record: Record) -> str:
     """The machine and the circumstances of a record."""
     seeds = sorted({str(entry["seed"]) for entry in record["cases"]})
     seeds_in_words = f"seed{'' if len(seeds) == 1 else 's'} {', '.join(seeds)}"
-    text = f"{caption_of(record)}; {record['config']}, {seeds_in_words}"
-    return text + ("; interrupted" if record["interrupted"] else "")
+    return caption_of(record, f"{record['config']}, {seeds_in_words}")
 
 
 def against_minutes(record: Record) -> Figure:
@@ -64,9 +45,7 @@ def against_minutes(record: Record) -> Figure:
     left, right = figure.axes
     left.set_ylim(min(0.0, left.get_ylim()[0]), 1.0)
     right.set_yscale("log")
-    right.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    right.yaxis.set_minor_formatter(NullFormatter())
+    plain_numbers(right.yaxis)
     handles, labels = left.get_legend_handles_labels()
     figure.legend(
         handles, labels, loc="outside upper center", ncols=len(labels), frameon=False, fontsize=8.5

@@ -12,18 +12,13 @@ from tqdm import tqdm
 
 from emorl.bench import records
 from emorl.bench.quality.training import CONFIG, DATA, SEED, Start, laptop, planned, stage, start
+from emorl.bench.step.cases import MODELS
 from emorl.bench.suite import Options, Record
 from emorl.bench.tables import Rows
 from emorl.bench.workers import Worker
 from emorl.training.config import RunConfig
 
-TITLES = {
-    "efficient_morl": "EfficientMORL",
-    "slot_attention": "Slot Attention",
-    "slot_mlp": "Slot MLP (layer sizes are a stand-in)",
-    "iodine": "IODINE",
-    "monet": "MONet",
-}
+TITLES = {**MODELS, "slot_mlp": f"{MODELS['slot_mlp']} (layer sizes are a stand-in)"}
 MOMENTS = 6  # at which a model is measured while it is trained, the last one at the end
 # Images to measure; fewer where there is little time.
 IMAGES = {"generated": 64}

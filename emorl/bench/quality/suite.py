@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 from emorl.bench.quality import figures, run, tables
-from emorl.bench.suite import Options, Suite
-
-
-def check(options: Options) -> None:
-    """Every model has its own size and batch."""
-
+from emorl.bench.suite import Suite
 
 SUITE = Suite(
     about="what each model has learned after how many minutes, at laptop size",
     models=tuple(run.TITLES),
     sizes=(),
     batch=0,
-    check=check,
     outline=run.outline,
     run=run.run,
     figures=figures.figures,

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from emorl.bench.figures import COLOURS, caption_of, new_figure, plain_numbers, write_caption
+from emorl.bench.figures import STYLES, caption_of, new_figure, plain_numbers, write_caption
 from emorl.bench.step import fits
 from emorl.bench.step.build import PARTS
 from emorl.bench.step.cases import MODELS
@@ -21,22 +21,6 @@ _PANELS = {
     "slots": "slots, K",
     "size": "side of the images, pixels",
     "steps": "refinement steps, I",
-}
-
-
-class Style(NamedTuple):
-    """How a model is drawn: its colour, and what tells it apart without colour."""
-
-    colour: str
-    marker: str
-
-
-STYLES = {
-    "efficient_morl": Style(COLOURS["black"], "o"),
-    "slot_attention": Style(COLOURS["blue"], "D"),
-    "slot_mlp": Style(COLOURS["sky"], "v"),
-    "iodine": Style(COLOURS["vermilion"], "s"),
-    "monet": Style(COLOURS["green"], "^"),
 }
 
 
@@ -66,9 +50,7 @@ def figures(record: Record) -> dict[str, Figure]:
 def caption(record: Record) -> str:
     """The machine and the circumstances of a record."""
     computed = "float32" if record["device"] == "cpu" else "as emorl train and evaluate compute"
-    return f"{caption_of(record)}, {computed}; networks of {record['base_config']}; medians" + (
-        "; interrupted" if record["interrupted"] else ""
-    )
+    return caption_of(record, computed, f"networks of {record['base_config']}", "medians")
 
 
 def _curves(record: Record, axis: str, part: str = PARTS[0]) -> list[Curve]:
@@ -159,7 +141,7 @@ def _line(curve: Curve) -> Literal[":", "-"]:
 
 def _finish(axes: Axes, curves: Sequence[Curve]) -> None:
     """Plain numbers, and a tick at each place that was measured."""
-    plain_numbers(axes)
+    plain_numbers(axes.xaxis, axes.yaxis)
     places = sorted({place for curve in curves for place, _ in curve.points})
     axes.xaxis.set_major_locator(FixedLocator(places))
     axes.xaxis.set_minor_locator(NullLocator())
