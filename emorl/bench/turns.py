@@ -19,6 +19,11 @@ WARM_UP = 5  # steps on a GPU: kernels are chosen, graphs captured
 ROUNDING = 1e-4  # by which losses may differ, as a share
 
 
+def warm_up(device: str) -> int:
+    """Steps before the first timing."""
+    return WARM_UP if device == "cuda" else 1
+
+
 @dataclass(frozen=True)
 class Variant:
     """A way to do a group's work.
@@ -76,7 +81,7 @@ class Turns:
     ) -> None:
         self._groups, self._header, self._options, self._write = groups, header, options, write
         self._preload = preload if options.device == "cpu" else None  # no fork can use a GPU
-        self._warm_up = WARM_UP if options.device == "cuda" else 1
+        self._warm_up = warm_up(options.device)
         self._entries: list[Record] = []
         self._failures: list[str] = []
         self._left_out: list[str] = []

@@ -31,6 +31,7 @@ from emorl.ops.slot_attention_heads import (
 from emorl.ops.triton import limits
 
 SoftmaxOver = Literal["slots", "slots_heads"]
+MOST_SLOTS, WIDEST = 64, 256  # of the kernels on a GPU
 
 
 @overload
@@ -177,10 +178,11 @@ def _limits(q: Tensor, v: Tensor, dtype: torch.dtype, backend: str) -> dict[str,
     if not library.on_gpu(q) and backend != "triton":  # the CPU's kernels take all sizes
         return {"triton": None, "native": None}
     slots, width = q.shape[1], max(q.shape[2], v.shape[2])
-    on_chip = 64 * 1024 // dtype.itemsize  # values: 64 slots of width 256 in float32
+    on_chip = 4 * MOST_SLOTS * WIDEST // dtype.itemsize  # values: the most of both in float32
     native = None
-    if slots > 64 or width > 256:
-        native = f"at most 64 slots and width 256 on a GPU, got {slots} slots, width {width}"
+    if slots > MOST_SLOTS or width > WIDEST:
+        most = f"{MOST_SLOTS} slots and width {WIDEST}"
+        native = f"at most {most} on a GPU, got {slots} slots, width {width}"
     elif limits.padded(slots) * limits.padded(width) > on_chip:
         native = f"{slots} slots of width {width} in {dtype} are more than {on_chip} values"
     elif library.on_gpu(q):

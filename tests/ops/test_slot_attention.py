@@ -18,9 +18,11 @@ from torch import Tensor
 
 from emorl.bench.accuracy import assert_as_accurate_as_plain
 from emorl.bench.cases.slot_attention import SLOT_ATTENTION, SlotAttentionCase
+from emorl.bench.ops.operators import OPERATORS, call
+from emorl.bench.passes import BOTH
 from emorl.ops import slot_attention
 from emorl.ops.library import NARROW
-from emorl.ops.slot_attention import _limits
+from emorl.ops.slot_attention import _limits, reference
 
 BACKENDS = backend_params("slot_attention")
 COMPILED = backend_params("slot_attention", compiled=True)
@@ -273,3 +275,17 @@ def test_repeats_bit_by_bit_with_any_number_of_threads(backend: str) -> None:
                 assert torch.equal(value, expected[name]), (name, threads)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("value_width", [None, 64])
+def test_benchmarks_allow_less_rounding_than_the_formula_does(value_width):
+    """What `emorl bench --suite ops` allows, by the number of products of each sum."""
+    operator, case = OPERATORS["slot_attention"], SlotAttentionCase(2, 4, 1225, 64, value_width)
+    inputs = {name: x.detach().double().requires_grad_() for name, x in case.inputs().items()}
+    results = call(lambda x: operator.plain(case, x), inputs, BOTH).named()
+    v = inputs.get("v", inputs["k"])
+    attention = reference(inputs["q"], inputs["k"], v, inputs["logit_bias"])[1].detach()
+    derived = roundings(inputs, attention)
+    names = ["updates", *(f"grad_{name}" for name in inputs)]
+    for name, x, products in zip(names, results.values(), case.products(), strict=True):
+        assert products**0.5 * x.abs().max().item() < derived[name], name

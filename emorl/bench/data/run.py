@@ -20,9 +20,9 @@ from emorl.bench.data.steps import EATERS, Eater, worker_of
 from emorl.bench.records import quantiles
 from emorl.bench.suite import Options, Record
 from emorl.bench.tables import Rows
+from emorl.bench.turns import LEAST, MOST, warm_up
 from emorl.data import ObjectDataset
 
-LEAST, MOST = 3, 9  # timings, where there is time enough
 _SHORTEST, _LONGEST = 0.05, 1.0  # seconds of a timing of reading
 
 
@@ -137,14 +137,13 @@ class Run:
 
     def _time_steps(self, eater: Eater, end: float) -> None:
         """Time a training step until the clock says `end`."""
-        warm_up = 5 if self._options.device == "cuda" else 1
         seconds: list[float] = []
         batch = eater.batch(self._options.device)
         step = {**eater._asdict(), "batch": batch, "images": [], "seconds": seconds}
         self._steps.append(step)
         try:
             with worker_of(eater, self._options) as worker:
-                for _ in range(warm_up):
+                for _ in range(warm_up(self._options.device)):
                     worker.step()
                 while not self._is_enough(len(seconds), end):
                     seconds.append(worker.step()[0])

@@ -15,9 +15,9 @@ from emorl.bench.cases.slot_attention import SlotAttentionCase
 from emorl.bench.ops.operators import OPERATORS, Function, Inputs, Results, call
 from emorl.ops import backends
 from emorl.ops.library import obstacles
+from emorl.ops.slot_attention import WIDEST
 
 FORMS = ("native", "triton", "plain", "sdpa", "compiled")
-WIDEST_ON_GPU = 256  # of the kernels of slot attention
 
 
 def forms_of(operator: str, device: str) -> list[str]:
@@ -35,9 +35,9 @@ def obstacle(form: str, operator: str, device: str, case: Any = None) -> str | N
         return compiler_obstacle(device)
     if form not in ("native", "triton"):
         return None
-    is_wide = isinstance(case, SlotAttentionCase) and case.key_width > WIDEST_ON_GPU
+    is_wide = isinstance(case, SlotAttentionCase) and case.key_width > WIDEST
     if device == "cuda" and is_wide:
-        return f"widths of more than {WIDEST_ON_GPU} have no kernels on a GPU"
+        return f"widths of more than {WIDEST} have no kernels on a GPU"
     return backends(device)[OPERATORS[operator].kernels].get(form)
 
 

@@ -9,10 +9,9 @@ from emorl.bench.paper.cases import OURS, Case, Survey
 from emorl.bench.passes import PARTS
 from emorl.bench.suite import Options
 from emorl.bench.tables import Rows
-from emorl.bench.turns import WARM_UP
+from emorl.bench.turns import LEAST, MOST, warm_up
 
 LARGE = 128  # images from this side on are promised one timing, smaller ones three
-MOST = 9  # timings of a part
 BISECTED = 1000  # images, about, of all batches that a bisection tries
 
 
@@ -20,12 +19,7 @@ def least_of(case: Case) -> int:
     """The timings of a case that a full budget promises."""
     if case.size >= LARGE:
         return 1 if case.code == OURS else 0
-    return 3
-
-
-def warm_up(device: str) -> int:
-    """Steps before the first timing."""
-    return WARM_UP if device == "cuda" else 1
+    return LEAST
 
 
 def batch_item(case: Case) -> str:

@@ -9,10 +9,9 @@ from pathlib import Path
 from emorl.bench import largest, records
 from emorl.bench.paper import cases as paper
 from emorl.bench.paper.cases import OURS, RELEASED, Case
-from emorl.bench.paper.plan import warm_up
 from emorl.bench.passes import BOTH, PARTS
 from emorl.bench.suite import Options, Record
-from emorl.bench.turns import ROUNDING
+from emorl.bench.turns import ROUNDING, warm_up
 from emorl.bench.workers import Worker
 
 
