@@ -214,7 +214,8 @@ def full_disks(rng: random.Random, place: Path) -> Counter[str]:
     with disk_of(place, rng.randint(4, undisturbed().size // 1024)) as disk:
         if rng.random() < 0.3:
             return _full_while_reading(rng, disk)
-        code = _ended(training(disk.folder, room=disk.room).start())
+        line = training(disk.folder).arguments
+        code = _ended(Child(place / "output", line, room=disk.room).start())  # its line has room
         require_whole(disk.folder / "run")
         disk.enlarge()
         finish(disk.folder)
