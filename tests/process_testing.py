@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["emorl.training.trainer"])
+# With what torch's optimisers import when they are made.
+processes.set_forkserver_preload(["emorl.training.trainer", "torch._dynamo"])
 
 
 def run_ranks(world: int, work: Callable[..., None], *arguments: Any) -> None:

@@ -21,7 +21,7 @@ PRIVATE = {
     "torch._C._functorch": "which transforms of torch.func are under way",
     "torch._assert_async": "a check on a GPU that does not wait for it",
     "torch._disable_dynamo": "torch.compiler.disable, but the compiler is imported when needed",
-    "torch._dynamo": "imported before data workers start; benchmarks forget compiled code",
+    "torch._dynamo.reset": "a benchmark starts without compiled code",
     "torch._subclasses.fake_tensor": "emorl.macs counts without computing",
     "torch.autograd.forward_ad._current_level": "whether forward mode is on, within a microsecond",
     "torch.utils._python_dispatch": "emorl.macs sees every operator",

@@ -7,6 +7,7 @@ from collections.abc import Generator, Sequence
 from typing import Any
 
 from torch import Tensor
+from torch.profiler import record_function
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from emorl.data import BatchSampler, ObjectDataset
@@ -33,6 +34,10 @@ def step_images(
         worker_init_fn=_ignore_signals,
         pin_memory=pin_memory,
     )
+    # Here, lest the loader's own be the first, which imports a module: torch would take the error
+    # of a worker that is killed meanwhile for that import's.
+    with record_function("step_images"):
+        pass
     answers = iter(loader)
     try:
         for answer in answers:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # the optimisers would, while the data workers may already fail
 from accelerate import Accelerator
 from torch import Tensor, nn
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -146,6 +147,34 @@ class InWorkers:
         with TemporaryDirectory() as folder:
             line = f"train --config smoke --data.workers 2 --out {folder}/run"
             return main(line.split())
+
+
+IMPORTS = """
+import sys
+from contextlib import closing
+from torch.utils.data import DataLoader
+from emorl.data import BatchSampler, open_dataset
+from emorl.training.loader import step_images
+
+before, begin = set(), DataLoader.__iter__
+
+def noted(loader):
+    answers = begin(loader)
+    before.update(sys.modules)
+    return answers
+
+DataLoader.__iter__ = noted
+images = open_dataset("tetrominoes-real10")
+with closing(step_images(images, BatchSampler(10, 2), 1, pin_memory=False)) as batches:
+    next(batches)
+print(sorted({*sys.modules} - before))
+"""
+
+
+def test_nothing_is_imported_once_workers_run() -> None:
+    """An import would swallow the error of a worker that is killed meanwhile."""
+    done = subprocess.run([sys.executable, "-c", IMPORTS], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
 
 
 def _be_killed() -> None:
