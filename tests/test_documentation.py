@@ -46,7 +46,7 @@ SUBSTITUTIONS = {
     "--model slot_attention\n": "--model slot_attention --trainer.steps 1\n",
     "--budget 30min": "--models slot_mlp --sizes 8 --batch 1 --allow-reference --budget 5s",
     "--suite ops --budget 20min": "--suite ops --models mixture_nll --allow-reference --budget 5s",
-    "--budget 20min": "--models e-0 --sizes 16 --batch 1 --allow-reference --budget 4min",
+    "--budget 20min": "--models e-0 --sizes 16 --batch 1 --allow-reference --budget 20s",
     "--data tetrominoes  ": "--data tetrominoes --images 4 ",
     "(9216 or 96W96 or 104x104 or 94x94) and": "M32C16 and native and",
 }
