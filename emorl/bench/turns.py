@@ -149,10 +149,11 @@ class Turns:
     def _save(self, waiting: Sequence[Group], interrupted: bool) -> Record:
         """Write the record of all that is there."""
         why = "interrupted" if interrupted else "no time"
+        nothing = [] if self._entries else ["nothing was timed: --budget has no time for it"]
         record = {
             **self._header,
             "interrupted": interrupted,
-            "failures": self._failures,
+            "failures": [*self._failures, *nothing],
             "left_out": [*self._left_out, *(f"{group.name}: {why}" for group in waiting)],
             "cases": self._entries,
         }

@@ -68,6 +68,12 @@ def test_what_finds_no_time_is_left_out_and_what_begins_is_timed_enough() -> Non
     assert record["left_out"] == ["second: no time"]
 
 
+def test_a_run_that_timed_nothing_has_failed() -> None:
+    record, _ = run([group("first", a=partial(timed, 1.0))], budget=0.0)
+    assert record["failures"] == ["nothing was timed: --budget has no time for it"]
+    assert record["left_out"] == ["first: no time"]
+
+
 def test_interrupted_it_keeps_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
     groups = [group(name, a=partial(timed, 1.0)) for name in ("first", "second", "third")]
     measure = Turns._measure

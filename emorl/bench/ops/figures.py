@@ -32,7 +32,7 @@ class Style(NamedTuple):
 
 STYLES = {
     "native": Style(COLOURS["blue"], "o", "", "native"),
-    "triton": Style(COLOURS["black"], "P", "xxxx", "Triton"),
+    "triton": Style(COLOURS["black"], "P", "xx", "Triton"),
     "plain": Style(COLOURS["vermilion"], "s", "||||", "plain PyTorch"),
     "sdpa": Style(COLOURS["purple"], "D", "....", "scaled_dot_product_attention"),
     "compiled": Style(COLOURS["orange"], "^", "////", "torch.compile"),
