@@ -19,7 +19,7 @@ constexpr unsigned kAllLanes = 0xffffffffu;
 constexpr int kMaxTile = 64;
 constexpr int kSlotGroup = 8;  // a thread adds up kSlotGroup slots x 4 columns in registers
 
-// 2: the next tile is copied while a block works on one; 1: it waits for each. docs/performance.md
+// 2: the next tile is copied while a block works on one; 1: it waits for each. docs/gpu.md
 // has the prediction of what that brings.
 constexpr int kMaxStages = EMORL_STAGES;
 

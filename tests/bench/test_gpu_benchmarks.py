@@ -36,7 +36,7 @@ SMALL = {
 
 
 def test_bytes_of_slot_attention_are_two_reads_and_one_write():
-    """57 MB, as docs/performance.md says, and what belongs to slots."""
+    """57 MB, as docs/gpu.md says, and what belongs to slots."""
     case = SlotAttentionCase(4, 7, 9216, 64, 64)
     inputs = case.inputs()
     gradients = [torch.empty_like(x) for x in inputs.values()]
@@ -55,7 +55,7 @@ def test_bytes_of_the_likelihood_are_one_read_and_one_write():
 
 
 def test_bytes_of_a_broadcast_are_one_write_and_two_reads():
-    """1.86 GB, as docs/performance.md says, and what belongs to slots and positions."""
+    """1.86 GB, as docs/gpu.md says, and what belongs to slots and positions."""
     inputs = {"slot": torch.empty(224, 64, device="meta")}
     output = torch.empty(224, 64, 104, 104, device="meta")
     moved = OPERATORS["spatial_broadcast"].bytes_moved(inputs, output, [inputs["slot"]])

@@ -28,7 +28,7 @@ class Claim(NamedTuple):
         measures: a part's seconds, or the largest batch.
         least: of each ratio.
         most: of each ratio.
-        sizes: of the images; None for all that were measured.
+        sizes: of the images; None for all at which everything that it needs was measured.
     """
 
     text: str
@@ -85,17 +85,17 @@ def checklist(record: Record) -> Rows:
 
 
 def _ratios(record: Record, claim: Claim, code: str) -> list[float] | None:
-    """The claim's ratios, or None if a number is missing."""
+    """The claim's ratios at each size where nothing is missing, or None if there is no such size."""
     entries = {(e["model"], e["size"]): e for e in record["cases"] if e["code"] == code}
-    sizes = claim.sizes or sorted({size for _, size in entries})
-    found = []
-    for size in sizes:
-        for measure in claim.measures:
-            for pair in claim.pairs:
-                first, second = (_number(entries.get((m, size)), measure) for m in pair)
-                if not first or not second:
-                    return None
-                found.append(first / second)
+    found: list[float] = []
+    for size in claim.sizes or sorted({size for _, size in entries}):
+        numbers = [
+            [_number(entries.get((model, size)), measure) for model in pair]
+            for measure in claim.measures
+            for pair in claim.pairs
+        ]
+        if all(map(all, numbers)):
+            found += [first / second for first, second in numbers]
     return found or None
 
 
