@@ -54,10 +54,11 @@ def differentiate_twice(
     batch: int,
     gradient: bool,
     images_at_once: None,
+    shared: Sequence[Tensor],
 ) -> Score:
     """Instead of `score_once`: refinement's gradient now, the weights' at the end."""
     everything = slice(0, batch)
-    decoded = decode(slots, everything)
+    decoded = decode(slots, everything, *shared)
     per_image = likelihood(decoded, everything, None)[0]
     nll = per_image.mean()
     (now,) = torch.autograd.grad(nll, slots, create_graph=True) if gradient else (None,)
@@ -69,10 +70,9 @@ def differentiate_twice(
     )
 
 
-def convolve_broadcast(self: Any, slots: Tensor, size: tuple[int, int]) -> Tensor:
+def convolve_broadcast(self: Any, slots: Tensor, positions: Tensor) -> Tensor:
     """Instead of `SpatialBroadcastDecoder._first`: every slot's own latent image."""
-    position = self.position(*(side + self.spec.margin for side in size))
-    broadcast = (slots[:, :, None, None] + position).contiguous(memory_format=torch.channels_last)
+    broadcast = (slots[:, :, None, None] + positions).contiguous(memory_format=torch.channels_last)
     return self.activation(self.convolutions[0](broadcast), inplace=True)
 
 
@@ -97,14 +97,16 @@ class DenseAttention(NamedTuple):
 def only(on: Sequence[str]) -> Iterator[None]:
     """Undo the rewritings that are not on, where that takes other code."""
     undone = {
-        "score once": (efficient_morl, "score_once", differentiate_twice),
-        "split": (SpatialBroadcastDecoder, "_first", convolve_broadcast),
-        "absorbed": (hierarchy, "AbsorbedAttention", DenseAttention),
+        "score once": patch.object(efficient_morl, "score_once", differentiate_twice),
+        "split": patch.multiple(
+            SpatialBroadcastDecoder, _splits=lambda *_: False, _first=convolve_broadcast
+        ),
+        "absorbed": patch.object(hierarchy, "AbsorbedAttention", DenseAttention),
     }
     with ExitStack() as stack:
-        for name, (place, attribute, other) in undone.items():
+        for name, without in undone.items():
             if name not in on:
-                stack.enter_context(patch.object(place, attribute, other))
+                stack.enter_context(without)
         yield
 
 

@@ -81,19 +81,28 @@ class DeconvolutionDecoder(nn.Module):
             )
         return size[0] // self.SCALE, size[1] // self.SCALE
 
-    def forward(self, slots: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, slots: Tensor, size: tuple[int, int], *shared: Tensor) -> Tensor:
         """Decode slots; as `SpatialBroadcastDecoder.forward`.
 
         Raises:
             ValueError: if H or W is no multiple of 16.
         """
-        hidden = slots[:, :, None, None] + self.position(*self._grid(size))
+        (position,) = shared or self.shared(size)
+        hidden = slots[:, :, None, None] + position
         *doubling, last = self.convolutions
         for layer in doubling:
             hidden = F.relu(layer(hidden), inplace=True)
         hidden = convolve(last, hidden, "relu", self.convolution_backend)
         output: Tensor = self.output(hidden)
         return output
+
+    def shared(self, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """The position map, [D, H / 16, W / 16]; as `SpatialBroadcastDecoder.shared`.
+
+        Raises:
+            ValueError: if H or W is no multiple of 16.
+        """
+        return (self.position(*self._grid(size)),)
 
 
 def make_decoder(

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from emorl.nn.initialisation import init_xavier
 from emorl.ops import Backend, slot_attention, spatial_broadcast
 from emorl.ops.convolution import convolution
-from emorl.ops.library import full_precision
+from emorl.ops.library import cast, full_precision
 from emorl.ops.spatial_broadcast import ACTIVATIONS
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -368,8 +368,8 @@ class SpatialBroadcastDecoder(nn.Module):
 
     The first convolution acts on a sum of something constant in space (the slot) and something
     that all slots share (the positions). By linearity each part is convolved alone: positions
-    once, slots on the smallest grid that has every border class. This is exact, and leaves out a
-    large share of the multiplications.
+    once, for as many calls as there are (`shared`), and of a slot one product of matrices gives the
+    value of every border class. This is exact, and leaves out a large share of the multiplications.
 
     Args:
         dim: D, width of a slot.
@@ -408,37 +408,60 @@ class SpatialBroadcastDecoder(nn.Module):
         if isinstance(self.position, PositionMap):
             self.position.scale(position_gain)
 
-    def forward(self, slots: Tensor, size: tuple[int, int]) -> Tensor:
+    def forward(self, slots: Tensor, size: tuple[int, int], *shared: Tensor) -> Tensor:
         """Decode slots.
 
         Args:
             slots: [M, D].
             size: (H, W) of the image.
+            shared: what `shared` gives for this size, if one computation is to serve many calls.
 
         Returns:
             RGB before its sigmoid and mask logits, [M, 4, H, W].
         """
-        hidden = self._first(slots, size)
+        hidden = self._first(slots, *(shared or self.shared(size)))
         for layer in self.convolutions[1:]:
             hidden = convolve(layer, hidden, self.spec.activation, self.convolution_backend)
         output: Tensor = self.output(hidden)
         return output
 
-    def _first(self, slots: Tensor, size: tuple[int, int]) -> Tensor:
-        """The first layer's output, [M, C, ...] channels last, without ever making its input."""
+    def shared(self, size: tuple[int, int]) -> tuple[Tensor, ...]:
+        """What the first layer needs and no slot changes.
+
+        Args:
+            size: (H, W) of the image.
+
+        Returns:
+            The convolution of the positions, with the bias, [C, ...] channels last, and what each
+            number of a slot is multiplied by, for each border class, [D, C, 2p + 1, 2p + 1] with
+            padding p. Where the layer has to be called: the positions alone, [1, P, ...].
+        """
         first, spec = self.convolutions[0], self.spec
         grid = (size[0] + spec.margin, size[1] + spec.margin)
         positions = self.position(*grid)[None].contiguous(memory_format=torch.channels_last)
-        if (
-            not is_plain(first, nn.Conv2d)
-            or not _is_square(first)
-            or (first.padding[0], first.stride[0]) != (spec.padding, 1)
-        ):
-            return self.activation(first(self._broadcast(slots, positions)))
+        if not self._splits(first):
+            return (positions,)
         of_slot, of_position = first.weight[:, : self.dim], first.weight[:, -positions.shape[1] :]
         position = F.conv2d(positions, of_position, first.bias, 1, spec.padding)[0]
-        constant = slots[:, :, None, None].expand(-1, -1, spec.kernel, spec.kernel)
-        slot = F.conv2d(constant, of_slot, padding=spec.padding)
+        # Autocast narrows it; gradients of many calls are to be added in the weights' dtype.
+        return cast(position, first.weight.dtype), _tap_sums(of_slot, spec.padding)
+
+    def _splits(self, first: nn.Module) -> TypeGuard[nn.Conv2d]:
+        """Whether the first layer's weights, split, do what its call does."""
+        return (
+            is_plain(first, nn.Conv2d)
+            and _is_square(first)
+            and (first.padding[0], first.stride[0]) == (self.spec.padding, 1)
+        )
+
+    def _first(self, slots: Tensor, *shared: Tensor) -> Tensor:
+        """The first layer's output, [M, C, ...] channels last, without ever making its input."""
+        first, spec = self.convolutions[0], self.spec
+        if not self._splits(first):
+            return self.activation(first(self._broadcast(slots, *shared)))
+        position, taps = shared
+        slot = (slots @ taps.flatten(1)).unflatten(1, taps.shape[1:])
+        position = cast(position, slot.dtype)
         if spec.padding > 1:  # more border classes than the operator takes
             return self.activation(_every_pixel(slot, position) + position)
         return spatial_broadcast(
@@ -454,6 +477,28 @@ class SpatialBroadcastDecoder(nn.Module):
             return slots[:, :, None, None] + positions
         copies = slots[:, :, None, None].expand(-1, -1, *positions.shape[2:])
         return torch.cat([copies, positions.expand(len(slots), -1, -1, -1)], dim=1)
+
+
+def _tap_sums(weight: Tensor, padding: int) -> Tensor:
+    """Sums of the taps within the image, by border class: [C, D, k, k] to [D, C, 2p + 1, 2p + 1].
+
+    That is the convolution of a constant image of k x k pixels.
+    """
+    kernel = weight.shape[-1]
+    inside = F.pad(weight.new_ones(kernel), (padding, padding)).unfold(0, kernel, 1)
+    with full_precision(weight):
+        return torch.einsum("cdab,ia,jb->dcij", weight, inside, inside)
+
+
+def shared_by_slots(decoder: nn.Module, size: tuple[int, int]) -> tuple[Tensor, ...]:
+    """What a decoder computes once for many calls, its arguments after the size.
+
+    Args:
+        decoder: of slots; one without a method `shared`, such as an adapter, shares nothing.
+        size: (H, W) of the image.
+    """
+    shared = getattr(decoder, "shared", None)
+    return shared(size) if shared else ()
 
 
 def _every_pixel(classes: Tensor, like: Tensor) -> Tensor:

@@ -25,8 +25,8 @@ from torch.autograd import forward_ad
 from emorl.ops.library import full_precision, transformed
 
 Weight = float | Tensor  # a tensor without dimensions where it lies on a device
-# decode(slots [b * K, D], images) -> decoded, for the b images that the slice selects
-Decode = Callable[[Tensor, slice], Tensor]
+# decode(slots [b * K, D], images, *shared) -> decoded, for the b images that the slice selects
+Decode = Callable[..., Tensor]
 # likelihood(decoded, images, scale) -> (NLL [b], gradient of scale * sum(NLL) by `decoded`);
 # without a scale the gradient is None, and the NLL is differentiable instead
 Likelihood = Callable[[Tensor, slice, float | None], tuple[Tensor, Tensor | None]]
@@ -190,20 +190,20 @@ class _ScoreOnce(torch.autograd.Function):
         decode: Decode,
         likelihood: Likelihood,
         parts: Sequence[slice],
+        num_shared: int,
         slots: Tensor,
-        *weights: Tensor,
+        *inputs: Tensor,
     ) -> tuple[Tensor, ...]:
         batch, results = parts[-1].stop, []
-        sums: list[Tensor | None] = [None] * len(weights)
+        shared, weights = leaves(inputs[:num_shared]), inputs[num_shared:]
+        sums: list[Tensor | None] = [None] * len(inputs)
         for chunk, part in zip(_split(slots, parts), parts, strict=True):
             with torch.enable_grad():
                 leaf = chunk.detach().requires_grad_()
-                decoded = decode(leaf, part)
+                decoded = decode(leaf, part, *shared)
             nll, of_decoded = likelihood(decoded.detach(), part, 1 / batch)
             with full_precision(nll):
-                gradient, *others = torch.autograd.grad(
-                    decoded, (leaf, *weights), of_decoded, allow_unused=True
-                )
+                gradient, *others = gradients(decoded, (leaf, *shared, *weights), of_decoded)
             results.append((nll, gradient, decoded.detach()))
             sums = [g if s is None else s + g for s, g in zip(sums, others, strict=True)]
         joined = _join(results)
@@ -214,7 +214,8 @@ class _ScoreOnce(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_nll: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
-        return None, None, None, *(g if g is None else grad_nll * g for g in ctx.saved_tensors)
+        kept = (g if g is None else grad_nll * g for g in ctx.saved_tensors)
+        return None, None, None, None, *kept
 
 
 def score_once(
@@ -226,6 +227,7 @@ def score_once(
     batch: int,
     gradient: bool,
     images_at_once: int | None = None,
+    shared: Sequence[Tensor] = (),
 ) -> Score:
     """Decode and score slots, keeping gradients but no activations.
 
@@ -237,9 +239,10 @@ def score_once(
         batch: number of images.
         gradient: whether d nll / d slots is wanted (always there when something is trained).
         images_at_once: how many images are scored together; None for all.
+        shared: what `decode` takes after its images, computed once for all of them.
 
     Returns:
-        The score; its `nll` back-propagates to `slots` and `weights`.
+        The score; its `nll` back-propagates to `slots`, `weights` and `shared`.
 
     Raises:
         ValueError: Where derivatives of another kind are taken, which would be cut.
@@ -247,7 +250,8 @@ def score_once(
     step = images_at_once or batch
     parts = [slice(first, min(first + step, batch)) for first in range(0, batch, step)]
     if not gradient and not torch.is_grad_enabled():
-        images = [decode(z, part) for z, part in zip(_split(slots, parts), parts, strict=True)]
+        chunks = zip(_split(slots, parts), parts, strict=True)
+        images = [decode(z, part, *shared) for z, part in chunks]
         values = [likelihood(x, part, None)[0] for x, part in zip(images, parts, strict=True)]
         nll, decoded = _join(list(zip(values, images, strict=True)))
         return Score(nll.mean(), nll, None, decoded)
@@ -256,7 +260,20 @@ def score_once(
             "score_once: expected derivatives by torch.autograd's backward alone, got one of "
             "torch.func or of forward mode"
         )
-    return Score(*_ScoreOnce.apply(decode, likelihood, parts, slots, *weights))
+    inputs = (slots, *shared, *weights)
+    return Score(*_ScoreOnce.apply(decode, likelihood, parts, len(shared), *inputs))
+
+
+def leaves(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Tensors without the graph behind them, differentiable as they were."""
+    return [x.detach().requires_grad_(x.requires_grad) for x in tensors]
+
+
+def gradients(output: Tensor, inputs: Sequence[Tensor], seed: Tensor | None) -> list[Any]:
+    """The gradient of each input, None where it requires none or is not used."""
+    wanted = [x for x in inputs if x.requires_grad]
+    found = iter(torch.autograd.grad(output, wanted, seed, allow_unused=True))
+    return [next(found) if x.requires_grad else None for x in inputs]
 
 
 class ScoredPosterior(NamedTuple):

@@ -127,7 +127,7 @@ def test_the_broadcast_is_split_and_its_positions_are_shared(batch: int) -> None
     found = counted(EFFICIENT_MORL, 64, batch=batch, **changes)
     kernel, grid = 9 * 64**2, 72**2
     whole = found.as_published.forward.convolutions["decoder"]
-    split = whole - 7 * grid * kernel + grid * kernel / batch + 7 * kernel
+    split = whole - 7 * grid * kernel + grid * kernel / batch
     assert found.as_computed.forward.convolutions["decoder"] == split
 
 
@@ -152,6 +152,7 @@ def test_winograd_counts_what_it_multiplies() -> None:
 
 
 def test_a_score_is_differentiated_once() -> None:
+    """And the positions' convolution is a step's, not a score's."""
     once, twice = (
         counted(EFFICIENT_MORL, 64, refinement_steps=steps, convolution_backend="reference")
         for steps in (0, 1)
@@ -159,8 +160,10 @@ def test_a_score_is_differentiated_once() -> None:
     decoded = once.as_published.forward.convolutions["decoder"]
     published = twice.as_published.forward_and_backward.convolutions["decoder"]
     assert published == (2 * 3 + 1) * decoded
-    step = once.as_computed.forward_and_backward.convolutions["decoder"]
-    assert twice.as_computed.forward_and_backward.convolutions["decoder"] == 2 * step
+    positions = 3 * 9 * 64**2 * 72**2 / 4
+    score = once.as_computed.forward_and_backward.convolutions["decoder"] - positions
+    step = twice.as_computed.forward_and_backward.convolutions["decoder"]
+    assert step == positions + 2 * score
 
 
 def test_inference_takes_no_gradient_of_the_last_score() -> None:
@@ -171,8 +174,8 @@ def test_inference_takes_no_gradient_of_the_last_score() -> None:
     )
     work = [x.as_computed.forward.convolutions["decoder"] for x in (none, one, three)]
     assert work[2] - work[0] == 3 * (work[1] - work[0])
-    positions = 9 * 64**2 * 72**2 / 4  # whose gradient is not needed
-    assert work[1] - work[0] == 2 * work[0] - positions
+    positions = 9 * 64**2 * 72**2 / 4  # once, and no gradient of them is needed
+    assert work[1] - work[0] == 2 * (work[0] - positions)
 
 
 @pytest.mark.parametrize("widths", [(8, None), (8, 6)], ids=["v is k", "v"])

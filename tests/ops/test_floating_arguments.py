@@ -138,15 +138,16 @@ def absorbed(hidden: Tensor, query: Tensor, key: Tensor, value: Tensor, backend:
     return networks.AbsorbedAttention.of(layer, key, value).attend(query, backend=backend)[0]
 
 
-def scored(slots: Tensor, weight: Tensor) -> Tensor:
+def scored(slots: Tensor, weight: Tensor, shared: Tensor) -> Tensor:
     def likelihood(decoded: Tensor, part: slice, scale: float | None) -> tuple:
         return decoded.square().view(2, -1).sum(1), None if scale is None else 2 * scale * decoded
 
-    def decode(slots: Tensor, part: slice) -> Tensor:
-        return slots @ weight
+    def decode(slots: Tensor, part: slice, shared: Tensor) -> Tensor:
+        return slots @ weight + shared
 
     trained = [weight] if weight.requires_grad else []
-    return posterior.score_once(decode, likelihood, slots, trained, batch=2, gradient=True).nll
+    options = {"batch": 2, "gradient": True, "shared": [shared]}
+    return posterior.score_once(decode, likelihood, slots, trained, **options).nll
 
 
 def heads(fold: Callable, unfold: Callable) -> Callable[..., Tensor]:
@@ -259,7 +260,7 @@ ENTRIES: dict[str, Entry] = {
     },
     POSTERIOR + "Gaussian": Entry(divergence(posterior.Gaussian), gaussians),
     POSTERIOR + "score_once": Entry(
-        scored, lambda: {"slots": normal(4, 3), "weight": normal(3, 5)}
+        scored, lambda: {"slots": normal(4, 3), "weight": normal(3, 5), "shared": normal(5)}
     ),
     "emorl.ops.library.recordable": Entry(library.recordable, lambda: {"tensor": normal(3)}),
     PLAIN + "encode": Entry(
@@ -287,7 +288,7 @@ ENTRIES: dict[str, Entry] = {
 # Public names that have no entry, and why.
 TESTED_WITH_ANOTHER = {
     *(HEADS + name for name in ("SingleHead", "images_as_heads", "slots_as_heads")),
-    POSTERIOR + "kl_divergence",
+    *(POSTERIOR + name for name in ("kl_divergence", "leaves", "gradients")),
 }
 NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
     *(f"emorl.ops.library.{name}" for name in (
@@ -303,7 +304,7 @@ NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
     *(NLL + "constant_of", NLL + "new_gradient"),
     *(BROADCAST + "is_channels_last", BROADCAST + "empty_images"),
     *(NETWORKS + name for name in (
-        "is_plain", "position_ramps", "CoordinateGrid", "BroadcastSpec",
+        "is_plain", "position_ramps", "CoordinateGrid", "BroadcastSpec", "shared_by_slots",
     )),
     *(POSTERIOR + name for name in (
         "BatchNoise", "BatchShare", "share_of", "standard_normal", "seed_for", "refinable",

@@ -21,7 +21,7 @@ from emorl.models.efficient_morl.hierarchy import (
 from emorl.models.efficient_morl.refinement import RefinementNetwork
 from emorl.models.terms import numbered
 from emorl.nn.decoders import make_decoder
-from emorl.nn.networks import ImageEncoder, LinearFeatures
+from emorl.nn.networks import ImageEncoder, LinearFeatures, shared_by_slots
 from emorl.nn.posterior import (
     ScoredPosterior,
     kl_divergence,
@@ -123,6 +123,7 @@ class EfficientMORL(ObjectCentricModel):
         with refinable(self.decoder, refined=request.refinement_steps > 0) as trained:
             features = features._replace(hidden=recordable(features.hidden))
             request = request._replace(target=recordable(request.target))
+            shared = shared_by_slots(self.decoder, request.size)
             hierarchy = self._hierarchy(features, request)
             layers = hierarchy.posteriors if self.config.stochastic_layers else []
             kl_layers, prior = self.prior(layers, request.generator)
@@ -132,7 +133,7 @@ class EfficientMORL(ObjectCentricModel):
             for step in range(request.refinement_steps + 1):
                 last = step == request.refinement_steps
                 with torch.set_grad_enabled(learn or not last):
-                    steps.append(self._score(slots, kl, norm, request, trained, last))
+                    steps.append(self._score(slots, kl, norm, request, trained, shared, last))
                 if last:
                     break
                 gradient = loss_gradient(posterior, steps[-1], request.descended)
@@ -155,26 +156,28 @@ class EfficientMORL(ObjectCentricModel):
         norm: Tensor | None,
         request: Request,
         trained: list[nn.Parameter],
+        shared: tuple[Tensor, ...],
         last: bool,
     ) -> ScoredPosterior:
         """Decode a sample and score it; the last image is kept, with `details` every one."""
         target = request.target
         score = score_once(
-            lambda z, images: self._decode(z, target[images]),
+            lambda z, images, *shared: self._decode(z, target[images], *shared),
             lambda decoded, images, scale: self._likelihood(decoded, target[images], scale),
             slots,
             trained,
             batch=len(target),
             gradient=not last,
             images_at_once=request.images_at_once(self.config.score_chunk),
+            shared=shared,
         )
         if not (last or request.details):
             score = score._replace(decoded=None)
         return ScoredPosterior(score, kl.view(len(target), -1).sum(1), slots, norm)
 
-    def _decode(self, slots: Tensor, target: Tensor) -> Tensor:
+    def _decode(self, slots: Tensor, target: Tensor, *shared: Tensor) -> Tensor:
         """Colours and mask logits of the slots of some images, [images, K, 4, H, W]."""
-        images: Tensor = self.decoder(slots, (target.shape[2], target.shape[3]))
+        images: Tensor = self.decoder(slots, (target.shape[2], target.shape[3]), *shared)
         return images.unflatten(0, (len(target), -1))
 
     def _likelihood(

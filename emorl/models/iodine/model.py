@@ -23,7 +23,7 @@ from emorl.models.iodine.likelihood import likelihood_and_gradient, mixture_like
 from emorl.models.iodine.refinement import ImageRefinement, State
 from emorl.models.iodine.score_decoded import score_decoded
 from emorl.models.terms import numbered
-from emorl.nn.networks import SpatialBroadcastDecoder
+from emorl.nn.networks import SpatialBroadcastDecoder, shared_by_slots
 from emorl.nn.posterior import (
     Gaussian,
     Score,
@@ -145,6 +145,7 @@ class IODINE(ObjectCentricModel):
         with refinable(self.decoder, refined=True) as trained:
             request = request._replace(target=recordable(request.target))
             batch, steps = len(request.target), []
+            shared = shared_by_slots(self.decoder, request.size)
             posterior = form.unpack(self.initial.expand(batch * request.num_slots, -1))
             prior = None if form is Gaussian else form(*map(torch.zeros_like, posterior))
             state: State | None = None
@@ -156,10 +157,10 @@ class IODINE(ObjectCentricModel):
                 kl = kl_divergence(posterior, prior).view(batch, -1).sum(1)
                 with torch.set_grad_enabled(learn):
                     if step == request.refinement_steps:
-                        score = self._score_last(slots, request, trained)
+                        score = self._score_last(slots, request, trained, shared)
                         steps.append(ScoredPosterior(score, kl, slots, norm))
                         break
-                    score, code = self._score_and_encode(slots, request, trained)
+                    score, code = self._score_and_encode(slots, request, trained, shared)
                 steps.append(ScoredPosterior(score, kl, slots, norm))
                 gradient = loss_gradient(posterior, steps[-1], request.descended)
                 with torch.set_grad_enabled(learn):
@@ -169,7 +170,11 @@ class IODINE(ObjectCentricModel):
         return steps
 
     def _score_and_encode(
-        self, slots: Tensor, request: Request, trained: list[nn.Parameter]
+        self,
+        slots: Tensor,
+        request: Request,
+        trained: list[nn.Parameter],
+        shared: tuple[Tensor, ...],
     ) -> tuple[Score, Tensor]:
         """Score slots, and encode their images for the refinement network.
 
@@ -186,7 +191,7 @@ class IODINE(ObjectCentricModel):
         )
         for target, chunk in parts:
             decode, likelihood = partial(self._decode, target), partial(self._likelihood, target)
-            scored = score_decoded(decode, likelihood, chunk, trained, batch, keep)
+            scored = score_decoded(decode, likelihood, chunk, trained, batch, keep, shared)
             encode = partial(self._encode, target, weight=request.descended[0], batch=batch)
             if not keep:
                 encode = partial(checkpoint, encode, use_reentrant=False, preserve_rng_state=False)
@@ -197,25 +202,33 @@ class IODINE(ObjectCentricModel):
         score = Score(torch.stack(nll).sum(), _joined(per_image), _joined(gradient), images)
         return score, _joined(codes)
 
-    def _score_last(self, slots: Tensor, request: Request, trained: list[nn.Parameter]) -> Score:
+    def _score_last(
+        self,
+        slots: Tensor,
+        request: Request,
+        trained: list[nn.Parameter],
+        shared: tuple[Tensor, ...],
+    ) -> Score:
         """Score the last slots, whose images are not encoded."""
         target = request.target
         return score_once(
-            lambda z, images: self._decode(target[images], z),
+            lambda z, images, *shared: self._decode(target[images], z, *shared),
             lambda decoded, images, scale: self._likelihood(target[images], decoded, scale),
             slots,
             trained,
             batch=len(target),
             gradient=False,
             images_at_once=request.images_at_once(self.config.score_chunk),
+            shared=shared,
         )
 
-    def _decode(self, target: Tensor, slots: Tensor) -> Tensor:
+    def _decode(self, target: Tensor, slots: Tensor, *shared: Tensor) -> Tensor:
         """Means and mask logits of the slots of some images, [images, K, 4, H, W]."""
         c = self.config
         if c.decoder_constant is not None:
             slots = F.pad(slots, (0, 1), value=c.decoder_constant)
-        decoded = self.decoder(slots, (target.shape[2], target.shape[3])).to(target.dtype)
+        size = target.shape[2], target.shape[3]
+        decoded = self.decoder(slots, size, *shared).to(target.dtype)
         if c.rgb_activation == "sigmoid":
             decoded = torch.cat([decoded[:, :3].sigmoid(), decoded[:, 3:]], dim=1)
         images: Tensor = decoded.unflatten(0, (len(target), -1))

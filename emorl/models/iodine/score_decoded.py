@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from emorl.nn.posterior import frozen
+from emorl.nn.posterior import frozen, gradients, leaves
 from emorl.ops.library import full_precision
 
+Decode = Callable[..., Tensor]  # decode(slots [M, D], *shared) -> decoded
 # From what was decoded to the NLL of each image, differentiable; or, with a number, the gradient of
 # that number times their sum as well.
 Likelihood = Callable[[Tensor, float | None], tuple[Tensor, Tensor | None]]
@@ -51,15 +52,17 @@ class _ScoreDecoded(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        decode: Callable[[Tensor], Tensor],
+        decode: Decode,
         likelihood: Likelihood,
         batch: int,
+        num_shared: int,
         slots: Tensor,
-        *weights: Tensor,
+        *inputs: Tensor,
     ) -> tuple[Tensor, ...]:
+        shared, weights = inputs[:num_shared], inputs[num_shared:]
         with torch.enable_grad(), frozen(weights):
             leaf = slots.detach().requires_grad_()
-            output = decode(leaf)
+            output = decode(leaf, *(x.detach() for x in shared))
             nll, decoded_gradient = likelihood(output.detach(), 1 / batch)
             assert decoded_gradient is not None  # since the scale was given
             with full_precision(nll):
@@ -68,8 +71,8 @@ class _ScoreDecoded(torch.autograd.Function):
         ctx.autocast = nullcontext()
         if torch.is_autocast_enabled(kind):
             ctx.autocast = torch.autocast(kind, torch.get_autocast_dtype(kind))
-        ctx.decode = decode
-        ctx.save_for_backward(slots, decoded_gradient, *weights)
+        ctx.decode, ctx.num_shared = decode, num_shared
+        ctx.save_for_backward(slots, decoded_gradient, *inputs)
         ctx.mark_non_differentiable(nll, slots_gradient, decoded_gradient)
         return nll.sum() / batch, output.detach(), nll, slots_gradient, decoded_gradient
 
@@ -78,35 +81,39 @@ class _ScoreDecoded(torch.autograd.Function):
     def backward(
         ctx: Any, grad_nll: Tensor, grad_decoded: Tensor, *_: Tensor
     ) -> tuple[Tensor | None, ...]:
-        slots, decoded_gradient, *weights = ctx.saved_tensors
+        slots, decoded_gradient, *inputs = ctx.saved_tensors
+        shared, weights = leaves(inputs[: ctx.num_shared]), inputs[ctx.num_shared :]
         with torch.enable_grad(), ctx.autocast:
             leaf = slots.detach().requires_grad_()
-            decoded = ctx.decode(leaf)
+            decoded = ctx.decode(leaf, *shared)
         seed = grad_decoded + grad_nll * decoded_gradient
-        gradients = torch.autograd.grad(decoded, (leaf, *weights), seed, allow_unused=True)
-        return None, None, None, *gradients
+        found = gradients(decoded, (leaf, *shared, *weights), seed)
+        return None, None, None, None, *found
 
 
 def score_decoded(
-    decode: Callable[[Tensor], Tensor],
+    decode: Decode,
     likelihood: Likelihood,
     slots: Tensor,
     weights: Sequence[Tensor],
     batch: int,
     keep_activations: bool = False,
+    shared: Sequence[Tensor] = (),
 ) -> DecodedScore:
     """Decode and score slots, keeping what was decoded.
 
     Args:
-        decode: from slots [M, D] to whatever is scored; called again in the backward pass.
+        decode: from slots [M, D], and `shared`, to whatever is scored; called again in the backward
+            pass.
         likelihood: from that to NLLs.
         slots: [M, D], those of an image one after the other.
         weights: the parameters that `decode` uses and that are to be trained.
         batch: number of images of the whole batch, whose mean NLL is differentiated.
         keep_activations: keep the decoder's, too, instead of decoding again.
+        shared: what `decode` takes besides, computed once for several calls.
     """
     if keep_activations and torch.is_grad_enabled():
-        decoded = decode(slots)
+        decoded = decode(slots, *shared)
         nll, _ = likelihood(decoded, None)
         mean = nll.sum() / batch
         with full_precision(mean):
@@ -115,4 +122,5 @@ def score_decoded(
                 decoded, slots, decoded_gradient, retain_graph=True
             )
         return DecodedScore(mean, decoded, nll.detach(), slots_gradient, decoded_gradient)
-    return DecodedScore(*_ScoreDecoded.apply(decode, likelihood, batch, slots, *weights))
+    inputs = (slots, *shared, *weights)
+    return DecodedScore(*_ScoreDecoded.apply(decode, likelihood, batch, len(shared), *inputs))
