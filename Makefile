@@ -1,5 +1,7 @@
 # make demo   train on Tetrominoes, evaluate, report; REAL=file evaluates on that data set as well
-# make test   what CI runs: lint, types, tests with coverage (in .venv, made when missing)
+# make test   what CI runs: lint, types, tests (in .venv, made when missing); make lint
+# make test-all       everything that tests anything: all below but timings, with coverage; hours
+# make coverage   the tests with coverage, which takes a quarter more time
 # make test-simt      of these, the CUDA kernels on the CPU (docs/simt.md); test-simt-all: every way
 # make test-machines  the numerical tests on stand-ins for other processors
 # make test-aot       compile every Triton kernel in every size, also with the oldest Triton
@@ -25,8 +27,8 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f)
 CXX_SOURCES = $(shell find csrc tests/simt -regex '.*\.\(h\|cpp\|cuh?\)')
 
-.PHONY: venv test test-simt test-simt-all test-aot bench bench-ops bench-step bench-rewritings \
-        bench-check sanitize torture test-machines gpu gpu-wheels gpu-carry demo format clean help
+.PHONY: venv lint test test-all coverage test-simt test-simt-all test-aot \
+        bench bench-ops bench-step bench-rewritings bench-check sanitize torture test-machines gpu gpu-wheels gpu-carry demo format clean help
 
 venv: $(VENV)/.installed
 
@@ -50,14 +52,23 @@ $(VENV)/.installed: $(VENV)/.dependencies $(NATIVE)
 	@$(BIN)/python -m emorl.info
 	@touch $@
 
-# Files are shared out to a process a core; its waiting threads must leave the cores to the others.
-test: venv
+# Files are shared out to a process a core, each with one thread; tests of threads start their own.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest \
+  -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
 	$(BIN)/mypy
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --cov=emorl \
-	  -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+
+test: lint
+	$(PYTEST)
+
+coverage: venv
+	$(PYTEST) --cov=emorl
+
+test-all: lint coverage test-simt-all test-aot test-machines sanitize torture
 
 test-simt: venv
 	$(BIN)/python -m pytest tests/simt
