@@ -8,6 +8,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Literal, get_args
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -89,6 +90,7 @@ class DeconvolutionDecoder(nn.Module):
         """
         (position,) = shared or self.shared(size)
         hidden = slots[:, :, None, None] + position
+        hidden = hidden.contiguous(memory_format=torch.channels_last)
         *doubling, last = self.convolutions
         for layer in doubling:
             hidden = F.relu(layer(hidden), inplace=True)
