@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 from contextlib import suppress
 from typing import Any, TextIO
 
@@ -42,6 +44,13 @@ class Terminal:
         """Redirect the stream, with what its buffer holds, to the null device."""
         with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), self._stream.fileno())
+
+
+def escape_letters() -> None:
+    """Let standard output and error write as an escape what their encoding has no letter for."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def reserve_streams() -> None:

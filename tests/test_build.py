@@ -293,9 +293,14 @@ def test_an_empty_choice_is_none(build: dict, monkeypatch: pytest.MonkeyPatch) -
     assert build["chosen"]("EMORL_CPU") == "auto"
 
 
-def test_a_damaged_record_is_a_reason(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "text", ['{"native": tr', "[]", '{"native": true}', '{"native": false}', "\xff", "[" * 100_000]
+)
+def test_a_damaged_record_is_a_reason(
+    text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "ops").mkdir()
-    (tmp_path / "_build.json").write_text('{"native": tr')
+    (tmp_path / "_build.json").write_bytes(text.encode("latin-1"))
     monkeypatch.setattr(extension, "__file__", str(tmp_path / "ops" / "extension.py"))
     obstacle = extension._load_obstacle()
     assert obstacle is not None

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from emorl.cli import main
+from emorl.compat.official import config_from_net, load_checkpoint
+from emorl.data import check, convert, open_dataset
 from emorl.models import (
     MODELS,
     EfficientMORL,
@@ -23,9 +25,13 @@ from emorl.models import (
     MONetConfig,
     SlotAttentionConfig,
     SlotMLPConfig,
+    load_model,
 )
 from emorl.ops import convolution, mixture_nll, slot_attention, spatial_broadcast
+from emorl.report import write_report
+from emorl.runs import RunFolder
 from emorl.training.config import DataConfig, GECOConfig, TrainerConfig
+from emorl.training.config_file import load_config
 
 CONFIGS = "clevr6, clevr6-128, clevrtex, multi_dsprites, smoke, tetrominoes, tetrominoes-laptop"
 FORMATS = "HDF5 in EfficientMORL's layout, TFRecord of DeepMind's multi-object data sets"
@@ -63,7 +69,8 @@ COMMANDS = {
     "data check no": f"data: no: neither a file nor a generator; expected one of tetrominoes, tetrominoes-real10 or a file ({FORMATS})",
     "data generate tetrominoes --out a.h5": "data: the following arguments are required: --images",
     "data generate tetrominoes --images 2 --out .": "data: --out: expected a file, got a folder: .",
-    "data generate tetrominoes --images 2 --out new/\0": "data: --out: expected a file's name, got 'new/\\x00'",
+    "data generate tetrominoes --images 2 --out new/\0": "data: argument --out: expected a path, got 'new/\\x00'",
+    "data generate tetrominoes --images 2 --out /dev/null": "data: --out: expected a file, got a device or a pipe: /dev/null",
     "data generate tetrominoes --images 2 --out /dev/null/x.h5": "data: --out: /dev/null/x.h5: /dev/null is not a folder",
     "bench paper": "bench: unknown argument paper",
     "bench --suite papers": "bench: --suite: unknown papers; did you mean paper?",
@@ -124,6 +131,10 @@ VALUES = {
     "network: {sigma: .inf}": "network.sigma: expected a number, got inf",
     "network: {decoder: large}": "network.decoder: expected one of iodine, small, big, got large",
     "data: {train: 5}": "data.train: expected text, got 5",
+    "data: {train: ' '}": "data.train: expected a path, got ' '",
+    'data: {held_out: "\\ud800"}': r"data.held_out: expected a path, got '\ud800'",
+    'data: {train: "\\U00110000"}': "my.yaml: not YAML in line 1: an escape beyond the last character, U+10FFFF",
+    '"\\UFFFFFFFF": 1': "my.yaml: not YAML in line 1: an escape beyond the last character, U+10FFFF",
 }
 # fmt: on
 
@@ -179,6 +190,11 @@ MODEL_ARGUMENTS: dict[str, tuple[Callable[[], Any], str]] = {
     "trainer curriculum": (lambda: TrainerConfig(curriculum={"kl_weight": 1}), "trainer.curriculum.kl_weight: expected [[whole number, number], ...], got 1"),
     "geco": (lambda: GECOConfig(target_per_dim="low"), "trainer.geco.target_per_dim: expected a number, got low"),
     "workers": (lambda: DataConfig(workers=1.5), "data.workers: expected a whole number, got 1.5"),
+    "released size": (lambda: config_from_net({"input_size": 64}), "Net: input_size: expected [whole number, whole number, whole number], got 64"),
+    "released scale": (lambda: config_from_net({"log_scale": "low"}), "Net: log_scale: expected a number, got low"),
+    "released large scale": (lambda: config_from_net({"log_scale": 1000}), "Net: log_scale: expected a logarithm, got 1000"),
+    "released likelihood": (lambda: config_from_net({"image_likelihood": []}), "Net: image_likelihood: expected text, got []"),
+    "released slots": (lambda: config_from_net({"K": "7"}), "num_slots: expected a whole number, got '7'"),
     "images shape": (lambda: _monet()(IMAGES[0]), "images: expected [B, 3, H, W], got [3, 8, 8]"),
     "images range": (lambda: _monet()(IMAGES + 2), "images: expected floats in [0, 1], got [2, 2]"),
     "images dtype": (lambda: _monet()(IMAGES.long()), "images: expected uint8 or a float in [0, 1], got torch.int64"),
@@ -239,6 +255,7 @@ FILES: dict[str, tuple[bytes, str, str]] = {
     "two.yaml": (b"model: monet\n---\nmodel: iodine", "train --config two.yaml", "train: two.yaml: not YAML in line 2: but found another document"),
     "quoted.yaml": (b"trainer: {steps: '3}", "train --config quoted.yaml", "train: quoted.yaml: not YAML in line 1: found unexpected end of stream"),
     "torn.json": (b"{", "convert x.pth --config torn.json --out y", ("convert: torn.json: not a JSON file: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)")),
+    "deep.json": (b"[" * 100_000, "convert x.pth --config deep.json --out y", "convert: deep.json: nested too deep to be read"),
     "list.json": (b"[]", "convert x.pth --config list.json --out y", "convert: list.json: expected a JSON object, got list"),
     "empty.json": (b"{}", "convert x.pth --config empty.json --out y", ('convert: empty.json: expected a released configuration ("Net" with "z_size", ...)')),
     "no.json": (GOOD.encode(), "convert x.pth --config no.json --out y", "convert: x.pth: no such file"),
@@ -248,6 +265,7 @@ FILES: dict[str, tuple[bytes, str, str]] = {
     "text.tfrecords": (b"hello hello hello", "data check text.tfrecords", (f"data: text.tfrecords: expected {FORMATS}; got a file that starts with 68 65 6c 6c")),
     "empty.tfrecords": (b"", "data check empty.tfrecords", f"data: empty.tfrecords: expected {FORMATS}; got an empty file"),
     "torn-record.json": (b"{", "bench --compare torn-record.json b.json", "bench: torn-record.json: not a JSON file: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)"),
+    "deep-record.json": (b"[" * 100_000, "bench --compare deep-record.json b.json", "bench: deep-record.json: nested too deep to be read"),
     "list-record.json": (b"[1]", "bench --compare list-record.json b.json", "bench: list-record.json: not a record of emorl bench"),
     "other-record.json": (b'{"suite": "paper", "cases": 5}', "bench --compare other-record.json b.json", "bench: other-record.json: not a record of emorl bench"),
     "in-the-way": (b"", "bench --out in-the-way --allow-reference", "bench: --out: in-the-way/paper.json: in-the-way is not a folder"),
@@ -267,6 +285,8 @@ RUN_FOLDERS: dict[str, tuple[dict[str, str], str, str]] = {
     "resume unknown": ({"config.yaml": "model: m"}, "train --out folder --resume auto", ("train: --model: no model is called m; there are: efficient_morl, iodine, monet, slot_attention, slot_mlp")),
     "resume twice": ({"config.yaml": "data: {}\ndata: {}"}, "train --out folder --resume auto", "train: folder/config.yaml: data is given twice, in lines 1 and 2"),
     "a file": ({"x": ""}, "train --config smoke --out folder/x", "train: folder/x: expected a run's folder, got a file"),
+    "a file for pictures": ({"config.yaml": "model: monet", "pictures": ""}, "train --config smoke --out folder --resume auto", "train: --out: folder/pictures: expected a folder, got a file"),
+    "a folder for metrics": ({"config.yaml": "model: monet", "metrics.jsonl/x": ""}, "train --config smoke --out folder --resume auto", "train: --out: folder/metrics.jsonl: expected a file, got a folder"),
     "report nothing": ({"x": ""}, "report folder", ("report: folder: expected a run's folder, with config.yaml or metrics.jsonl, got a folder without them")),
     "report a file": ({"x": ""}, "report folder/x", ("report: folder/x: expected a run's folder, with config.yaml or metrics.jsonl, got no folder")),
     "evaluate nothing": ({}, "evaluate folder", "evaluate: folder: expected a run folder, a checkpoint or a model folder; checkpoints/, config.json and model.safetensors missing"),
@@ -277,6 +297,7 @@ RUN_FOLDERS: dict[str, tuple[dict[str, str], str, str]] = {
     "no slots": ({"config.json": json.dumps({"model": "iodine", "num_slots": 0}), "model.safetensors": SAFE}, "evaluate folder", ("evaluate: folder/config.json: num_slots must be positive, got 0")),
     "torn weights": ({"config.json": MODEL, "model.safetensors": "x"}, "evaluate folder", ("evaluate: folder: damaged, or another version's: Error while deserializing: header too small")),
     "torn description": ({"config.json": "{", "model.safetensors": "x"}, "evaluate folder", ("evaluate: folder: damaged, or another version's: Expecting property name enclosed in double quotes: line 1 column 2 (char 1)")),
+    "a list of models": ({"config.json": '{"model": ["monet"]}', "model.safetensors": "x"}, "evaluate folder", ("evaluate: folder: unknown model ['monet'], expected one of ['efficient_morl', 'slot_attention', 'slot_mlp', 'iodine', 'monet']")),
     "other model": ({"config.json": '{"model": "m"}', "model.safetensors": "x"}, "evaluate folder", ("evaluate: folder: unknown model 'm', expected one of ['efficient_morl', 'slot_attention', 'slot_mlp', 'iodine', 'monet']")),
 }
 # fmt: on
@@ -326,6 +347,60 @@ def test_commands(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     refused(line, COMMANDS[line], capsys)
 
 
+# Where the command line takes a path, and what it says of one that can be none.
+PLACES = {
+    "train --config": "train: --config: expected a name",
+    "train --config smoke --out": "train: --out: expected a name",
+    "train --config smoke --data.train": "train: data.train: expected a path",
+    "train --config smoke --data.held_out": "train: data.held_out: expected a path",
+    "evaluate": "evaluate: argument RUN|CHECKPOINT: expected a path",
+    "evaluate . --data": "evaluate: argument --data: expected a path",
+    "evaluate . --json": "evaluate: argument --json: expected a path",
+    "report": "report: argument RUN: expected a path",
+    "convert x.pth --out y --config": "convert: argument --config: expected a path",
+    "convert x.pth --config y --out": "convert: argument --out: expected a path",
+    "convert --config x --out y": "convert: argument CHECKPOINT.pth: expected a path",
+    "data check": "data: argument source: expected a path",
+    "data convert --out x": "data: argument source: expected a path",
+    "data convert x --out": "data: argument --out: expected a path",
+    "bench --out": "bench: argument --out: expected a path",
+    "bench --official": "bench: argument --official: expected a path",
+    "bench --compare x": "bench: argument --compare: expected a path",
+    "bench --peer lucidrains": "bench: --peer: expected a path",
+}
+NO_PATHS = ("half\ud800", "nul\0", "")  # not even of a file that is not there
+
+
+@pytest.mark.parametrize("line", PLACES)
+def test_what_can_be_no_path(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for text in NO_PATHS:
+        assert main([*line.split(), text]) == 2
+        assert capsys.readouterr() == ("", f"emorl {PLACES[line]}, got {text!r}\n")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        load_model,
+        MONet.from_pretrained,
+        lambda path: _monet().save_pretrained(path),
+        lambda path: load_checkpoint(path, {}),
+        load_config,
+        RunFolder,
+        write_report,
+        open_dataset,
+        check,
+        lambda path: convert(open_dataset("tetrominoes"), path, 1),
+    ],
+)
+def test_what_can_be_no_path_in_python(call: Callable[[str], object]) -> None:
+    for text in NO_PATHS:
+        with pytest.raises(ValueError, match=r"^expected a path, got ") as error:
+            call(text)
+        assert str(error.value).endswith(repr(text))
+    assert not contents()
+
+
 @pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("size", [64, 64.0, "64", "64x64", [64], (64, 64, 3), None, True])
 def test_sizes_are_two_numbers_in_every_model(model: str, size: object) -> None:
@@ -372,5 +447,6 @@ def test_run_folders(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     files, line, expected = RUN_FOLDERS[name]
     Path("folder").mkdir()
     for file, text in files.items():
+        Path("folder", file).parent.mkdir(exist_ok=True)
         Path("folder", file).write_text(text)
     refused(line, expected, capsys)

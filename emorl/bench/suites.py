@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import emorl.bench.data.suite
@@ -13,6 +12,7 @@ import emorl.bench.quality.suite
 import emorl.bench.step.suite
 from emorl.bench.suite import Record
 from emorl.bench.tables import Rows, ratios
+from emorl.runs.files import read_json
 
 SUITES = {
     "paper": emorl.bench.paper.suite.SUITE,
@@ -32,14 +32,13 @@ def read(path: Path) -> Record:
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such file")
+    record = read_json(path)
     try:
-        record = json.loads(path.read_text())
         suite = SUITES[record["suite"]]
         suite.caption(record)
         suite.tables(record)
-    except ValueError as error:
-        raise ValueError(f"{path}: not a JSON file: {error}") from None
-    except (KeyError, TypeError, AttributeError):
+        suite.by_case(record)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError):
         raise ValueError(f"{path}: not a record of emorl bench") from None
     return dict(record)
 

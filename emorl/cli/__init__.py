@@ -11,10 +11,11 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
 from emorl.fields import shown
 from emorl.suggestions import near
-from emorl.terminal import Terminal, reserve_streams
+from emorl.terminal import Terminal, escape_letters, reserve_streams
 
 COMMANDS = {
     "train": "train a model, or go on with a run",
@@ -28,9 +29,17 @@ COMMANDS = {
 USAGE, FAILURE, INTERRUPTED = 2, 1, 128 + signal.SIGINT
 """Exit codes: a wrong argument, file or value; a failed run; Ctrl-C or SIGTERM."""
 
+_ERRORS = (
+    *(ValueError, ArithmeticError, OSError, RuntimeError, MemoryError),
+    *(ImportError, AttributeError),  # of a module in place of a package
+)
 _TOO_LARGE = ("DefaultCPUAllocator", "calculation overflowed", "multiplication overflow")
 _WORKER, _NOT_SHARED = "DataLoader worker ", "shared memory(shm)"  # in torch's errors, as above
-_SMALLER = "take a smaller batch, or raise --trainer.accumulation"
+_SMALLER = {  # by command: what takes less memory
+    "train": "a smaller batch, or raise --trainer.accumulation",
+    "evaluate": "a smaller --batch-size",
+    "bench": "smaller --sizes or a smaller --batch",
+}
 _FEWER = "take fewer --data.workers, a smaller batch or a larger /dev/shm"
 _LONGEST = 500  # characters of a line for the user
 
@@ -51,6 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0, or one of `USAGE`, `FAILURE` and `INTERRUPTED`.
     """
     reserve_streams()
+    escape_letters()
     command, *rest = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
     try:
         code = _answer(command, rest)
@@ -61,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(command, "interrupted", INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has gone, as in `emorl info | head -1`
         return FAILURE
-    except (ValueError, ArithmeticError, OSError, ImportError, RuntimeError, MemoryError) as error:
+    except _ERRORS as error:
         if os.environ.get("EMORL_TRACEBACK"):
             raise
         return _explain(command, error)
@@ -88,12 +98,16 @@ def _answer(command: str, arguments: list[str]) -> int:
 
 def _explain(command: str, error: Exception) -> int:
     """One line about an error that the user can mend; other errors are raised again."""
+    if another := _another_module(error):
+        return _complain(command, another, USAGE)
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("emorl"):
         text = f"{error.name} is not installed: pip install 'emorl[train]'"
         return _complain(command, text, USAGE)
+    if isinstance(error, FileNotFoundError) and _is_nowhere():
+        return _complain(command, "the current folder no longer exists", USAGE)
     if isinstance(error, OSError) and error.filename:
         return _complain(command, f"{error.filename}: {error.strerror}", USAGE)
-    if lack := _lack(error):
+    if lack := _lack(command, error):
         return _complain(command, lack, FAILURE)
     if isinstance(error, ValueError | OSError):
         return _complain(command, str(error), USAGE)
@@ -102,19 +116,42 @@ def _explain(command: str, error: Exception) -> int:
     raise error
 
 
-def _lack(error: Exception) -> str:
+def _another_module(error: Exception) -> str:
+    """What a module lacks that lies in the way of a package of its name, and where it is."""
+    module: object = None
+    if isinstance(error, AttributeError):
+        module = error.obj
+    elif isinstance(error, ModuleNotFoundError):
+        module = sys.modules.get((error.name or "").rpartition(".")[0])
+    elif isinstance(error, ImportError):
+        module = sys.modules.get(error.name or "")
+    if not isinstance(module, ModuleType) or module.__name__.startswith("emorl"):
+        return ""
+    return f"{error}: is {getattr(module, '__file__', None)} the package {module.__name__}?"
+
+
+def _is_nowhere() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def _lack(command: str, error: Exception) -> str:
     """What an error says that the machine lacks, and what to try; nothing for other errors."""
-    text = str(error)
+    text, advice = str(error), _SMALLER.get(command)
+    smaller = f": take {advice}" if advice else ""
     if text.startswith(_WORKER):
         what = text.removeprefix(_WORKER).rstrip(". ")
         return f"data worker {what}; if memory ran out, {_FEWER}"
     if _NOT_SHARED in text:
         return f"out of shared memory for the batches of data workers: {_FEWER}"
     if type(error).__name__ == "OutOfMemoryError":
-        return f"out of GPU memory: {_SMALLER}"
+        return f"out of GPU memory{smaller}"
     # On the CPU, torch raises a RuntimeError like any other.
     if isinstance(error, MemoryError) or any(sign in text for sign in _TOO_LARGE):
-        return f"out of memory: {_SMALLER}"
+        return f"out of memory{smaller}"
     return ""
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from emorl.fields import shown
+from emorl.paths import is_path, local
 from emorl.suggestions import near
 
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
@@ -53,6 +55,18 @@ def whole_number(least: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def path_text(text: str) -> str:
+    """An argument's type: text that can be a path, or a name in place of one."""
+    if not is_path(text):
+        raise argparse.ArgumentTypeError(f"expected a path, got {shown(text)}")
+    return text
+
+
+def local_path(text: str) -> Path:
+    """An argument's type: a path, with "~" as the user's home folder."""
+    return local(path_text(text))
 
 
 def number_range(text: str) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emorl.cli import FAILURE, INTERRUPTED
-from emorl.cli.arguments import Parser, whole_number
+from emorl.cli.arguments import Parser, local_path, whole_number
 from emorl.fields import shown
 from emorl.paths import local
 from emorl.runs.files import require_place, write_atomically
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 _SECONDS = {"s": 1, "min": 60, "h": 3600}
 _BYTES = {"MiB": 2**20, "GiB": 2**30}
 _MEMORY = 11 * _BYTES["GiB"]
+_BYTES_A_VALUE = 4  # of an image, in float32
 
 
 def run(arguments: list[str]) -> int:
     """Measure, print tables, and write record and plots; or compare two records."""
     asked = _parser().parse(arguments)
 
+    import emorl.report.backend  # noqa: F401  # before matplotlib, which the suites import
     from emorl.bench import kernels, suites
     from emorl.bench.tables import as_text
 
@@ -57,9 +59,17 @@ def _parser() -> Parser:
     add("--sizes", nargs="+", type=whole_number(1), help="sides of the images; None: the suite's")
     add("--batch", type=whole_number(1), help="images at once; None: the suite's")
     add("--device", choices=("cpu", "cuda"), help="None: a GPU where there is one")
-    add("--out", type=local, default=Path("runs/bench"), help="folder of the record and the plots")
     add(
-        "--official", type=local, metavar="PATH", help="a checkout of EfficientMORL's released code"
+        "--out",
+        type=local_path,
+        default=Path("runs/bench"),
+        help="folder of the record and the plots",
+    )
+    add(
+        "--official",
+        type=local_path,
+        metavar="PATH",
+        help="a checkout of EfficientMORL's released code",
     )
     add(
         "--peer",
@@ -74,7 +84,11 @@ def _parser() -> Parser:
     add("--dry-run", action="store_true", help="list what would run")
     add("--html", action="store_true", help="also write one page with all plots and tables")
     add(
-        "--compare", nargs=2, type=local, metavar=("A.json", "B.json"), help="ratios of two records"
+        "--compare",
+        nargs=2,
+        type=local_path,
+        metavar=("A.json", "B.json"),
+        help="ratios of two records",
     )
     add(
         "--allow-reference",
@@ -107,6 +121,7 @@ def _options(asked: argparse.Namespace, suite: Suite) -> Options:
 
     from emorl.bench import released
     from emorl.bench.suite import Options
+    from emorl.data.resources import require_memory
 
     for model in asked.models or ():
         _known(suite.models, model, "--models")
@@ -120,7 +135,7 @@ def _options(asked: argparse.Namespace, suite: Suite) -> Options:
             raise ValueError(f"--{option}: suite {asked.suite} has no use for it")
     if asked.official:
         released.check(asked.official)
-    return Options(
+    chosen = Options(
         models=tuple(model for model in suite.models if model in (asked.models or suite.models)),
         sizes=tuple(sorted({*(asked.sizes or suite.sizes)})),
         batch=asked.batch or suite.batch,
@@ -129,8 +144,20 @@ def _options(asked: argparse.Namespace, suite: Suite) -> Options:
         official=asked.official and asked.official.absolute(),
         budget=asked.budget,
         memory=int(asked.memory or _MEMORY),
-        peers=tuple((name, local(path).absolute()) for name, path in asked.peer),
+        peers=tuple((name, _checkout(path)) for name, path in asked.peer),
     )
+    images = max(1, chosen.batch)
+    for side in chosen.sizes:
+        what = f"--sizes and --batch: {images} images of {side}x{side}"
+        require_memory(images * 3 * side**2 * _BYTES_A_VALUE, what)
+    return chosen
+
+
+def _checkout(path: str) -> Path:
+    try:
+        return local(path).absolute()
+    except ValueError as error:
+        raise ValueError(f"--peer: {error}") from None
 
 
 def _known(choices: Any, name: str, option: str) -> Any:
@@ -190,9 +217,11 @@ def _write_plots(
 ) -> list[Path]:
     """Write the figures as PNG and SVG, and the page if it is asked for."""
     from emorl.bench.page import page
+    from emorl.report.backend import own_settings
     from emorl.report.pictures import picture
 
-    figures = suite.figures(record)
+    with own_settings():
+        figures = suite.figures(record)
     pictures = {figure: picture(drawn, "png") for figure, drawn in figures.items()}
     files = {f"{name}-{figure}.png": content for figure, content in pictures.items()}
     files |= {f"{name}-{fig}.svg": picture(drawn, "svg") for fig, drawn in figures.items()}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from emorl.cli.arguments import Parser, whole_number
-from emorl.paths import local
-from emorl.runs.files import require_place
+from emorl.cli.arguments import Parser, local_path, whole_number
+from emorl.runs.files import read_json, require_place
 from emorl.runs.folder import STATE_FILE, WEIGHTS, run_of
 
 
@@ -16,10 +14,14 @@ def run(arguments: list[str]) -> int:
     """Convert a checkpoint and print where the model is."""
     parser = Parser("convert", "Turn a released EfficientMORL checkpoint into a model folder.")
     add = parser.add_argument
-    add("checkpoint", type=local, metavar="CHECKPOINT.pth", help="the released weights")
-    add("--config", type=local, required=True, metavar="NET.json", help="their configuration")
+    add("checkpoint", type=local_path, metavar="CHECKPOINT.pth", help="the released weights")
+    add("--config", type=local_path, required=True, metavar="NET.json", help="their configuration")
     add(
-        "--out", type=local, required=True, metavar="FOLDER", help="config.json and weights go here"
+        "--out",
+        type=local_path,
+        required=True,
+        metavar="FOLDER",
+        help="config.json and weights go here",
     )
     add("--refinement-steps", type=whole_number(0), help="None: the configuration's number")
     options = parser.parse(arguments)
@@ -47,10 +49,7 @@ def _network(path: Path) -> dict[str, Any]:
     """A released configuration's description of the network."""
     if not path.is_file():
         raise ValueError(f"--config: no such file: {path}")
-    try:
-        values = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path}: not a JSON file: {error}") from None
+    values = read_json(path)
     if not isinstance(values, dict):
         raise ValueError(f"{path}: expected a JSON object, got {type(values).__name__}")
     network = next((values[n] for n in ("Net", "net") if isinstance(values.get(n), dict)), values)

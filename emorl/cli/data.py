@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from emorl.cli.arguments import Parser, number_range, whole_number
-from emorl.paths import local
+from emorl.cli.arguments import Parser, local_path, number_range, path_text, whole_number
 from emorl.runs.files import require_place
 from emorl.suggestions import near
 
@@ -28,8 +27,9 @@ def run(arguments: list[str]) -> int:
 
 def _store(command: str, arguments: list[str]) -> int:
     parser = Parser(f"data {command}", f"{_COMMANDS[command].capitalize()}.")
-    parser.add_argument("source", help="a generator's name" if command == "generate" else "a file")
-    parser.add_argument("--out", type=local, required=True, help="the new HDF5 file")
+    kind = "a generator's name" if command == "generate" else "a file"
+    parser.add_argument("source", type=path_text, help=kind)
+    parser.add_argument("--out", type=local_path, required=True, help="the new HDF5 file")
     parser.add_argument(
         "--images", type=whole_number(1), required=command == "generate", help="None: all"
     )
@@ -56,7 +56,7 @@ def _store(command: str, arguments: list[str]) -> int:
 
 def _check(arguments: list[str]) -> int:
     parser = Parser("data check", f"{_COMMANDS['check'].capitalize()}.")
-    parser.add_argument("source", help="a generator's name or a file")
+    parser.add_argument("source", type=path_text, help="a generator's name or a file")
     parser.add_argument("--images", type=whole_number(1), default=1000, help="how many to read")
     parser.add_argument("--all", action="store_true", help="read all images")
     _add_value_range(parser)

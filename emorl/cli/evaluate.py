@@ -9,9 +9,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emorl.cli.arguments import Parser, number_range, whole_number
-from emorl.paths import local
-from emorl.runs.files import require_place, write_atomically
+from emorl.cli.arguments import Parser, local_path, number_range, path_text, whole_number
+from emorl.paths import real
+from emorl.runs.files import read_json, require_place, write_atomically
 from emorl.runs.folder import RunFolder, run_of
 
 if TYPE_CHECKING:
@@ -102,9 +102,12 @@ def _parser() -> Parser:
     parser = Parser("evaluate", _DESCRIPTION)
     add = parser.add_argument
     add(
-        "target", type=local, metavar="RUN|CHECKPOINT", help="a run, a checkpoint or a model folder"
+        "target",
+        type=local_path,
+        metavar="RUN|CHECKPOINT",
+        help="a run, a checkpoint or a model folder",
     )
-    add("--data", help="a generator's name or a file; None: the run's own")
+    add("--data", type=path_text, help="a generator's name or a file; None: the run's own")
     add("--split", type=_name, default="test", help="part of the data")
     add("--images", type=whole_number(1), default=320, help="images to measure")
     add("--refinement-steps", type=whole_number(0), help="None: the model's own number")
@@ -115,7 +118,7 @@ def _parser() -> Parser:
     add("--value-range", type=number_range, metavar="[LOW,HIGH]", help="None: the file's own")
     add("--size", type=whole_number(1), help="side to resize to; None: as in the run")
     add("--device", choices=["auto", "cpu"], default="auto", help="auto takes a GPU if any")
-    add("--json", type=local, metavar="FILE", help="write the result there too")
+    add("--json", type=local_path, metavar="FILE", help="write the result there too")
     return parser
 
 
@@ -209,7 +212,7 @@ def _stem(options: argparse.Namespace, model: ObjectCentricModel, name: str, spl
 def _destinations(options: argparse.Namespace, run: RunFolder | None, stem: str) -> list[Path]:
     """The JSON's files: in the run's folder, if a run was evaluated, and the one of `--json`."""
     paths = []
-    if run is not None and run.path == options.target.resolve():
+    if run is not None and run.path == real(options.target):
         paths.append(RunFolder(options.target).evaluation(stem))
     return [*paths, *([options.json] if options.json else [])]
 
@@ -221,10 +224,10 @@ def _require_replaceable(path: Path, checkpoint: Path, data: str, images: int) -
         ValueError: if such a result is there.
     """
     try:
-        before = json.loads(path.read_text())
+        before = read_json(path)
         its_data, its_images = Path(before["data"]), int(before["images"])
         same_checkpoint = Path(before["checkpoint"]).name == checkpoint.name
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+    except (OSError, ValueError, TypeError, KeyError, OverflowError):
         return  # nothing that could be lost
     holds = None
     if its_data.is_absolute() and Path(data).is_absolute() and its_data != Path(data):

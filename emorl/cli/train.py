@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from emorl.cli import INTERRUPTED
+from emorl.paths import is_path
 from emorl.runs import RunFolder
 from emorl.runs.lock import require_usable
 from emorl.terminal import Terminal
@@ -71,7 +72,7 @@ def _split(arguments: Sequence[str]) -> tuple[_Options, list[str]]:
     pairs = pairs_of(arguments)
     own = {name: text for name, text in pairs if name in _Options._fields}
     for name, text in own.items():
-        if not text.strip() or "\0" in text:
+        if not is_path(text):
             raise ValueError(f"--{name}: expected a name, got {shown(text)}")
     options = _Options(**own)
     if options.resume not in (None, "auto"):

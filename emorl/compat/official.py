@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from emorl.fields import fit
 from emorl.models.efficient_morl import EfficientMORL, EfficientMORLConfig
 from emorl.models.efficient_morl.hierarchy import PriorKind
 from emorl.models.pretrained import first_non_finite
@@ -75,21 +76,29 @@ def config_from_net(net: Mapping[str, Any]) -> EfficientMORLConfig:
     if (bottom_up, plusplus) not in _PRIORS:
         raise ValueError("Net: bottom_up_prior and reverse_prior_plusplus exclude each other")
     likelihoods: dict[str, Likelihood] = {"GMM": "mixture", "Gaussian": "gaussian"}
-    likelihood = net.get("image_likelihood", "Gaussian")
+    likelihood = fit("Net: image_likelihood", net.get("image_likelihood", "Gaussian"), str)
     if likelihood not in likelihoods:
         raise ValueError(f"Net: image_likelihood: expected {[*likelihoods]}, got {likelihood!r}")
+    size = fit("Net: input_size", net.get("input_size", [3, 64, 64]), tuple[int, int, int])
     return EfficientMORLConfig(
-        image_size=tuple(net.get("input_size", (3, 64, 64))[1:]),
+        image_size=size[1:],
         num_slots=net.get("K", 4),
         slot_dim=net.get("z_size", 64),
         stochastic_layers=net.get("stochastic_layers", 3),
         refinement_steps=net.get("refinement_iters", 3),
         decoder=net.get("image_decoder", "iodine"),
         likelihood=likelihoods[likelihood],
-        sigma=math.exp(net.get("log_scale", math.log(0.1))),
+        sigma=_sigma(net.get("log_scale", math.log(0.1))),
         prior=_PRIORS[bottom_up, plusplus],
         gru="dual" if net.get("use_DualGRU", True) else "single",
     )
+
+
+def _sigma(log_scale: Any) -> float:
+    try:
+        return math.exp(fit("Net: log_scale", log_scale, float))
+    except OverflowError:
+        raise ValueError(f"Net: log_scale: expected a logarithm, got {log_scale}") from None
 
 
 def parameter_name(released: str, decoder_layers: int) -> str | None:
@@ -161,8 +170,8 @@ def load_checkpoint(
     names = {name: parameter_name(name, layers) for name in released}
     state = {ours: released[name] for name, ours in names.items() if ours is not None}
     raw = next((v for k, v in released.items() if k.endswith("geco_beta")), None)
-    if raw is not None and raw.numel() != 1:
-        raise ValueError(f"{path}: geco_beta: expected one number, got {[*raw.shape]}")
+    if raw is not None and not (raw.numel() == 1 and raw.is_floating_point()):
+        raise ValueError(f"{path}: geco_beta: expected one number, got {raw.dtype} {[*raw.shape]}")
     multiplier = 1.0 if raw is None else float(torch.nn.functional.softplus(raw))
     state["loss_weights"] = torch.tensor([multiplier, 1.0])
     _check_fit(path, state, model.state_dict())

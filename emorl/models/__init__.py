@@ -48,7 +48,7 @@ def find_model(
         folder = checkpoint.resolve(path)
         try:
             name = read_description(folder).get("model")
-            if name not in MODELS:
+            if not isinstance(name, str) or name not in MODELS:
                 raise ValueError(f"{folder}: unknown model {name!r}, expected one of {[*MODELS]}")
             return folder, MODELS[name].from_pretrained(folder, allow_non_finite=allow_non_finite)
         except DamagedError:

@@ -122,7 +122,7 @@ def numbered(stem: str, values: Mapping[int, Tensor | None]) -> dict[str, Tensor
 def term(name: str) -> Term | None:
     """The entry of a name such as "nll" or "kl_layer_2"; None if there is none."""
     stem, _, number = name.rpartition("_")
-    if name in TERMS or not number.isdigit() or f"{stem}_{{}}" not in TERMS:
+    if name in TERMS or not number.isdecimal() or f"{stem}_{{}}" not in TERMS:
         return TERMS.get(name)
     entry = TERMS[f"{stem}_{{}}"]
     return entry._replace(title=entry.title.format(number), legend=entry.legend.format(number))

@@ -73,12 +73,23 @@ def build_record() -> dict[str, Any]:
     """What the installation noted about the native extension, empty where nothing was noted."""
     path = Path(__file__).resolve().parents[1] / "_build.json"
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
+        record: Any = json.loads(path.read_bytes())
     except FileNotFoundError:
         return {}
-    except json.JSONDecodeError:
+    except (OSError, ValueError, RecursionError):
+        record = None
+    if not _is_record(record):
         return {"native": False, "reason": f"{path} is damaged; {_REBUILD}"}
-    return record
+    return dict(record)
+
+
+def _is_record(record: Any) -> bool:
+    """Whether this is what setup.py notes."""
+    if not isinstance(record, dict):
+        return False
+    if not record.get("native"):
+        return "reason" in record
+    return {"torch", "cuda"} <= record.keys() and record.get("cpu") in _CAPABILITIES
 
 
 def _load_obstacle() -> str | None:

@@ -13,6 +13,7 @@ from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
 from emorl.models.terms import Term, term
+from emorl.report.backend import own_settings
 
 Row = Mapping[str, Any]
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # steps, values
@@ -37,6 +38,7 @@ SETTLING = 0.02  # share of the steps that the y axis is not fitted to
 SMOOTHED_FROM = 100  # values
 
 
+@own_settings()
 def curves_figure(rows: Sequence[Row]) -> Figure:
     """Plot everything that a run logged, against the step.
 
@@ -73,7 +75,7 @@ def curves_figure(rows: Sequence[Row]) -> Figure:
 def _curves(rows: Sequence[Row], family: str) -> dict[str, Curve]:
     """The curves of a family, in order of their numbers: legend -> curve."""
     names = {name for row in rows for name in row if _described(name).family == family}
-    numbered = {name for name in names if name[-1].isdigit()}
+    numbered = {name for name in names if name[-1].isdecimal()}
     order = sorted(numbered or names, key=_order)
     curves = {_described(name).legend: _curve(rows, name) for name in order}
     return {legend: curve for legend, curve in curves.items() if len(curve[0])}
@@ -86,7 +88,7 @@ def _described(name: str) -> Term:
 
 def _order(name: str) -> tuple[str, int]:
     stem, _, number = name.rpartition("_")
-    return (stem, int(number)) if number.isdigit() else (name, 0)
+    return (stem, int(number)) if number.isdecimal() else (name, 0)
 
 
 def _curve(rows: Sequence[Row], name: str) -> Curve:

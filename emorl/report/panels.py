@@ -13,6 +13,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from emorl.report.backend import own_settings
 from emorl.report.colours import Pixels
 
 DPI = 150
@@ -73,6 +74,7 @@ class PanelGrid:
         columns = np.arange(width) * pixels.shape[1] // width
         self._canvas[y : y + height, x : x + width] = _bytes(pixels)[rows[:, None], columns]
 
+    @own_settings()
     def figure(self) -> Figure:
         """The panels with their labels, headers and colour bar."""
         height, width, _ = self._canvas.shape

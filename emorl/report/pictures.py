@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from emorl.paths import local
+from emorl.report.backend import own_settings
 from emorl.report.figures import (
     attention_figure,
     decomposition_figure,
@@ -52,7 +54,7 @@ def write_pictures(
     if decomposition.stages:
         figures["stages"] = stages_figure(images, decomposition, true_masks=true_masks)
     return [
-        write_atomically(Path(folder) / f"{name}.png", png(figure))
+        write_atomically(local(folder) / f"{name}.png", png(figure))
         for name, figure in figures.items()
     ]
 
@@ -62,6 +64,7 @@ def png(figure: Figure) -> bytes:
     return picture(figure, "png")
 
 
+@own_settings()
 def picture(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     """The figure as the bytes of a file."""
     buffer = BytesIO()

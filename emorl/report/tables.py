@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from emorl.report.meanings import is_term, meaning
@@ -43,13 +44,16 @@ def _duration(run: RunContents, batch_size: Any) -> str | None:
     """The time that the logged speeds amount to; without measuring and drawing."""
     if not isinstance(batch_size, int) or not run.rows:
         return None
-    seconds, before = 0.0, 0
+    seconds, before = 0.0, 0.0
     for row in run.rows:
         speed = row.get("images_per_second")
         if not speed:
             return None
-        seconds += (row["step"] - before) * batch_size / speed
-        before = row["step"]
+        step = float(row["step"])
+        seconds += (step - before) * batch_size / speed
+        before = step
+    if not math.isfinite(seconds):
+        return None
     minutes = round(seconds / 60)
     long = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
     return (long if seconds >= 120 else f"{seconds:.0f} s") + ", the steps alone"

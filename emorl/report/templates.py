@@ -21,7 +21,8 @@ def render(template: Path, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template(template.name).render(**values)
+    text = environment.get_template(template.name).render(**values)
+    return text.encode(errors="backslashreplace").decode()  # half characters, as of odd file names
 
 
 def embedded(image: bytes) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from emorl.paths import real
+from emorl.runs.files import read_json
 from emorl.runs.folder import RunFolder, by_step
+from emorl.runs.yaml_file import read_text
 
 PICTURES = ("decomposition", "stages", "attention", "masks")
 
@@ -50,7 +52,7 @@ def read_contents(run_dir: str | Path) -> RunContents:
             f"{folder.metrics.name}, got "
             + ("a folder without them" if folder.path.is_dir() else "no folder")
         )
-    run = RunContents(folder.path.resolve().name)
+    run = RunContents(real(folder.path).name)
     _read_config(folder.config, run)
     _read_rows(folder.metrics, run)
     _read_evaluations(folder.evaluations, run)
@@ -62,10 +64,10 @@ def _read_config(path: Path, run: RunContents) -> None:
     if not path.is_file():
         run.missing.append(f"{path.name} is not there: what was trained is not known.")
         return
-    run.config_text = path.read_text(errors="replace")
+    run.config_text = _text_of(path)
     try:
-        config = yaml.safe_load(run.config_text)
-    except (yaml.YAMLError, RecursionError, ValueError):  # ValueError: a date of 99 months
+        config = read_text(run.config_text)
+    except ValueError:
         config = None
     if isinstance(config, dict):
         run.config = config
@@ -75,13 +77,11 @@ def _read_config(path: Path, run: RunContents) -> None:
 
 def _read_rows(path: Path, run: RunContents) -> None:
     rows, torn = {}, 0
-    for line in path.read_text(errors="replace").splitlines() if path.is_file() else []:
+    for line in _text_of(path).splitlines() if path.is_file() else []:
         try:
-            row = json.loads(line)
-            if not all(isinstance(value, int | float | None) for value in row.values()):
-                raise TypeError
+            row = _row(line)
             rows[float(row["step"])] = row
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError):
             torn += 1
     run.rows = [rows[step] for step in sorted(rows)]
     if torn:
@@ -90,14 +90,30 @@ def _read_rows(path: Path, run: RunContents) -> None:
         run.missing.append(f"{path.name} has no rows yet: there are no curves.")
 
 
+def _row(line: str) -> dict[str, Any]:
+    """A logged row: a finite step, and numbers or nothing; one of several errors if it is none."""
+    row: dict[str, Any] = json.loads(line)
+    if not all(isinstance(value, int | float | None) for value in row.values()):
+        raise TypeError
+    for value in row.values():
+        float(value or 0)  # whole numbers of JSON have any number of digits
+    if not math.isfinite(row["step"]):
+        raise ValueError
+    return row
+
+
+def _text_of(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace")
+
+
 def _read_evaluations(folder: Path, run: RunContents) -> None:
     for path in sorted(folder.glob("*.json")):
         try:
-            evaluation = json.loads(path.read_text())
+            evaluation = read_json(path)
             metrics = [isinstance(m, dict) for m in evaluation["metrics"].values()]
             if not all(metrics) or not isinstance(evaluation.get("notes", []), list):
                 raise ValueError
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
             run.missing.append(f"{folder.name}/{path.name} is not an evaluation that can be read.")
         else:
             run.evaluations[path.stem] = evaluation

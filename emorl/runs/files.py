@@ -1,7 +1,8 @@
-"""Atomic writing and removal of files and folders."""
+"""Atomic writing and removal of files and folders, and reading of JSON."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import secrets
@@ -9,6 +10,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from emorl.paths import real
 
 _UNFINISHED = re.compile(r"\.unfinished-.*\.(\d+)(\.[0-9a-f]+)?")
 _DAMAGED = ".damaged"
@@ -19,11 +23,13 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`, and rename what was written there to `path`.
 
     It is synced to the disk before it is renamed. So readers find the old file or folder or the
-    whole new one, never a part, also after a process that was killed. Parent folders are made.
+    whole new one, never a part, also after a process that was killed. Parent folders are made. A
+    link stays one: what it leads to is replaced.
 
     Raises:
         OSError: which names `path`, if the disk is full, say; what was there before stays.
     """
+    path = _place_of(path)
     with _written_beside(path) as unfinished:
         yield unfinished
         _all_to_disk(unfinished)
@@ -35,8 +41,9 @@ def replacing(path: Path) -> Iterator[Path]:
 def filling(folder: Path) -> Iterator[Path]:
     """Yield a temporary folder, whose files then replace those of the same names in `folder`.
 
-    A new or empty folder is replaced atomically. In another one, whose other files stay, the new
-    files are renamed one after the other, after all of them were synced to the disk.
+    A new or empty folder is replaced atomically. In another one, whose other files stay, and in one
+    that cannot be replaced, the new files are renamed one after the other, after all of them were
+    synced to the disk.
 
     Raises:
         OSError: which names `folder`, if the disk is full, say; what was there before stays.
@@ -45,18 +52,19 @@ def filling(folder: Path) -> Iterator[Path]:
         folder.mkdir()
         yield folder
         return
-    with _written_beside(folder) as unfinished:
+    folder = _place_of(folder)
+    stays = folder.is_dir() and (any(folder.iterdir()) or _is_held(folder))
+    with _written_beside(folder, within=stays) as unfinished:
         unfinished.mkdir()
         yield unfinished
         _all_to_disk(unfinished)
-        if folder.is_dir() and any(folder.iterdir()):
+        if stays:
             for part in sorted(unfinished.iterdir()):
                 os.replace(part, folder / part.name)
             unfinished.rmdir()
-            _to_disk(folder)
         else:
             os.replace(unfinished, folder)
-    _to_disk(folder.parent)
+    _to_disk(folder if stays else folder.parent)
 
 
 def write_atomically(path: Path, content: bytes) -> Path:
@@ -64,6 +72,21 @@ def write_atomically(path: Path, content: bytes) -> Path:
     with replacing(path) as unfinished:
         unfinished.write_bytes(content)
     return path
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file says.
+
+    Raises:
+        ValueError: in one line that names the file, if it is not JSON.
+        OSError: if it cannot be read.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path}: not a JSON file: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path}: nested too deep to be read") from None
 
 
 def require_place(path: Path, option: str) -> None:
@@ -76,11 +99,11 @@ def require_place(path: Path, option: str) -> None:
     Raises:
         ValueError: if it cannot.
     """
-    if "\0" in str(path):
-        raise ValueError(f"{option}: expected a file's name, got {str(path)!r}")
     if path.is_dir():
         raise ValueError(f"{option}: expected a file, got a folder: {path}")
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{option}: expected a file, got a device or a pipe: {path}")
+    folder = next(parent for parent in real(path).parents if parent.exists())
     if not folder.is_dir():
         raise ValueError(f"{option}: {path}: {folder} is not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -91,13 +114,13 @@ def remove(folder: Path) -> None:
     """Rename a folder, then delete it: half deleted it must not pass for a whole one."""
     doomed = _beside(folder)
     folder.rename(doomed)
-    shutil.rmtree(doomed)
+    _delete(doomed)
 
 
 def set_aside(path: Path) -> Path:
     """Free the place of what cannot be used: rename it, in place of what was set aside before."""
     aside = path.with_name(path.name + _DAMAGED)
-    if aside.exists():
+    if os.path.lexists(aside):
         remove(aside)
     path.rename(aside)
     return aside
@@ -112,10 +135,13 @@ def clean(folder: Path) -> None:
 
 
 @contextmanager
-def _written_beside(path: Path) -> Iterator[Path]:
-    """A hidden place that an error removes; folders on the way are made, and removed with it."""
+def _written_beside(path: Path, *, within: bool = False) -> Iterator[Path]:
+    """A hidden place that an error removes; folders on the way are made, and removed with it.
+
+    It is beside `path`, or `within` that folder: what is beside may be another disk's.
+    """
     made = [parent for parent in path.parents if not parent.exists()]
-    unfinished = _beside(path)
+    unfinished = _beside(path / path.name if within else path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with naming(path):
@@ -148,6 +174,16 @@ def remove_empty(folders: list[Path]) -> None:
             return
 
 
+def _place_of(path: Path) -> Path:
+    """Where a file or folder is written: a link's target, and a folder's own name for "." too."""
+    return real(path) if path.is_symlink() or path.name in ("", "..") else path
+
+
+def _is_held(folder: Path) -> bool:
+    """Whether a folder cannot make place for another: a disk's, and the one we are in."""
+    return os.path.ismount(folder) or folder.samefile(os.curdir)
+
+
 def _beside(path: Path) -> Path:
     """A hidden name that nobody else takes; it tells which process is at work."""
     return path.with_name(f".unfinished-{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
@@ -165,7 +201,7 @@ def _is_at_work(process: int) -> bool:
 
 
 def _delete(path: Path) -> None:
-    if path.is_dir():
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
-from emorl.paths import local
+from emorl.paths import local, real
 
 CONFIG, WEIGHTS = MODEL_FILES = ("config.json", "model.safetensors")
 """What `save_pretrained` writes; a checkpoint is a model folder with a state."""
@@ -40,6 +41,17 @@ class RunFolder:
         self.pictures = self.path / "pictures"
         self.evaluations = self.path / "evaluation"
 
+    def misplaced(self) -> str | None:
+        """What is in the place of one of the run's files or folders and is none, in words."""
+        for path in (self.checkpoints, self.pictures, self.evaluations, self.tensorboard):
+            if os.path.lexists(path) and not path.is_dir():
+                return f"{path}: expected a folder, got a file"
+        for path in (self.config, self.metrics, self.report):
+            if os.path.lexists(path) and not path.is_file():
+                kind = "a folder" if path.is_dir() else "a pipe, a device or a broken link"
+                return f"{path}: expected a file, got {kind}"
+        return None
+
     def checkpoint(self, step: int) -> Path:
         """The folder of a step's checkpoint: `MODEL_FILES` and `STATE_FILE`."""
         return self.checkpoints / _named(step)
@@ -55,7 +67,7 @@ class RunFolder:
 
 def run_of(path: str | Path) -> RunFolder | None:
     """The run that a run folder or a checkpoint belongs to; None for a lone model folder."""
-    folder = local(path).resolve()
+    folder = real(local(path))
     run = RunFolder(folder)
     if folder.parent.name == run.checkpoints.name:
         run = RunFolder(folder.parent.parent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import zipfile
 from io import BytesIO
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 CHECKSUMS = "SHA256SUMS"
 
@@ -34,6 +36,8 @@ def read_verified(path: Path) -> bytes:
     Raises:
         DamagedError: if the file is missing, or not as it was written.
     """
+    if os.path.lexists(path) and not path.is_file():  # a pipe would never end
+        raise DamagedError(f"{path}: expected a file")
     try:
         content = path.read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
@@ -66,12 +70,23 @@ def tensors_of(content: bytes, path: Path) -> Any:
     try:
         if content.startswith(_ZIP):  # torch before 1.6 wrote files without checksums
             _check_crc(content)
-        return torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+        found = torch.load(BytesIO(content), map_location="cpu", weights_only=True)
+        _require_numbers(found)
+        return found
     except Exception as error:  # torch raises many types for broken or unsafe files
         reason = next(iter(str(error).splitlines()), type(error).__name__)
         raise DamagedError(
             f"{path}: damaged, or more than tensors and plain values: {reason}"
         ) from None
+
+
+def _require_numbers(value: Any) -> None:
+    """Refuse tensors without numbers of their own, or without one for each place."""
+    if isinstance(value, dict | list | tuple):
+        for part in value.values() if isinstance(value, dict) else value:
+            _require_numbers(part)
+    elif isinstance(value, Tensor) and (value.layout != torch.strided or not value.is_cpu):
+        raise TypeError(f"a tensor of {value.layout} on {value.device}")
 
 
 def _check_crc(content: bytes) -> None:
@@ -82,6 +97,8 @@ def _check_crc(content: bytes) -> None:
 
 def _checksums(path: Path) -> dict[str, str] | None:
     """Name -> SHA-256, as written; None where there is no such file."""
+    if os.path.lexists(path) and not path.is_file():
+        raise DamagedError(f"{path}: expected a file")
     try:
         lines = path.read_bytes().decode().splitlines()
     except FileNotFoundError:

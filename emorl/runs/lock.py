@@ -83,6 +83,8 @@ def require_usable(run: RunFolder, *, resume: bool) -> None:
         return
     if not run.config.is_file():
         raise ValueError(f"--out: {run.path} is not empty and not a run's folder")
+    if misplaced := run.misplaced():
+        raise ValueError(f"--out: {misplaced}")
     if not resume:
         begun = bool(by_step(run.checkpoints))
         state = "a run; go on" if begun else "a run without a checkpoint; begin it again"

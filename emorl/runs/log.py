@@ -135,7 +135,7 @@ def _step_of(line: bytes) -> float | None:
     """The step of a row; None if it is none."""
     try:
         return float(json.loads(line)["step"])
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
 
 

@@ -72,6 +72,14 @@ class _Loader(yaml.SafeLoader):
         self._depth = 0
         self._sizes: dict[int, tuple[int, int]] = {}  # of a node: values and depth, by its id
 
+    def scan_flow_scalar_non_spaces(self, double: Any, start_mark: Any) -> Any:
+        """A piece of quoted text, whose escapes are characters."""
+        try:
+            return super().scan_flow_scalar_non_spaces(double, start_mark)
+        except (ValueError, OverflowError):
+            problem = "an escape beyond the last character, U+10FFFF"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=start_mark) from None
+
     def compose_node(self, parent: Any, index: Any) -> Any:
         """A node, if it is within the bounds."""
         event = self.peek_event()

@@ -10,6 +10,7 @@ from emorl.data.resources import most_processes
 from emorl.data.values import ValueRange, value_range
 from emorl.fields import fit_fields, shown
 from emorl.models.geco import ACCELERATION, DECAY, STEP_SIZE, WARM_START
+from emorl.paths import is_path
 from emorl.training.optimizers import OptimizerName
 
 Precision = Literal["auto", "no", "tf32", "bf16"]
@@ -55,6 +56,9 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         fit_fields(self, "data.")
+        for name in ("train", "held_out"):
+            if (given := getattr(self, name)) is not None and not is_path(given):
+                raise ValueError(f"data.{name}: expected a path, got {shown(given)}")
         _at_least("data.limit", self.limit, 1)
         _at_least("data.size", self.size, 1)
         _at_least("data.workers", self.workers, 0)

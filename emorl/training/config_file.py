@@ -14,10 +14,10 @@ from emorl.fields import shown
 from emorl.models import MODELS
 from emorl.paths import local
 from emorl.runs.files import write_atomically
+from emorl.runs.yaml_file import as_text, read_file
 from emorl.training.config import DataConfig, RunConfig, TrainerConfig
 from emorl.training.config_keys import check_keys, fitting, flat, parts_of, value_of
 from emorl.training.options import DEFAULT_MODEL, config_names, find_config, pairs_of
-from emorl.training.yaml_file import as_text, read_file
 
 __all__ = ["config_names", "find_config", "load_config", "save_config"]
 

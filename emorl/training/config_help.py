@@ -47,9 +47,10 @@ def attributes_of(kind: type) -> dict[str, str]:
 
 def _describe_group(part: str, kind: type) -> Iterator[str]:
     texts, hints = attributes_of(kind), get_type_hints(kind)
-    yield f"{part}: {(kind.__doc__ or '').strip().splitlines()[0]}"
+    about, _, _ = (kind.__doc__ or "").strip().partition("\n")  # without docstrings: python -OO
+    yield f"{part}: {about}"
     for field in dataclasses.fields(kind):
-        about = texts[field.name].rstrip(".")
+        about = texts.get(field.name, "").rstrip(".")
         default = _default(field)
         yield option(f"--{part}.{field.name}", f"{about} ({in_words(hints[field.name])}{default})")
 

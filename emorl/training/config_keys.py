@@ -8,9 +8,9 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from emorl.fields import fit, is_text, shown
+from emorl.runs.yaml_file import read_text
 from emorl.suggestions import near
 from emorl.training.config import Curriculum, DataConfig, GECOConfig, TrainerConfig
-from emorl.training.yaml_file import read_text
 
 FREE_FORM = "trainer.curriculum"
 _GROUPS = (FREE_FORM, "trainer.geco")

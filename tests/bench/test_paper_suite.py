@@ -358,6 +358,21 @@ def _double() -> float:
     return 2.0
 
 
+@pytest.mark.parametrize(
+    ("options", "images"),
+    [
+        ("--sizes 64 99999999999", "4 images of 99999999999x99999999999 would take 4.8e+05 EB"),
+        ("--batch 99999999999", "99999999999 images of 64x64 would take 4.92 PB"),
+        ("--suite step --sizes 99999999999", "1 images of 99999999999x99999999999 would take"),
+    ],
+)
+def test_images_beyond_all_memory_are_named(
+    options: str, images: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", *options.split(), "--dry-run"]) == 2
+    assert f"bench: --sizes and --batch: {images}" in capsys.readouterr().err
+
+
 def test_a_worker_leaves_ctrl_c_to_its_owner() -> None:
     with Worker(partial(dict, a=_double), threads=1, preload="emorl.bench.workers") as worker:
         assert worker.step("a")[1] == 2.0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import shutil
@@ -8,13 +9,17 @@ import subprocess
 import sys
 from pathlib import Path
 
+import matplotlib
 import pytest
 import torch
 import yaml
 
 from emorl.cli import main
 from emorl.models import MODELS
+from emorl.report import backend
 from emorl.report.meanings import meaning
+from emorl.training.config import DataConfig
+from emorl.training.config_help import describe_keys
 
 SHORT = ["--trainer.steps", "2", "--trainer.eval_every", "2", "--trainer.eval_images", "4"]
 
@@ -126,8 +131,8 @@ def test_a_run_refused_at_its_first_step_is_not_in_the_way_of_the_next(
 
 def test_a_missing_package_is_named(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "yaml", None)
-    for name in ("config_file", "config_keys", "yaml_file"):
-        monkeypatch.delitem(sys.modules, f"emorl.training.{name}", raising=False)
+    for name in ("training.config_file", "training.config_keys", "runs.yaml_file"):
+        monkeypatch.delitem(sys.modules, f"emorl.{name}", raising=False)
     assert main(["train", "--config", "smoke"]) == 2
     expected = "yaml is not installed: pip install 'emorl[train]'"
     assert expected in complaint(capsys)
@@ -162,9 +167,16 @@ def test_errors_have_exit_codes(monkeypatch, capsys, error, code, message):
     ],
 )
 def test_memory_that_there_is_not_is_one_line(monkeypatch, capsys, take):
-    monkeypatch.setattr(importlib.import_module("emorl.cli.info"), "run", lambda arguments: take())
-    assert main(["info"]) == 1
-    assert "emorl info: out of memory: take a smaller batch" in complaint(capsys)
+    for command, advice in (
+        ("train", ": take a smaller batch, or raise --trainer.accumulation"),
+        ("evaluate", ": take a smaller --batch-size"),
+        ("bench", ": take smaller --sizes or a smaller --batch"),
+        ("info", ""),
+    ):
+        module = importlib.import_module(f"emorl.cli.{command}")
+        monkeypatch.setattr(module, "run", lambda arguments: take())
+        assert main([command]) == 1
+        assert complaint(capsys) == f"emorl {command}: out of memory{advice}\n"
 
 
 def test_lines_are_short_and_printable(monkeypatch, capsys):
@@ -172,6 +184,56 @@ def test_lines_are_short_and_printable(monkeypatch, capsys):
     text = complaint(capsys)
     assert len(text) < 600
     assert "\x1b" not in text
+
+
+def test_a_current_folder_that_is_gone_is_named(monkeypatch, capsys, tmp_path):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(["train", "--config", "smoke"]) == 2
+    assert complaint(capsys) == "emorl train: the current folder no longer exists\n"
+
+
+@pytest.mark.parametrize(
+    "use", ["from yaml import SafeLoader", "import yaml.loader", "import yaml; yaml.SafeLoader"]
+)
+def test_another_module_of_a_packages_name_is_named(monkeypatch, capsys, tmp_path, use):
+    (tmp_path / "yaml.py").write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "yaml"]:
+        monkeypatch.delitem(sys.modules, name)
+    module = importlib.import_module("emorl.cli.info")
+    monkeypatch.setattr(module, "run", lambda arguments: exec(use))
+    assert main(["info"]) == 2
+    assert complaint(capsys).endswith(f": is {tmp_path}/yaml.py the package yaml?\n")
+
+
+def test_letters_that_a_terminal_lacks_are_escaped(monkeypatch):
+    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii", errors="strict")
+    monkeypatch.setattr(sys, "stdout", stream)
+    monkeypatch.setattr(
+        importlib.import_module("emorl.cli.info"), "run", lambda arguments: print("é \udcff") or 0
+    )
+    assert main(["info"]) == 0
+    assert stream.buffer.getvalue() == rb"\xe9 \udcff" + b"\n"
+
+
+def test_help_needs_no_docstrings(monkeypatch):
+    """As with python -OO."""
+    monkeypatch.setattr(DataConfig, "__doc__", None)
+    assert "--data.train  " in describe_keys("monet")
+
+
+def test_a_backend_that_matplotlib_does_not_know_is_left_out(monkeypatch):
+    monkeypatch.setenv("MPLBACKEND", "nonsense")
+    before = matplotlib.rcParams["backend"]
+    backend._import_matplotlib()
+    assert "MPLBACKEND" not in os.environ
+    assert matplotlib.rcParams["backend"] == before
+    monkeypatch.setenv("MPLBACKEND", "svg")
+    backend._import_matplotlib()
+    assert (os.environ["MPLBACKEND"], matplotlib.rcParams["backend"]) == ("svg", "svg")
+    matplotlib.rcParams["backend"] = before
 
 
 @pytest.mark.parametrize("name", ["module://matplotlib_inline.backend_inline", "widget"])

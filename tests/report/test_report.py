@@ -9,8 +9,10 @@ import subprocess
 import sys
 from dataclasses import replace
 from io import BytesIO
+from itertools import pairwise
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -171,6 +173,20 @@ def test_figures_use_no_global_state(pictured) -> None:
     command = "import emorl.report, sys; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", command], check=False).returncode == 0
     assert masks_figure(images, decomposition) is not masks_figure(images, decomposition)
+
+
+def test_figures_do_not_depend_on_the_users_own_settings(pictured) -> None:
+    """As of a matplotlibrc, which may ask for LaTeX where there is none."""
+    images, _, decomposition = pictured
+
+    def drawn() -> list[bytes]:
+        return [png(curves_figure(ROWS)), png(attention_figure(images, decomposition))]
+
+    before = drawn()
+    users = {"text.usetex": True, "axes.facecolor": "red", "savefig.transparent": True}
+    with matplotlib.rc_context(users):
+        assert drawn() == before
+        assert matplotlib.rcParams["text.usetex"]
 
 
 @pytest.mark.parametrize(
@@ -366,12 +382,45 @@ def test_report_names_what_is_missing(tmp_path) -> None:
         assert sentence in page
 
 
-@pytest.mark.parametrize("config", ["model: [", "just text", ""], ids=["torn", "text", "empty"])
+BOMB = "a: &a [1, 1]\n" + "".join(
+    f"{b}: &{b} [*{a}, *{a}]\n" for a, b in pairwise("abcdefghijklmno")
+)
+
+
+@pytest.mark.parametrize(
+    "config",
+    ["model: [", "just text", "", f"{BOMB}model: *o", 'model: "\\U00110000"'],
+    ids=["torn", "text", "empty", "many", "escape"],
+)
 def test_report_survives_a_strange_configuration(tmp_path, config) -> None:
     (tmp_path / "config.yaml").write_text(config)
     page = write_report(tmp_path).read_text()
     assert "config.yaml cannot be read as YAML" in page
     assert "metrics.jsonl has no rows yet" in page
+
+
+def test_report_survives_strange_rows_and_evaluations(tmp_path) -> None:
+    huge = "1" + "0" * 400
+    rows = [
+        '{"step": 1, "loss": 0.5, "nll_²": 1, "": 2, "images_per_second": 1e-320}',
+        f'{{"step": {huge}, "loss": 1}}',
+        f'{{"step": 2, "loss": {huge}}}',
+        '{"step": NaN, "loss": 1}',
+        '{"step": Infinity, "loss": 1}',
+        '{"step": 3, "loss": 1e300, "images_per_second": NaN}',
+        '{"step": 1e300, "loss": -1e300, "images_per_second": 2}',
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join(rows))
+    (tmp_path / "config.yaml").write_text("trainer: {batch_size: 100000000000000000000000000000}")
+    (tmp_path / "evaluation/folder.json").mkdir(parents=True)
+    (tmp_path / "evaluation/deep.json").write_text("[" * 100_000)
+    odd = {"metrics": {"": {"mean": [1]}}, "data": "half \ud800", "notes": ["\udcff"]}
+    (tmp_path / "evaluation/odd.json").write_text(json.dumps(odd))
+    page = write_report(tmp_path).read_text()
+    assert "metrics.jsonl: 4 of its lines cannot be read" in page
+    assert "evaluation/folder.json is not an evaluation" in page
+    assert "evaluation/deep.json is not an evaluation" in page
+    assert r"half \ud800" in page
 
 
 def test_report_takes_the_later_of_two_rows_of_a_step(run_dir) -> None:

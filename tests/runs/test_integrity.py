@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import subprocess
@@ -90,6 +91,26 @@ def test_numbers_altered_in_a_torch_file_are_seen_without_checksums(tmp_path):
         flipped[at + byte] ^= 1
         with pytest.raises(DamagedError, match=r"model\.pth: damaged.*CRC-32"):
             tensors_of(bytes(flipped), path)
+
+
+@pytest.mark.parametrize(
+    "tensor", [torch.eye(3).to_sparse(), torch.ones(3, device="meta")], ids=["sparse", "meta"]
+)
+def test_tensors_without_a_number_for_each_place_are_refused(tmp_path, tensor):
+    """Nobody looks for NaN or infinity in them."""
+    torch.save({"model": [{"weight": tensor}]}, tmp_path / "file.pt")
+    content = (tmp_path / "file.pt").read_bytes()
+    with pytest.raises(DamagedError, match=r"file\.pt: damaged, or more than .*: a tensor of"):
+        tensors_of(content, tmp_path / "file.pt")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_pipe_is_no_file(place, name):
+    """Reading it would never end."""
+    (place / name).unlink()
+    os.mkfifo(place / name)
+    with pytest.raises(DamagedError, match=name):
+        load(place)
 
 
 def test_torn_torch_files_are_refused(tmp_path):

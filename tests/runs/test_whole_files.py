@@ -188,15 +188,64 @@ def test_files_follow_the_umask(tmp_path, mask):
     [
         (".", "--json: expected a file, got a folder"),
         ("file/a/b.json", "file is not a folder"),
-        ("new/\0.json", r"--json: expected a file's name, got '.*/new/\\x00.json'"),
+        ("pipe", "--json: expected a file, got a device or a pipe"),
+        ("link-to-pipe", "--json: expected a file, got a device or a pipe"),
     ],
 )
 def test_a_place_is_checked_before_the_work(tmp_path, path, message):
     (tmp_path / "file").touch()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link-to-pipe").symlink_to("pipe")
+    before = {*tmp_path.iterdir()}
     with pytest.raises(ValueError, match=message):
         require_place(tmp_path / path, "--json")
     require_place(tmp_path / "new/folder/a.json", "--json")
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["file"]
+    assert {*tmp_path.iterdir()} == before
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link.json").symlink_to("there/real.json")  # which is not there yet
+    for text in (b"old", b"new"):
+        write_atomically(tmp_path / "link.json", text)
+        assert (tmp_path / "there/real.json").read_bytes() == text
+    (tmp_path / "model").symlink_to("there/model")
+    (tmp_path / "there/model").mkdir()
+    save_model(tmp_path)
+    assert sorted(os.listdir(tmp_path)) == ["link.json", "model", "there"]
+    assert (tmp_path / "model").is_symlink()
+    FakeModel.from_pretrained(tmp_path / "there/model")
+
+
+@pytest.mark.parametrize("folder", [".", "..", "in/.."])
+def test_a_model_is_saved_into_the_folder_that_one_is_in(tmp_path, monkeypatch, folder):
+    (tmp_path / "a/in").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a")
+    FakeModel().save_pretrained(folder)
+    place = (tmp_path / "a" / folder).resolve()
+    FakeModel.from_pretrained(place)
+    assert Path.cwd() == tmp_path / "a"  # which is still there
+    assert not [*place.glob(".*")]
+
+
+def test_a_folder_that_is_a_disk_is_filled(tmp_path, monkeypatch):
+    """As a volume of a container is: it cannot be replaced, and beside it is another disk."""
+    (tmp_path / "model").mkdir()
+    before = (tmp_path / "model").stat()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "model")
+    save_model(tmp_path)
+    assert (tmp_path / "model").stat().st_ino == before.st_ino
+    FakeModel.from_pretrained(tmp_path / "model")
+
+
+def test_a_checkpoint_that_was_moved_and_linked_makes_place(tmp_path):
+    save_checkpoint(tmp_path)
+    (tmp_path / "checkpoints/step-00000002").rename(tmp_path / "elsewhere")
+    (tmp_path / "checkpoints/step-00000002").symlink_to("../elsewhere")
+    state = {"values": torch.rand(1)}
+    checkpoint.save(tmp_path / "checkpoints/step-00000004", FakeModel(), state, keep=1)
+    assert os.listdir(tmp_path / "checkpoints") == ["step-00000004"]
+    assert (tmp_path / "elsewhere/training.pt").exists()  # the user's own
 
 
 def test_a_place_that_cannot_be_written_to(tmp_path, monkeypatch):
