@@ -8,6 +8,7 @@ the batches.
 from emorl.data.base import UNBOUNDED, Batch, ObjectDataset, collate
 from emorl.data.check import check
 from emorl.data.convert import convert
+from emorl.data.generators.multi_dsprites import MultiDSprites
 from emorl.data.generators.tetromino_shapes import render
 from emorl.data.generators.tetrominoes import Tetrominoes
 from emorl.data.open import FORMATS, GENERATORS, open_dataset
@@ -19,6 +20,7 @@ __all__ = [
     "UNBOUNDED",
     "Batch",
     "BatchSampler",
+    "MultiDSprites",
     "ObjectDataset",
     "Tetrominoes",
     "check",

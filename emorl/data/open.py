@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from emorl.data.base import ObjectDataset
+from emorl.data.generators.multi_dsprites import MultiDSprites
 from emorl.data.generators.real10 import TetrominoesReal10
 from emorl.data.generators.tetrominoes import Tetrominoes
 from emorl.data.transforms import TransformedDataset
@@ -19,8 +21,14 @@ from emorl.paths import local
 if TYPE_CHECKING:
     from emorl.data.readers.base import FileDataset
 
-GENERATORS = ("tetrominoes", "tetrominoes-real10")
-"""Names that `open_dataset` takes instead of a path."""
+GENERATORS: Mapping[str, Callable[..., ObjectDataset]] = {
+    "tetrominoes": Tetrominoes,
+    "tetrominoes-real10": TetrominoesReal10,
+    "multi_dsprites": MultiDSprites,
+    "multi_dsprites-binarized": partial(MultiDSprites, "binarized"),
+    "multi_dsprites-colored_on_colored": partial(MultiDSprites, "colored_on_colored"),
+}
+"""Names that `open_dataset` takes instead of a path, and what makes their images."""
 
 FORMATS = "HDF5 in EfficientMORL's layout, TFRecord of DeepMind's multi-object data sets"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -40,8 +48,9 @@ def open_dataset(
     """Open a data set by a generator's name or a file's path.
 
     Args:
-        spec: "tetrominoes" (endless), "tetrominoes-real10" (ten published records), or the path
-            of an HDF5 or TFRecord file, which is recognised by its content; "~" is a home folder.
+        spec: one of `GENERATORS` ("tetrominoes-real10": ten published records; the others are
+            endless), or the path of an HDF5 or TFRecord file, which is recognised by its content;
+            "~" is a home folder.
         split: "train", "val" or "test": a generator's split shares no scene's random state with
             the others; of an HDF5 file it is the group. A TFRecord file and the ten records are
             one split, whatever this says.
@@ -60,10 +69,8 @@ def open_dataset(
     if spec in GENERATORS and value_range is not None:
         raise ValueError(f"value_range: expected none for the generator {spec}, got {value_range}")
     dataset: ObjectDataset
-    if spec == "tetrominoes":
-        dataset = Tetrominoes(split=split, seed=seed, device=device)
-    elif spec == "tetrominoes-real10":
-        dataset = TetrominoesReal10(device)
+    if spec in GENERATORS:
+        dataset = GENERATORS[str(spec)](split=split, seed=seed, device=device)
     else:
         dataset = open_file(spec, split=split, value_range=value_range)
     if limit is None and crop is None and size is None:

@@ -73,6 +73,11 @@ def below(state: Tensor, bound: int | Tensor) -> Tensor:
     return (_shift(state, 33) * bound) >> 31
 
 
+def uniform(state: Tensor) -> Tensor:
+    """Uniform numbers in [0, 1) from random states, float64, the same bits on every device."""
+    return _shift(state, 11).double() * 2.0**-53
+
+
 def normal(state: Tensor) -> Tensor:
     """Standard normal numbers from random states, float64, of at most 8.3 standard deviations.
 

@@ -88,6 +88,9 @@ def _write_hdf5(scenes: Callable[[int], ObjectDataset]) -> Callable[[Path, int],
 SOURCES = {
     "tetrominoes": Source("Tetrominoes, generated", _TETROMINOES),
     "tetrominoes-real10": Source("Tetrominoes, ten published", _TETROMINOES),
+    "multi_dsprites": Source("Multi-dSprites, generated", _MULTI_DSPRITES),
+    "multi_dsprites-binarized": Source("Multi-dSprites, binarized", _MULTI_DSPRITES),
+    "multi_dsprites-colored_on_colored": Source("Multi-dSprites on colours", _MULTI_DSPRITES),
     "tetrominoes-tfrecord": Source(
         "Tetrominoes, TFRecord in memory", _TETROMINOES, _write_tfrecord(_tetrominoes), 4096
     ),

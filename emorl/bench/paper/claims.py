@@ -85,7 +85,7 @@ def checklist(record: Record) -> Rows:
 
 
 def _ratios(record: Record, claim: Claim, code: str) -> list[float] | None:
-    """The claim's ratios at each size where nothing is missing, or None if there is no such size."""
+    """The claim's ratios at each size where nothing is missing; None if there is no such size."""
     entries = {(e["model"], e["size"]): e for e in record["cases"] if e["code"] == code}
     found: list[float] = []
     for size in claim.sizes or sorted({size for _, size in entries}):

@@ -27,12 +27,17 @@ RECORDS = (
 
 
 class TetrominoesReal10(ObjectDataset):
-    """The ten labelled records of DeepMind's IODINE test data, bit for bit, on any device."""
+    """The ten labelled records of DeepMind's IODINE test data, bit for bit, on any device.
+
+    They are one split, of no seed.
+    """
 
     name = "tetrominoes-real10"
     image_size = (FRAME, FRAME)
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, *, split: str = "train", seed: int = 0, device: torch.device | str = "cpu"
+    ) -> None:
         records = torch.tensor(RECORDS, device=device)
         entities = torch.cat([torch.zeros_like(records[:, :1]), records], dim=1)
         shape, top, left, color = entities.unbind(-1)
