@@ -8,6 +8,7 @@ the batches.
 from emorl.data.base import UNBOUNDED, Batch, ObjectDataset, collate
 from emorl.data.check import check
 from emorl.data.convert import convert
+from emorl.data.generators.clevr import Clevr
 from emorl.data.generators.multi_dsprites import MultiDSprites
 from emorl.data.generators.tetromino_shapes import render
 from emorl.data.generators.tetrominoes import Tetrominoes
@@ -20,6 +21,7 @@ __all__ = [
     "UNBOUNDED",
     "Batch",
     "BatchSampler",
+    "Clevr",
     "MultiDSprites",
     "ObjectDataset",
     "Tetrominoes",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from emorl.data.base import ObjectDataset
+from emorl.data.generators.clevr import Clevr
 from emorl.data.generators.multi_dsprites import MultiDSprites
 from emorl.data.generators.real10 import TetrominoesReal10
 from emorl.data.generators.tetrominoes import Tetrominoes
@@ -27,9 +28,12 @@ GENERATORS: Mapping[str, Callable[..., ObjectDataset]] = {
     "multi_dsprites": MultiDSprites,
     "multi_dsprites-binarized": partial(MultiDSprites, "binarized"),
     "multi_dsprites-colored_on_colored": partial(MultiDSprites, "colored_on_colored"),
+    "clevr6": partial(Clevr, 6),
+    "clevr10": partial(Clevr, 10),
 }
 """Names that `open_dataset` takes instead of a path, and what makes their images."""
 
+_RENDERED = ("clevr6", "clevr10")  # in any size, and cropped already
 FORMATS = "HDF5 in EfficientMORL's layout, TFRecord of DeepMind's multi-object data sets"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 
@@ -69,7 +73,10 @@ def open_dataset(
     if spec in GENERATORS and value_range is not None:
         raise ValueError(f"value_range: expected none for the generator {spec}, got {value_range}")
     dataset: ObjectDataset
-    if spec in GENERATORS:
+    if spec in _RENDERED:
+        dataset = GENERATORS[str(spec)](size=size or 96, split=split, seed=seed, device=device)
+        crop = None if crop == "clevr" else crop
+    elif spec in GENERATORS:
         dataset = GENERATORS[str(spec)](split=split, seed=seed, device=device)
     else:
         dataset = open_file(spec, split=split, value_range=value_range)

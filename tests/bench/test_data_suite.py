@@ -183,11 +183,11 @@ def test_tables_say_who_waits_for_whom() -> None:
         "no: without workers it adds 2.5% to a step",
     ]
     assert rows[generated, "tetrominoes-laptop, slot_attention"][1] == "not with 1 worker"
-    # 8000 / 11^2 = 66 images a second without workers, 172 with two; 440 are eaten.
+    # 8000 / 13^2 = 47 images a second without workers, 123 with two; 440 are eaten.
     chunked = SOURCES["clevr-hdf5"].title
     assert rows[chunked, "clevr6, slot_attention"] == [
         "440",
-        "yes: 0.39x of what is eaten, with 2 workers",
+        "yes: 0.28x of what is eaten, with 2 workers",
     ]
     in_order = SOURCES["clevr-tfrecord"].title
     assert rows[in_order, "clevr6, slot_attention"][1].startswith("not for training")
@@ -204,7 +204,7 @@ def test_the_plot_is_drawn() -> None:
     bars = sum(len(source.workers) for source in SOURCES.values())
     assert [len(axes.patches) for axes in (images, masks)] == [bars, bars]
     # A line for each source and configuration: Tetrominoes' four have two.
-    assert sum(len(hungriest(record, key)) for key in SOURCES) == 4 * 2 + 8
+    assert sum(len(hungriest(record, key)) for key in SOURCES) == 4 * 2 + 10
     svg = picture(figure, "svg")
     assert b"Some Processor at 2.5 GHz, 2 threads; 2026-11-27" in svg
     assert b"CLEVR, HDF5, contiguous" in svg

@@ -91,6 +91,8 @@ SOURCES = {
     "multi_dsprites": Source("Multi-dSprites, generated", _MULTI_DSPRITES),
     "multi_dsprites-binarized": Source("Multi-dSprites, binarized", _MULTI_DSPRITES),
     "multi_dsprites-colored_on_colored": Source("Multi-dSprites on colours", _MULTI_DSPRITES),
+    "clevr6": Source("CLEVR-like, to 6 objects", _CLEVR6),
+    "clevr10": Source("CLEVR-like, to 10 objects", _CLEVR6),
     "tetrominoes-tfrecord": Source(
         "Tetrominoes, TFRecord in memory", _TETROMINOES, _write_tfrecord(_tetrominoes), 4096
     ),

@@ -1,0 +1,193 @@
+"""CLEVR-like scenes: spheres, cylinders and cubes of rubber and metal, by rays.
+
+Scenes follow CLEVR's rules, and camera, lamps and backdrop its base scene; what Blender traces in
+full is shaded here by `emorl.data.generators.clevr_light`. Pixels are therefore like CLEVR's, not
+equal: numbers on these images are numbers on "clevr-like" scenes. Masks, visibility and factors are
+exact.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from emorl.data import random
+from emorl.data.base import Batch
+from emorl.data.generators.base import GeneratedDataset
+from emorl.data.generators.clevr_light import PATTERNS, World, to_srgb
+from emorl.data.generators.clevr_scenes import Scenes, propose, view
+from emorl.data.generators.ray_caster import Ground, Objects, Rays
+
+FRAME = (240, 320)
+_FOCAL = 350.0  # pixels of the frame
+_CROP = (29, 64, 192)  # top, left and side of what the models see
+_LEAST_VISIBLE = 200  # pixels of the frame, of each object
+_EVERY = 2  # pixels of the frame, at which visibility is counted
+_MOST_ATTEMPTS = 10_000
+
+
+class Clevr(GeneratedDataset):
+    """Endless scenes, each a pure function of (seed, split, index).
+
+    Factors (float32, entity 0 = background, absent ones 0 and last): x, y, z in Blender's units,
+    rotation in degrees, size (1 large, 2 small), material (1 rubber, 2 metal), shape (1 sphere,
+    2 cylinder, 3 cube), color (1 to 8: red, cyan, green, blue, brown, gray, purple, yellow),
+    visibility. They are DeepMind's codes ("Multi-Object Datasets"). An object can lie outside of
+    the crop that the models see, rows 29 to 220 and columns 64 to 255 of 240 x 320.
+
+    Args:
+        most: the largest number of objects, 3 to 10; each number from 3 on is as frequent.
+        size: height and width of the image, onto which the crop is rendered.
+        split: "train", "val" or "test".
+        seed: any integer.
+        device: where images are made.
+
+    Raises:
+        ValueError: if the split is unknown, or a number is not in its range.
+    """
+
+    def __init__(
+        self,
+        most: int = 10,
+        *,
+        size: int = 96,
+        split: str = "train",
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        super().__init__(device)
+        if split not in random.SPLITS:
+            raise ValueError(f"split: expected one of {', '.join(random.SPLITS)}, got {split!r}")
+        for name, value, low, high in (("most", most, 3, 10), ("size", size, 1, 1024)):
+            if not low <= value <= high:
+                raise ValueError(f"{name}: expected {low} to {high}, got {value}")
+        self.name = f"clevr{most}-like"
+        self.image_size = (size, size)
+        self.most, self.split, self.seed = most, split, seed
+
+    @cached_property
+    def _ground(self) -> Ground:
+        return Ground(self.device)
+
+    def generate(self, index: Tensor) -> Batch:
+        """The scenes of `index`, int64 [B]."""
+        # On the CPU the rays of a scene stay in the cache; a GPU wants more work per call.
+        chunk = 1 if self.device.type == "cpu" else 128
+        scenes = Scenes(*map(torch.cat, zip(*map(self.scenes, index.split(64)), strict=True)))
+        parts = [self.render(scenes.rows(rows)) for rows in torch.arange(len(index)).split(chunk)]
+        image, mask = (torch.cat(x) for x in zip(*parts, strict=True))
+        return Batch(image, mask, _factors(scenes), index)
+
+    def scenes(self, index: Tensor) -> Scenes:
+        """The first attempt of each index whose objects have places and are visible."""
+        state = random.stream(index, split=self.split, seed=self.seed)
+        attempt = torch.zeros_like(index)
+        accepted, _ = propose(state, attempt, self.most)
+        pending = torch.arange(len(index), device=index.device)
+        for _ in range(_MOST_ATTEMPTS):
+            scenes, good = propose(state[pending], attempt[pending], self.most)
+            placed = good.nonzero()[:, 0]
+            good[placed] = _visible(scenes.rows(placed))
+            for whole, part in zip(accepted, scenes, strict=True):
+                whole[pending[good]] = part[good]
+            pending = pending[~good]
+            if not len(pending):
+                return accepted
+            attempt[pending] += 1
+        raise RuntimeError(f"{self.name}: no scene with visible objects in {_MOST_ATTEMPTS} tries")
+
+    def render(self, scenes: Scenes) -> tuple[Tensor, Tensor]:
+        """Images uint8 [B, 3, size, size] and label maps uint8 [B, 1, size, size] of scenes."""
+        world, size = World.of(scenes, self._ground), self.image_size[0]
+        rays = _crop_rays(scenes.camera, size, offset=(0.5, 0.5))
+        number, _ = world.meet(rays)
+        label = (number.clamp_min(-1) + 1).view(-1, size, size)
+        pattern = torch.arange(size, device=label.device) % 2
+        pattern = (2 * pattern[:, None] + pattern).expand(label.shape)
+        edge = _is_edge(label) | _is_metal(label, world.metal)
+        light = torch.zeros(*label.shape, 3, device=label.device)
+        inner, outer = (~edge).ravel().nonzero()[:, 0], edge.ravel().nonzero()[:, 0]
+        shaded = world.radiance(rays.rows(inner), pattern.ravel()[inner])
+        light.view(-1, 3)[inner] = shaded.clamp(0, 1)
+        quarters = [(0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75)]
+        several = [_crop_rays(scenes.camera, size, offset=place, rows=outer) for place in quarters]
+        joined = Rays(*map(torch.cat, zip(*several, strict=True)))
+        turn = torch.arange(PATTERNS, device=label.device).repeat_interleave(len(outer))
+        finer = world.radiance(joined, turn).clamp(0, 1).view(PATTERNS, len(outer), 3)
+        light.view(-1, 3)[outer] = finer.mean(0)
+        image = (to_srgb(light) * 255).round().to(torch.uint8).permute(0, 3, 1, 2).contiguous()
+        return image, label.to(torch.uint8)[:, None]
+
+
+def _crop_rays(
+    camera: Tensor, size: int, *, offset: tuple[float, float], rows: Tensor | None = None
+) -> Rays:
+    """Rays through a point of each of the crop's pixels, image by image; of some pixels alone."""
+    top, left, side = _CROP
+    pixels = torch.arange(len(camera) * size**2, device=camera.device) if rows is None else rows
+    scene, pixel = pixels // size**2, pixels % size**2
+    row = top + (pixel // size + offset[0]) * side / size
+    column = left + (pixel % size + offset[1]) * side / size
+    return _rays(camera, scene, row, column)
+
+
+def _rays(camera: Tensor, scene: Tensor, row: Tensor, column: Tensor) -> Rays:
+    right, up, forward = (axis.float()[scene] for axis in view(camera))
+    height, width = FRAME
+    direction = _FOCAL * forward + (column - width / 2)[:, None] * right
+    direction = torch.nn.functional.normalize(direction + (height / 2 - row)[:, None] * up, dim=1)
+    nowhere = torch.full_like(scene, -3)
+    return Rays(scene, camera.float()[scene], direction, nowhere)
+
+
+def _visible(scenes: Scenes) -> Tensor:
+    """Whether every object shows enough pixels in the whole frame, bool [B]."""
+    batch, most = scenes.present.shape
+    device = scenes.present.device
+    rows, columns = (torch.arange(_EVERY / 2, side, _EVERY, device=device) for side in FRAME)
+    places = len(rows) * len(columns)
+    scene = torch.arange(batch, device=device).repeat_interleave(places)
+    row, column = (x.ravel().repeat(batch) for x in torch.meshgrid(rows, columns, indexing="ij"))
+    number, _ = Objects.of(scenes).nearest(_rays(scenes.camera, scene, row, column))
+    counts = torch.zeros(batch, most + 1, device=device)
+    slot = torch.where(number < 0, most, number)
+    counts.index_put_((scene, slot), torch.ones_like(row), accumulate=True)
+    enough = counts[:, :most] * _EVERY**2 >= _LEAST_VISIBLE
+    return (enough | ~scenes.present).all(1)
+
+
+def _is_edge(label: Tensor) -> Tensor:
+    """Pixels beside another object's, bool [B, H, W]."""
+    edge = torch.zeros_like(label, dtype=torch.bool)
+    across, down = label[:, :, 1:] != label[:, :, :-1], label[:, 1:] != label[:, :-1]
+    edge[:, :, 1:] |= across
+    edge[:, :, :-1] |= across
+    edge[:, 1:] |= down
+    edge[:, :-1] |= down
+    return edge
+
+
+def _is_metal(label: Tensor, metal: Tensor) -> Tensor:
+    padded = torch.nn.functional.pad(metal, (1, 0))
+    return padded.gather(1, label.flatten(1)).view_as(label)
+
+
+def _factors(scenes: Scenes) -> dict[str, Tensor]:
+    named = {
+        "x": scenes.place[..., 0],
+        "y": scenes.place[..., 1],
+        "z": scenes.radius,
+        "rotation": scenes.rotation,
+        "size": scenes.size,
+        "material": scenes.material,
+        "shape": scenes.shape,
+        "color": scenes.color,
+    }
+    factors = {
+        name: torch.nn.functional.pad(value * scenes.present, (1, 0)).float()
+        for name, value in named.items()
+    }
+    visibility = torch.nn.functional.pad(scenes.present, (1, 0), value=True).float()
+    return {**factors, "visibility": visibility}
