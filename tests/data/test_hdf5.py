@@ -115,7 +115,7 @@ def test_splits_are_groups(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"imgs": None}, "train/imgs, got masks"),
-        ({"imgs": np.zeros((6, 5, 4), np.uint8)}, r"imgs \[N, H, W, 1 or 3\], got \[6, "),
+        ({"imgs": np.zeros((6, 5, 4, 4), np.uint8)}, r"imgs \[N, H, W, 1 or 3\], got \[6, "),
         ({"imgs": np.zeros((0, 5, 4, 3))}, r"imgs .*, got \[0, 5, 4, 3\]"),
         (
             {"imgs": np.full((6, 5, 4, 3), -1.0)},
@@ -124,10 +124,10 @@ def test_splits_are_groups(tmp_path: Path) -> None:
         ({"imgs": np.full((6, 5, 4, 3), 256)}, "values .* int64\\), got 256 to 256; store"),
         ({"imgs": np.full((6, 5, 4, 3), np.nan)}, "values .*, got NaN; mend that"),
         ({"masks": np.zeros((6, 3, 4, 5, 1))}, r"masks \[6, E, 5, 4, 1\], got \[6, 3, 4, 5, 1\]"),
-        ({"masks": np.zeros((6, 5, 4))}, r"masks \[6, E, 5, 4, 1\], got \[6, 5, 4\]"),
+        ({"masks": np.zeros((6, 4, 5))}, r"masks \[6, E, 5, 4, 1\], got \[6, 4, 5\]; a label map"),
         ({"factors": np.zeros((5, 3, 9))}, r"factors \[6, E, F\], got \[5, 3, 9\]"),
     ],
-    ids=["no imgs", "3-D", "empty", "negative", "large", "nan", "transposed", "labels", "factors"],
+    ids=["no imgs", "RGBA", "empty", "negative", "large", "nan", "transposed", "labels", "factors"],
 )
 def test_other_layouts_are_named(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     data = {key: values for key, values in arrays().items() if key != "labels"} | change

@@ -239,7 +239,7 @@ def test_slow_files_are_told_and_converted(tmp_path):
         file.create_dataset("val/imgs", data=images, chunks=(400, 96, 96, 3), compression="gzip")
     line = open_dataset(path, split="val", limit=7).slow
     assert line.startswith(f"{path}: reading in random order takes about ")
-    assert line.endswith(f"; store it again: emorl data convert {path} FILE.h5 --split val")
+    assert line.endswith(f"; store it again: emorl data convert {path} --out FILE.h5 --split val")
     assert f"\nslow: {line}\n" in check(path, 33)
     copy = convert(open_dataset(path, split="val"), tmp_path / "b.h5", split="val")
     assert open_dataset(copy, split="val").slow is None

@@ -16,6 +16,7 @@ _INFLATES = {"deflate": 1032, "lzf": 88, "shuffle": 1, "fletcher32": 1}
 _PER_CHUNK, _PER_INFLATED, _PER_COPIED = 3e-5, 5e-9, 1e-9
 _PER_IMAGE = 1e-4
 _SLOW = 10
+_SMALL_CHUNK = 64 << 20  # bytes that a chunk may have in a file that is smaller
 
 
 def require_stored(stored: h5py.Dataset) -> None:
@@ -35,6 +36,11 @@ def require_stored(stored: h5py.Dataset) -> None:
                 f"{stored.name} declares {list(stored.shape)} of {stored.dtype}, {size(declared)}, "
                 f"but only {size(present)} are stored"
             )
+    chunk = math.prod(stored.chunks or (0,)) * stored.dtype.itemsize
+    if chunk > max(declared, _SMALL_CHUNK):  # a chunk is inflated as a whole
+        raise ValueError(
+            f"{stored.name} has chunks of {size(chunk)}, but declares only {size(declared)}"
+        )
     row = math.prod(stored.shape[1:]) * stored.dtype.itemsize
     require_memory(row, f"an entry of {stored.name}, {list(stored.shape[1:])} of {stored.dtype},")
 

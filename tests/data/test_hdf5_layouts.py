@@ -1,0 +1,100 @@
+"""HDF5 files in others' layouts; tests/data/test_layouts.py reads each exactly."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from layout_testing import COUNT, scenes
+
+from emorl.data import open_dataset
+
+
+def stored(path: Path, masks: np.ndarray, **attributes: int) -> Path:
+    with h5py.File(path, "w") as file:
+        file["imgs"] = scenes().images
+        file["masks"] = masks
+        file["masks"].attrs.update(attributes)
+    return path
+
+
+@pytest.mark.parametrize("axes", [(), (-1,), (1,), (1, -1)], ids=str)
+@pytest.mark.parametrize("dtype", ["uint8", "int64", "float32"])
+def test_label_maps_are_told_from_masks_by_content(axes, dtype, tmp_path):
+    """[N, H, W], [N, H, W, 1], [N, 1, H, W] and [N, 1, H, W, 1]."""
+    labels = scenes().labels
+    assert labels is not None
+    path = stored(tmp_path / "a.h5", np.expand_dims(labels, axes).astype(dtype))
+    mask = open_dataset(path).__getitems__([4, 1, 2]).mask
+    assert mask.dtype == torch.uint8
+    assert (mask[:, 0].numpy() == labels[[4, 1, 2]]).all()
+
+
+@pytest.mark.parametrize("shape", ["NEHW1", "NE1HW", "NEHW", "NHWE1", "NHWE"])
+def test_masks_may_have_their_axes_in_any_published_order(shape, tmp_path):
+    made = scenes()
+    masks = np.moveaxis(made.entity_masks, 1, shape.replace("1", "").index("E"))
+    for position in [i for i, axis in enumerate(shape) if axis == "1"]:
+        masks = np.expand_dims(masks, position)
+    dataset = open_dataset(stored(tmp_path / "a.h5", masks))
+    batch, entity_masks = dataset.read([3, 0])
+    assert (batch.mask[:, 0].numpy() == made.labels[[3, 0]]).all()
+    assert (entity_masks.numpy() == made.entity_masks[[3, 0]]).all()
+
+
+def test_the_mask_of_a_single_entity_covers_all(tmp_path):
+    """It has one value, unlike a label map; a label map without an object has the value 0."""
+    ones = np.full((COUNT, 1, 9, 8, 1), 255, np.uint8)
+    assert (open_dataset(stored(tmp_path / "a.h5", ones))[0]["mask"] == 0).all()
+    labels = np.zeros((COUNT, 1, 9, 8, 1), np.uint8)
+    labels[-1, 0, 0, 0] = 7
+    assert open_dataset(stored(tmp_path / "b.h5", labels))[COUNT - 1]["mask"].max() == 7
+
+
+def test_many_labels_are_int32_from_the_first_image_on(tmp_path):
+    labels = np.zeros((COUNT, 9, 8), np.uint16)
+    labels[-1, 0, 0] = 1000
+    dataset = open_dataset(stored(tmp_path / "a.h5", labels))
+    assert dataset[0]["mask"].dtype == torch.int32
+    assert dataset[COUNT - 1]["mask"].max() == 1000
+    told = open_dataset(stored(tmp_path / "b.h5", labels, labels=256))
+    assert told[0]["mask"].dtype == torch.uint8
+    with pytest.raises(ValueError, match=r"b\.h5: image 5: expected labels from 0 to 255, got 0"):
+        told.__getitems__([0, 5])
+
+
+@pytest.mark.parametrize("value", [-1, 0.5, np.nan])
+def test_what_is_no_label_stops_with_its_image(value, tmp_path):
+    labels = scenes().labels.astype(np.float32)
+    labels[2, 3, 3] = value
+    dataset = open_dataset(stored(tmp_path / "a.h5", labels))
+    with pytest.raises(ValueError, match=r"a\.h5: image 2: expected labels from 0 to 255, got "):
+        dataset.__getitems__([1, 2])
+
+
+def test_others_than_factors_are_left_alone(tmp_path):
+    """Names are no factors by themselves: a row must hold a number for each entity."""
+    path = tmp_path / "a.h5"
+    made = scenes()
+    with h5py.File(path, "w") as file:
+        file["image"], file["mask"] = made.images, made.entity_masks
+        file["camera"] = np.zeros((COUNT, 4, 4))
+        file["names"] = np.full((COUNT, 3), b"cube")
+        file["size"] = np.arange(3 * COUNT).reshape(COUNT, 3)
+        file["folder/x"] = np.zeros((COUNT, 3))
+    assert open_dataset(path)[1]["factors"]["size"].tolist() == [3, 4, 5]
+    assert open_dataset(path)[1]["factors"].keys() == {"size"}
+
+
+def test_a_chunk_larger_than_all_images_is_refused(tmp_path):
+    """It would be inflated as a whole."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        options = {"chunks": (320_000, 9, 8, 3), "maxshape": (None, 9, 8, 3), "compression": "lzf"}
+        images = file.create_dataset("imgs", (2, 9, 8, 3), "u1", **options)
+        images[:] = 7
+    with pytest.raises(ValueError, match=r"a\.h5: /imgs has chunks of 69.1 MB, but declares only"):
+        open_dataset(path)
