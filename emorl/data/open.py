@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -34,8 +36,11 @@ GENERATORS: Mapping[str, Callable[..., ObjectDataset]] = {
 """Names that `open_dataset` takes instead of a path, and what makes their images."""
 
 _RENDERED = ("clevr6", "clevr10")  # in any size, and cropped already
-FORMATS = "HDF5 in EfficientMORL's layout, TFRecord of DeepMind's multi-object data sets"
+FORMATS = "HDF5 in a published layout, TFRecord of DeepMind's multi-object data sets"
+WHERE = "docs/datasets.md tells where the published files are"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+_NUMPY_MAGIC = b"\x93NUMPY"
+_HEADER = 256  # bytes of a .npy file in which its data type is written
 
 
 def open_dataset(
@@ -54,10 +59,11 @@ def open_dataset(
     Args:
         spec: one of `GENERATORS` ("tetrominoes-real10": ten published records; the others are
             endless), or the path of an HDF5 or TFRecord file, which is recognised by its content;
-            "~" is a home folder.
+            "~" is a home folder, and a pattern with "*", "?" or "[...]" means all shards of a
+            TFRecord file.
         split: "train", "val" or "test": a generator's split shares no scene's random state with
-            the others; of an HDF5 file it is the group. A TFRecord file and the ten records are
-            one split, whatever this says.
+            the others; of an HDF5 file it is the group. A file without groups, a TFRecord file and
+            the ten records are one split, whatever this says.
         seed: of a generator.
         limit: keep only the first `limit` images.
         crop: "clevr" for the central 192 x 192 pixels of 240 x 320 images.
@@ -94,9 +100,9 @@ def open_file(
         ValueError: if there is no such file, it is in none of the known formats, or its images are
             not in their range of values.
     """
-    path = require_file(path)
+    path, *others = data_files(path)
     asked = None if value_range is None else as_range(value_range, "value_range")
-    if is_hdf5(path):
+    if is_hdf5(path) and not others:
         from emorl.data.readers.hdf5 import HDF5Dataset
 
         return HDF5Dataset(path, split, asked)
@@ -104,26 +110,35 @@ def open_file(
     from emorl.data.readers.tfrecord_container import is_compressed
 
     with path.open("rb") as file:
-        start = file.read(12)
-    if is_compressed(start) is None:
+        start = file.read(_HEADER)
+    if start.startswith(_NUMPY_MAGIC) and b"'|O'" in start:
+        raise ValueError(
+            f"{path}: pickled Python objects, which can run any code when they are read, so they "
+            "are not; object-centric-library's metadata are not needed: open its .hdf5 file"
+        )
+    if is_compressed(start[:12]) is None:
         found = f"a file that starts with {start[:4].hex(' ')}" if start else "an empty file"
         raise ValueError(f"{path}: expected {FORMATS}; got {found}")
-    return TFRecordDataset(path, asked)
+    return TFRecordDataset([path, *others], asked)
 
 
-def require_file(spec: str | Path) -> Path:
-    """The path of a data set's file.
+def data_files(spec: str | Path) -> list[Path]:
+    """The file of a data set, or the shards that a pattern matches, by name.
 
     Raises:
         ValueError: if there is none.
     """
     path = local(spec)
-    if not path.is_file():
-        kind = "a folder" if path.is_dir() else "neither a file nor a generator"
-        raise ValueError(
-            f"{path}: {kind}; expected one of {', '.join(GENERATORS)} or a file ({FORMATS})"
-        )
-    return path
+    if path.is_file():
+        return [path]
+    if "\0" not in str(path) and glob.has_magic(str(path)):
+        if found := [Path(name) for name in sorted(glob.glob(str(path))) if os.path.isfile(name)]:
+            return found
+        raise ValueError(f"{path}: no file matches; {WHERE}")
+    kind = "a folder" if path.is_dir() else "neither a file nor a generator"
+    raise ValueError(
+        f"{path}: {kind}; expected one of {', '.join(GENERATORS)} or a file ({FORMATS}); {WHERE}"
+    )
 
 
 def require_split_name(split: str) -> None:

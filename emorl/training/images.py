@@ -8,7 +8,7 @@ import os
 import torch
 
 from emorl.data import GENERATORS, ObjectDataset, open_dataset
-from emorl.data.open import require_file
+from emorl.data.open import data_files
 from emorl.paths import local
 from emorl.training.config import DataConfig
 
@@ -49,7 +49,7 @@ def require_files(data: DataConfig) -> None:
     """
     for spec in (data.train, data.held_out):
         if spec is not None and spec not in GENERATORS:
-            require_file(absolute(spec))
+            data_files(absolute(spec))
 
 
 def same_images(first: ObjectDataset, second: ObjectDataset) -> bool:

@@ -46,7 +46,7 @@ def scenes(
     labels = rng.integers(0, entities, (count, height, width)).astype(np.uint8)
     labels[:, 0, :entities] = np.arange(entities)[:width]
     values = {name: rng.random((count, entities), np.float32) for name in factors}
-    if "color" in values:
+    if "color" in values and channels > 1:
         values["color"] = rng.random((count, entities, channels), np.float32)
     if "visibility" in values:
         values["visibility"][:] = 1
@@ -108,9 +108,9 @@ def root_arrays(path: Path) -> Scenes:
 
 def dsprites(path: Path) -> Scenes:
     """Images of 0 and 1, and the factors of the one object."""
-    made = scenes(entities=2, factors=("color", "shape", "scale", "orientation", "x", "y"))
+    names = ("color", "shape", "scale", "orientation", "x", "y")
+    made = scenes(channels=1, entities=2, factors=names)
     assert made.labels is not None
-    made.factors["color"] = np.ones((COUNT, 2), np.float32)
     values = np.stack([values[:, 1] for values in made.factors.values()], axis=1)
     with h5py.File(path, "w") as file:
         file["imgs"] = made.labels

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,77 +14,84 @@ from torch import Tensor
 
 from emorl.data.base import Batch
 from emorl.data.readers.base import FileDataset, label_map
-from emorl.data.readers.tfrecord_container import RecordReader
 from emorl.data.readers.tfrecord_example import parse_example
-from emorl.data.readers.tfrecord_layouts import recognise
+from emorl.data.readers.tfrecord_index import Record, Records
+from emorl.data.readers.tfrecord_layouts import Scene, recognise
 from emorl.data.values import LOOKED_AT, ValueRange, decide
 
 MEMORY_LIMIT = 256 << 20
-"""Files that inflate to at most this many bytes are kept in memory and read in any order."""
-
-Record = tuple[NDArray[np.uint8], NDArray[Any], dict[str, NDArray[np.float32]]]
-"""Image, entity masks and factors; `Layout.decode` gives the shapes."""
+"""Files that inflate to at most this many bytes are kept in memory."""
 
 
 class TFRecordDataset(FileDataset):
-    """Tetrominoes, Multi-dSprites or CLEVR with masks, recognised from the first record.
+    """One of DeepMind's data sets, recognised from the first record; a video is 33 images.
 
-    A file that inflates to more than `MEMORY_LIMIT` bytes can only be read in order (which is
-    what converting to HDF5 does), since compressed data have no addresses. Its length is counted
-    when it is first asked for, which takes as long as inflating the file.
+    Files that inflate to more than `MEMORY_LIMIT` bytes are read from disk. Of compressed ones
+    that is slow in random order, as `slow` says, since what lies between two places of the index
+    (`tfrecord_index`) has to be inflated. Their length is counted when it is first asked for,
+    which takes as long as inflating them.
 
     Args:
-        path: a file, plain or compressed with GZIP or ZLIB.
+        paths: a file, or the shards of one in their order, plain or compressed with GZIP or ZLIB.
         value_range: what the images' numbers mean; None for 0 to 255, which the layouts define.
 
     Raises:
-        ValueError: if the file is empty, damaged or something else; the message names the file,
+        ValueError: if a file is empty, damaged or something else; the message names the file,
             the number of the record, and the cause. Larger files are checked as they are read.
     """
 
-    def __init__(self, path: str | Path, value_range: ValueRange | None = None) -> None:
-        self.path = Path(path)
-        self._payloads: list[bytes] | None = None
+    def __init__(self, paths: Path | Sequence[Path], value_range: ValueRange | None = None) -> None:
+        self.paths = [paths] if isinstance(paths, Path) else [*paths]
+        self.path = self.paths[0]
+        self._kept: list[Record] | None = None
         self._count: int | None = None
-        self._reader: tuple[int, RecordReader] | None = None
+        self._records = Records(self.paths)
         self._load(value_range)
-        self.name, self.image_size = self._layout.name, self._layout.image_size
+        self.name, self.image_size = self.layout.name, self.layout.image_size
         self.value_range = self.values.range
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_reader": None}
+        if not self.in_memory:
+            shown = self.path if len(self.paths) == 1 else f"{self.path} ..."
+            self.slow = (
+                f"{shown}: reading in random order inflates up to a few hundred records for each; "
+                f"store it as HDF5: emorl data convert {self.path} --out FILE.h5"
+            )
 
     def __len__(self) -> int:
         if self._count is None:
-            self._count = self._count_records(None)
-        return self._count
+            self._count = self._records.count()
+        return self._count * self.layout.frames
 
     def count(self, most: int) -> int:
-        """The number of records, but at most `most`, looking no further into the file."""
-        return min(most, self._count) if self._count is not None else self._count_records(most)
-
-    def _count_records(self, most: int | None) -> int:
-        with RecordReader(self.path) as reader:
-            return sum(1 for _ in itertools.islice(reader, most))
+        """The number of images, but at most `most`, looking no further into the files."""
+        if self._count is not None:
+            return min(most, len(self))
+        records = -(-most // self.layout.frames)
+        return min(most, self._records.count(records) * self.layout.frames)
 
     @property
     def in_memory(self) -> bool:
-        """Whether the file is small enough to be read in any order."""
-        return self._payloads is not None
+        """Whether the files are small enough to be kept in memory."""
+        return self._kept is not None
 
     def read(self, indices: Sequence[int]) -> tuple[Batch, Tensor | None]:
         """The images at `indices` and their entity masks, uint8 0 or 255 [B, E, H, W].
 
         Raises:
-            ValueError: if a record is damaged, or the file is large and not read in order.
+            ValueError: if a record is damaged.
         """
         self._require_known(indices)
-        records = [self._decode(i, p) for i, p in zip(indices, self._fetch(indices), strict=True)]
-        images, masks, factors = zip(*records, strict=True)
+        scenes = []
+        for record, frame, features in self._features(indices, self.layout.keys):
+            with _named(record):
+                scene = self.layout.decode(features, self.values, frame)
+                self._require_same_shapes(scene)
+            scenes.append(scene)
+        images, masks, factors = zip(*scenes, strict=True)
         entity_masks = torch.from_numpy(np.stack(masks))
+        labels = label_map(entity_masks)
         batch = Batch(
             image=torch.from_numpy(np.stack(images)),
-            mask=label_map(entity_masks),
+            mask=labels - labels.clamp(max=self.layout.backgrounds - 1),
             factors={
                 name: torch.from_numpy(np.stack([values[name] for values in factors]))
                 for name in factors[0]
@@ -99,102 +104,88 @@ class TFRecordDataset(FileDataset):
         """The images alone, uint8 [B, 3, H, W]; errors as `read`'s, but for masks and factors."""
         self._require_known(indices)
         images = []
-        for index, payload in zip(indices, self._fetch(indices), strict=True):
-            with self._named(index):
-                features = parse_example(payload, ("image",))
-                images.append(self._layout.decode_image(features, self.values))
+        for record, frame, features in self._features(indices, ("image",)):
+            with _named(record):
+                images.append(self.layout.decode_image(features, self.values, frame))
         return torch.from_numpy(np.stack(images))
 
     def _require_known(self, indices: Sequence[int]) -> None:
         if self._count is not None or (indices and min(indices) < 0):
             self._require_indices(indices, len(self))
 
+    def _features(
+        self, indices: Sequence[int], keys: Sequence[str] | frozenset[str]
+    ) -> Iterator[tuple[Record, int, dict[str, NDArray[Any]]]]:
+        """The record of each image, the image's frame in it, and the features `keys`."""
+        features: dict[str, NDArray[Any]] = {}
+        record, found = None, -1
+        for index in indices:
+            number, frame = divmod(index, self.layout.frames)
+            if record is None or number != found:
+                record = self._kept[number] if self._kept else self._records.record(number)
+                with _named(record):
+                    features, found = parse_example(record.payload, keys), number
+            yield record, frame, features
+
     def _load(self, asked: ValueRange | None) -> None:
         """Recognise the first record, keep all payloads if they are few, and look at the range."""
-        payloads: list[bytes] = []
+        kept: list[Record] = []
         size, records, brightest = 0, 0, 0.0
-        with RecordReader(self.path) as reader:
-            for payload in reader:
-                if records == 0:
-                    self._recognise(payload, asked)
-                records += 1
-                size += len(payload)
-                if size <= MEMORY_LIMIT:
-                    payloads.append(payload)
-                looked = records > LOOKED_AT or self.values.is_settled(brightest)
-                if not looked:
-                    brightest = max(brightest, self._brightest(records - 1, payload))
-                elif size > MEMORY_LIMIT:
-                    break
+        for record in self._records:
+            if records == 0:
+                self._recognise(record, asked)
+            records += 1
+            size += len(record.payload)
+            if size <= MEMORY_LIMIT:
+                kept.append(record)
+            looked = records > LOOKED_AT or self.values.is_settled(brightest)
+            if not looked:
+                brightest = max(brightest, self._brightest(record))
+            elif size > MEMORY_LIMIT:
+                break
         if records == 0:
             raise ValueError(f"{self.path}: expected a TFRecord file with records, got none")
-        with self._named(None):
+        try:
             self.values.require_bright(brightest, min(records, LOOKED_AT))
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from None
         if size <= MEMORY_LIMIT:
-            self._payloads, self._count = payloads, records
+            self._kept, self._count = kept, records
 
-    def _recognise(self, payload: bytes, asked: ValueRange | None) -> None:
+    def _recognise(self, record: Record, asked: ValueRange | None) -> None:
         """The layout and the range of values, from the first record."""
-        with self._named(0):
-            features = parse_example(payload)
-            self._layout = recognise(features)
+        with _named(record):
+            features = parse_example(record.payload)
+            layout = recognise(features)
             self.values = decide(asked, None, "DeepMind's records", features["image"].dtype)
-            self._shapes = _shapes(self._layout.decode(features, self.values))
+            self.layout = layout.with_masks_of(features)
+            self._shapes = _shapes(self.layout.decode(features, self.values))
 
-    def _brightest(self, index: int, payload: bytes) -> float:
+    def _brightest(self, record: Record) -> float:
         """The largest value of a record's image, 0 where it has none."""
-        with self._named(index):
-            image = parse_example(payload, ("image",)).get("image", np.zeros(0))
+        with _named(record):
+            image = parse_example(record.payload, ("image",)).get("image", np.zeros(0))
             self.values.to_bytes(image[None])
         return float(image.max(initial=0))
 
-    def _decode(self, index: int, payload: bytes) -> Record:
-        with self._named(index):
-            record = self._layout.decode(parse_example(payload), self.values)
-            if (shapes := _shapes(record)) != self._shapes:
-                expected, got = _in_words(self._shapes), _in_words(shapes)
-                raise ValueError(f"expected {expected} as in record 0, got {got}")
-        return record
-
-    @contextmanager
-    def _named(self, index: int | None) -> Iterator[None]:
-        """Complaints begin with the file's name, and the record's number if there is one."""
-        try:
-            yield
-        except ValueError as error:
-            record = "" if index is None else f"record {index}: "
-            raise ValueError(f"{self.path}: {record}{error}") from None
-
-    def _fetch(self, indices: Sequence[int]) -> Iterator[bytes]:
-        if self._payloads is not None:
-            return iter([self._payloads[index] for index in indices])
-        return self._in_order(indices)
-
-    def _in_order(self, indices: Sequence[int]) -> Iterator[bytes]:
-        """Payloads from this process's own reader, which can only go on or start anew at 0."""
-        pid, reader = self._reader or (None, None)
-        if pid != os.getpid() or reader is None or (indices and indices[0] == 0):
-            if reader is not None:
-                reader.close()
-            reader = RecordReader(self.path)
-            self._reader = (os.getpid(), reader)
-        ascending = all(a < b for a, b in itertools.pairwise(indices))
-        if not ascending or (indices and indices[0] < reader.position):
-            raise ValueError(
-                f"{self.path}: too large for reading in any order, only from the first record on; "
-                f"store it as HDF5 first: emorl data convert {self.path} FILE.h5"
-            )
-        for index in indices:
-            while (payload := reader.next()) is not None and reader.position <= index:
-                pass
-            if payload is None:
-                raise IndexError(f"{self.path}: index {index} beyond {reader.position} records")
-            yield payload
+    def _require_same_shapes(self, scene: Scene) -> None:
+        if (shapes := _shapes(scene)) != self._shapes:
+            expected, got = _in_words(self._shapes), _in_words(shapes)
+            raise ValueError(f"expected {expected} as in record 0, got {got}")
 
 
-def _shapes(record: Record) -> dict[str, tuple[int, ...]]:
-    """What all records of a file have in common."""
-    image, masks, factors = record
+@contextmanager
+def _named(record: Record) -> Iterator[None]:
+    """Complaints begin with the file's name and the record's number."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{record.path}: record {record.number}: {error}") from None
+
+
+def _shapes(scene: Scene) -> dict[str, tuple[int, ...]]:
+    """What all scenes of a file have in common."""
+    image, masks, factors = scene
     return {name: a.shape for name, a in {"image": image, "mask": masks, **factors}.items()}
 
 

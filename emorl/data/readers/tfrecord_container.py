@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, NamedTuple, Self
 
 _READ = 1 << 16
 _HEADER = 12  # u64 length and u32 checksum of it
@@ -31,6 +32,20 @@ def is_compressed(start: bytes) -> bool | None:
     return True if zlib_header or start.startswith(b"\x1f\x8b") else None
 
 
+class Mark(NamedTuple):
+    """A place in a file from which reading can go on.
+
+    Attributes:
+        position: number of the record that comes next.
+        offset: in the file.
+        inflater: the state of the decompression there; None of a plain file.
+    """
+
+    position: int
+    offset: int
+    inflater: Any
+
+
 class RecordReader:
     """Reads the records of a file in order, with memory for no more than one of them.
 
@@ -47,7 +62,7 @@ class RecordReader:
         self.position = 0
         self._file = path.open("rb")
         try:
-            self._compressed = self._is_compressed()
+            self._compressed = self._find_compression()
         except ValueError:
             self._file.close()
             raise
@@ -68,6 +83,23 @@ class RecordReader:
         """Close the file."""
         self._file.close()
 
+    @property
+    def is_compressed(self) -> bool:
+        """Whether the file is compressed."""
+        return self._compressed
+
+    def mark(self) -> Mark:
+        """The place that reading has come to."""
+        inflater = self._inflater.copy() if self._compressed else None
+        return Mark(self.position, self._file.tell(), inflater)
+
+    def go_to(self, mark: Mark) -> None:
+        """Go on from a place of the same file."""
+        self.position = mark.position
+        self._file.seek(mark.offset)
+        if mark.inflater is not None:
+            self._inflater = mark.inflater.copy()
+
     def __iter__(self) -> Iterator[bytes]:
         """The payloads of the records that are left."""
         while (payload := self.next()) is not None:
@@ -82,7 +114,7 @@ class RecordReader:
         self.position += payload is not None
         return payload
 
-    def _is_compressed(self) -> bool:
+    def _find_compression(self) -> bool:
         start = self._file.read(_HEADER)
         self._file.seek(0)
         if not start:
@@ -106,6 +138,10 @@ class RecordReader:
             raise ValueError("the checksum of the length is wrong")
         if length > _LARGEST_RECORD:
             raise ValueError(f"expected at most {_LARGEST_RECORD} bytes, got a length of {length}")
+        if not self._compressed:  # lest memory be taken for what is not there
+            length_left = os.fstat(self._file.fileno()).st_size - self._file.tell()
+            if length_left < length + _FOOTER:
+                raise ValueError(f"the file ends {length_left} bytes into a payload of {length}")
         body = self._read(length + _FOOTER)
         if len(body) < length + _FOOTER:
             raise ValueError(f"the file ends {len(body)} bytes into a payload of {length}")
@@ -128,10 +164,12 @@ class RecordReader:
         """Some bytes after decompression, at most `most`; none at the end of the file."""
         while True:
             waiting = self._inflater.unconsumed_tail
-            if self._inflater.eof:  # another member may follow
-                waiting = self._inflater.unused_data or self._file.read(_READ)
-                if not waiting:
-                    return b""
+            if self._inflater.eof:  # another member may follow, behind zeros that fill a block
+                waiting = self._inflater.unused_data.lstrip(b"\0")
+                while not waiting:
+                    if not (more := self._file.read(_READ)):
+                        return b""
+                    waiting = more.lstrip(b"\0")
                 self._inflater = zlib.decompressobj(wbits=47)
             compressed = waiting or self._file.read(_READ)
             if part := self._inflater.decompress(compressed, most):
