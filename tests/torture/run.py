@@ -23,6 +23,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parents[1])]
 
+import torture_containers  # noqa: E402
 import torture_files  # noqa: E402
 import torture_runs  # noqa: E402
 from torture_children import Fault  # noqa: E402
@@ -67,6 +68,10 @@ PARTS: dict[str, tuple[int, Callable[[int, int, int], Cases]]] = {
     "pairs": (60, partial(in_turn, torture_runs.pairs)),
     "two_processes": (20, partial(in_turn, torture_runs.two_processes)),
     "files": (10_000, torture_files.mutated_files),
+    "containers": (
+        torture_containers.VARIANTS * len(torture_containers.containers()),
+        torture_containers.damaged,
+    ),
     "operators": (5_000, operators),
 }
 """Name -> number of cases in `make torture`, and what runs them."""

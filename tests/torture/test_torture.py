@@ -7,6 +7,7 @@ import random
 from pathlib import Path
 
 import pytest
+import torture_containers
 import torture_files
 import torture_runs
 from torture_children import Fault
@@ -44,6 +45,13 @@ def test_other_bits_are_a_fault(tmp_path: Path) -> None:
 def test_mutated_files() -> None:
     cases = 10 * len(torture_files.FORMATS)
     found = [*torture_files.mutated_files(1, 0, cases)]
+    assert [index for index, _, _ in found] == [*range(cases)]
+    assert [wrong for _, _, wrong in found if wrong] == []
+
+
+def test_damaged_containers() -> None:
+    cases = 50 * len(torture_containers.containers())
+    found = [*torture_containers.damaged(1, 0, cases)]
     assert [index for index, _, _ in found] == [*range(cases)]
     assert [wrong for _, _, wrong in found if wrong] == []
 

@@ -64,6 +64,7 @@ class Format:
         read: Takes the folder, and returns what stands for the numbers.
         checked: The file has checksums: other numbers are a fault.
         sums: The checksums are in a file of their own, which older versions did not write.
+        frugal: More memory than there is must not even be asked for.
     """
 
     path: str
@@ -71,6 +72,7 @@ class Format:
     read: Callable[[Path], object]
     checked: bool = False
     sums: bool = False
+    frugal: bool = False
 
 
 def digest(value: Any) -> str:
@@ -199,15 +201,34 @@ FORMATS = [
 ]
 
 
-def mutated_files(seed: int, first: int, cases: int) -> Iterator[tuple[int, Counter[str], str]]:
+def all_files() -> list[Format]:
+    """What `mutated_files` reads by default."""
+    return FORMATS
+
+
+def mutated_files(
+    seed: int,
+    first: int,
+    cases: int,
+    formats: Callable[[], list[Format]] = all_files,
+    memory: int = MEMORY,
+) -> Iterator[tuple[int, Counter[str], str]]:
     """Read cases `first` to `cases`; a new process goes on behind one that ended.
+
+    Args:
+        seed: of the damage.
+        first: number of the first case.
+        cases: number behind the last one.
+        formats: gives those whose files are read, in turn; found by its name in the process.
+        memory: bytes more than the process has at its start.
 
     Yields:
         The case's number, what happened, and what is wrong with it ("" for nothing).
     """
     while first < cases:
         ours, theirs = multiprocessing.Pipe()
-        child = processes.Process(target=read_many, args=(theirs, seed, first, cases))
+        arguments = (theirs, seed, first, cases, formats, memory)
+        child = processes.Process(target=read_many, args=arguments)
         child.start()
         theirs.close()
         try:
@@ -215,39 +236,49 @@ def mutated_files(seed: int, first: int, cases: int) -> Iterator[tuple[int, Coun
                 yield first, *ours.recv()
                 first += 1
             if first < cases:
-                yield first, Counter(stuck=1), f"stuck for {STUCK:.0f} s: {named(seed, first)}"
+                text = f"stuck for {STUCK:.0f} s: {named(seed, first, formats)}"
+                yield first, Counter(stuck=1), text
                 first += 1
         except EOFError:
             child.join()
-            yield first, Counter(crashed=1), f"exit {child.exitcode}: {named(seed, first)}"
+            text = f"exit {child.exitcode}: {named(seed, first, formats)}"
+            yield first, Counter(crashed=1), text
             first += 1
         finally:
             child.kill()
             child.join()
 
 
-def case_of(seed: int, index: int) -> tuple[random.Random, Format]:
+def case_of(seed: int, index: int, formats: list[Format]) -> tuple[random.Random, Format]:
     rng = random.Random(f"files {seed} {index}")
-    return rng, FORMATS[index % len(FORMATS)]
+    return rng, formats[index % len(formats)]
 
 
-def named(seed: int, index: int) -> str:
-    return case_of(seed, index)[1].path
+def named(seed: int, index: int, formats: Callable[[], list[Format]]) -> str:
+    return case_of(seed, index, formats())[1].path
 
 
-def read_many(connection: Connection, seed: int, first: int, cases: int) -> None:
+def read_many(
+    connection: Connection,
+    seed: int,
+    first: int,
+    cases: int,
+    make_formats: Callable[[], list[Format]],
+    memory: int,
+) -> None:
     """In the child: read mutated files, and send what happened to each."""
     torch.set_num_threads(1)
     notes: list[str] = []
     sys.addaudithook(lambda event, _: notes.append(event) if event in STARTS else None)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
+    resource.setrlimit(resource.RLIMIT_AS, (used + memory, used + memory))
+    formats = make_formats()
     with tempfile.TemporaryDirectory() as name:
         place = Path(name)
         os.chdir(place)
-        wholes = {form.path: whole(form, place / str(n)) for n, form in enumerate(FORMATS)}
+        wholes = {form.path: whole(form, place / str(n)) for n, form in enumerate(formats)}
         for index in range(first, cases):
-            rng, form = case_of(seed, index)
+            rng, form = case_of(seed, index, formats)
             notes.clear()
             connection.send(read_one(rng, form, *wholes[form.path], place / "case", notes))
 
@@ -300,6 +331,8 @@ def _read(form: Format, folder: Path, right: object) -> str:
     except Fault:
         raise
     except Exception as error:
+        if form.frugal and (isinstance(error, MemoryError) or "alloc" in str(error)):
+            raise Fault(f"memory was asked for: {error}") from error
         with contextlib.redirect_stderr(io.StringIO()) as stderr:
             code = _explain("", error)  # raises what is no line for the user
         if code != USAGE or len(stderr.getvalue().splitlines()) != 1:
