@@ -23,7 +23,8 @@ class Batch:
 
     Attributes:
         image: uint8 [B, 3, H, W], 0 to 255.
-        mask: uint8 label map [B, 1, H, W], 0 = background, 1.. = objects; None if unknown.
+        mask: label map [B, 1, H, W], 0 = background, 1.. = objects, uint8 or, of a file with more
+            than 255 objects, int32; None if unknown.
         factors: by name, float32 [B, E] or [B, E, n] for E entities of which 0 is the background.
         index: int64 [B], the position of each image in its data set.
     """
@@ -64,12 +65,14 @@ class ObjectDataset(Dataset[dict[str, Any]]):
         name: what the data are, e.g. "tetrominoes".
         image_size: height and width in pixels.
         value_range: what a file's numbers mean, (0, 1) or (0, 255); None for a generator.
+        part: which images of a file the split is, in words, where that is a published convention.
         slow: one line for the user where reading in random order takes very long.
     """
 
     name: str
     image_size: tuple[int, int]
     value_range: ValueRange | None = None
+    part: str | None = None
     slow: str | None = None
 
     @abstractmethod

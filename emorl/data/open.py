@@ -62,8 +62,9 @@ def open_dataset(
             "~" is a home folder, and a pattern with "*", "?" or "[...]" means all shards of a
             TFRecord file.
         split: "train", "val" or "test": a generator's split shares no scene's random state with
-            the others; of an HDF5 file it is the group. A file without groups, a TFRecord file and
-            the ten records are one split, whatever this says.
+            the others; of an HDF5 file it is the group. Files without groups are divided as
+            `emorl.data.splits` says, if they have as many images; else they, as the ten records,
+            are one split, whatever this says.
         seed: of a generator.
         limit: keep only the first `limit` images.
         crop: "clevr" for the central 192 x 192 pixels of 240 x 320 images.
@@ -119,7 +120,7 @@ def open_file(
     if is_compressed(start[:12]) is None:
         found = f"a file that starts with {start[:4].hex(' ')}" if start else "an empty file"
         raise ValueError(f"{path}: expected {FORMATS}; got {found}")
-    return TFRecordDataset([path, *others], asked)
+    return TFRecordDataset([path, *others], asked, split)
 
 
 def data_files(spec: str | Path) -> list[Path]:

@@ -19,12 +19,12 @@ _CROPS = {"clevr": ((240, 320), slice(29, 221), slice(64, 256))}
 def resize(image: Tensor, size: int, *, nearest: bool = False) -> Tensor:
     """Resize uint8 images [B, C, H, W] (C = 1 or 3) to [B, C, size, size] with Pillow.
 
-    Bicubic, as in the released EfficientMORL preprocessing; `nearest` for label maps.
+    Bicubic, as in the released EfficientMORL preprocessing; `nearest` for label maps, also int32.
     """
     from PIL import Image
 
     method = Image.Resampling.NEAREST if nearest else Image.Resampling.BICUBIC
-    resized = torch.empty(*image.shape[:2], size, size, dtype=torch.uint8)
+    resized = torch.empty(*image.shape[:2], size, size, dtype=image.dtype)
     for source, target in zip(image.cpu(), resized, strict=True):
         array = source.permute(1, 2, 0).contiguous().numpy()
         picture = Image.fromarray(array[..., 0] if len(source) == 1 else array)
@@ -59,7 +59,7 @@ class TransformedDataset(ObjectDataset):
     ) -> None:
         self.source, self.limit, self.crop, self.size = source, limit, crop, size
         self.name, self.image_size = source.name, source.image_size
-        self.value_range, self.slow = source.value_range, source.slow
+        self.value_range, self.part, self.slow = source.value_range, source.part, source.slow
         if crop is not None:
             self.image_size = _cropped_size(crop, source.image_size)
         for name, value in (("limit", limit), ("size", size)):

@@ -331,7 +331,7 @@ def _read(form: Format, folder: Path, right: object) -> str:
     except Fault:
         raise
     except Exception as error:
-        if form.frugal and (isinstance(error, MemoryError) or "alloc" in str(error)):
+        if form.frugal and (isinstance(error, MemoryError) or "allocate" in str(error)):
             raise Fault(f"memory was asked for: {error}") from error
         with contextlib.redirect_stderr(io.StringIO()) as stderr:
             code = _explain("", error)  # raises what is no line for the user

@@ -34,6 +34,7 @@ from emorl.data.readers.base import FileDataset, label_map
 from emorl.data.readers.hdf5_layouts import DSPRITES, EFFICIENT_MORL, Layout, Table
 from emorl.data.readers.hdf5_members import named_errors, open_file
 from emorl.data.readers.hdf5_storage import slow_reads
+from emorl.data.splits import in_words, needed, published
 from emorl.data.values import LOOKED_AT, UNIT, PixelValues, ValueRange, decide
 
 _PROBED = 32  # images that are checked when a file is opened
@@ -45,7 +46,8 @@ class HDF5Dataset(FileDataset):
 
     Args:
         path: the file.
-        split: name of the group; a file with its arrays at the root is one split.
+        split: name of the group; a file with its arrays at the root is divided as
+            `emorl.data.splits` says.
         value_range: what the images' numbers mean; None lets the file decide, as
             `emorl.data.values` says.
 
@@ -63,6 +65,7 @@ class HDF5Dataset(FileDataset):
         with named_errors(self.path), open_file(self.path) as file:
             self.layout = hdf5_layouts.find_layout(file, split)
             self.image_size = self.layout.image_size
+            self._stored = self._find_images()
             group = file[self.layout.group]
             self.values = _values(self.layout, group, value_range)
             self.value_range = self.values.range
@@ -73,7 +76,18 @@ class HDF5Dataset(FileDataset):
         return {**self.__dict__, "_opened": None}
 
     def __len__(self) -> int:
-        return self.layout.length
+        return len(self._stored)
+
+    def _find_images(self) -> range:
+        """Which of the stored images are the split."""
+        everything = range(self.layout.length)
+        if self.layout.group != "/" or len(everything) < max(needed(self.layout.name), 1):
+            return everything
+        images = published(self.layout.name, self.split)
+        if images is None:
+            return everything
+        self.part = in_words(self.split, images)
+        return images
 
     def read(self, indices: Sequence[int]) -> tuple[Batch, Tensor | None]:
         """The images at `indices` and their entity masks as stored, [B, E, H, W].
@@ -83,22 +97,24 @@ class HDF5Dataset(FileDataset):
         """
         image = self.read_images(indices)
         mask, entity_masks = None, None
+        stored = [self._stored[index] for index in indices]
         with named_errors(self.path):
             if self.layout.most_label is not None:
-                mask = self._labels(indices, self.layout.most_label)
+                mask = self._labels(stored, self.layout.most_label)
             elif self.layout.masks is not None:
-                entity_masks = self._masks(indices)
+                entity_masks = self._masks(stored)
                 mask = label_map(entity_masks)
-            factors = self._factors(indices)
+            factors = self._factors(stored)
         batch = Batch(image, mask, factors, torch.tensor(indices, dtype=torch.int64))
         return batch, entity_masks
 
     def read_images(self, indices: Sequence[int]) -> Tensor:
         """The images alone, uint8 [B, 3, H, W]; errors as `read`'s."""
         self._require_indices(indices, len(self))
+        stored = [self._stored[index] for index in indices]
         with named_errors(self.path):
-            rows = self._rows(self.layout.images, indices)
-            images = self.values.to_bytes(rows, partial(_numbered, indices))
+            rows = self._rows(self.layout.images, stored)
+            images = self.values.to_bytes(rows, partial(_numbered, stored))
         images = arranged(images, self.layout.image_axes, "NCHW")
         return torch.from_numpy(images).expand(-1, 3, -1, -1).contiguous()
 
@@ -112,16 +128,17 @@ class HDF5Dataset(FileDataset):
         """Check the first images, and more where they are so dark that they may mean 0 to 1."""
         together = _PROBED_BYTES // (math.prod(images.shape[1:]) * images.dtype.itemsize)
         together = max(1, min(_PROBED, together))
-        brightest, end = 0.0, 0
-        while end < min(LOOKED_AT, len(self)):
-            start, end = end, min(end + together, LOOKED_AT, len(self))
+        brightest, end = 0.0, self._stored.start
+        last = min(end + LOOKED_AT, self._stored.stop)
+        while end < last:
+            start, end = end, min(end + together, last)
             with named_errors(self.path, f"{images.name}: "):
                 rows = images[start:end]
             self.values.to_bytes(rows, partial(_numbered, range(start, end)))
             brightest = max(brightest, float(rows.max()))
             if self.values.is_settled(brightest):
                 return
-        self.values.require_bright(brightest, end)
+        self.values.require_bright(brightest, len(self._stored[:LOOKED_AT]))
 
     def _group(self) -> h5py.Group:
         """This process's own handle: HDF5 ones must not cross a fork."""

@@ -17,6 +17,7 @@ from emorl.data.readers.base import FileDataset, label_map
 from emorl.data.readers.tfrecord_example import parse_example
 from emorl.data.readers.tfrecord_index import Record, Records
 from emorl.data.readers.tfrecord_layouts import Scene, recognise
+from emorl.data.splits import in_words, needed, published
 from emorl.data.values import LOOKED_AT, ValueRange, decide
 
 MEMORY_LIMIT = 256 << 20
@@ -34,13 +35,19 @@ class TFRecordDataset(FileDataset):
     Args:
         paths: a file, or the shards of one in their order, plain or compressed with GZIP or ZLIB.
         value_range: what the images' numbers mean; None for 0 to 255, which the layouts define.
+        split: of files with as many records as `emorl.data.splits` tells; others are one split.
 
     Raises:
         ValueError: if a file is empty, damaged or something else; the message names the file,
             the number of the record, and the cause. Larger files are checked as they are read.
     """
 
-    def __init__(self, paths: Path | Sequence[Path], value_range: ValueRange | None = None) -> None:
+    def __init__(
+        self,
+        paths: Path | Sequence[Path],
+        value_range: ValueRange | None = None,
+        split: str = "train",
+    ) -> None:
         self.paths = [paths] if isinstance(paths, Path) else [*paths]
         self.path = self.paths[0]
         self._kept: list[Record] | None = None
@@ -49,6 +56,7 @@ class TFRecordDataset(FileDataset):
         self._load(value_range)
         self.name, self.image_size = self.layout.name, self.layout.image_size
         self.value_range = self.values.range
+        self._first, self._last = self._find_images(split)
         if not self.in_memory:
             shown = self.path if len(self.paths) == 1 else f"{self.path} ..."
             self.slow = (
@@ -56,17 +64,35 @@ class TFRecordDataset(FileDataset):
                 f"store it as HDF5: emorl data convert {self.path} --out FILE.h5"
             )
 
+    def _find_images(self, split: str) -> tuple[int, int | None]:
+        """The first record of the split and the one behind its last; None for the file's end.
+
+        Records are counted only where the split does not begin with the first one.
+        """
+        if self._count is not None and self._count < max(needed(self.layout.name), 1):
+            return 0, None
+        try:
+            images = published(self.layout.name, split)
+        except ValueError as error:
+            raise ValueError(f"{self.path}: {error}") from None
+        if images is None or (images.start and self._records.count(images.stop) < images.stop):
+            return 0, None
+        self.part = in_words(split, images)
+        return images.start, images.stop
+
     def __len__(self) -> int:
         if self._count is None:
-            self._count = self._records.count()
-        return self._count * self.layout.frames
+            self._count = self._records.count(self._last)
+        end = self._count if self._last is None else min(self._count, self._last)
+        return (end - self._first) * self.layout.frames
 
     def count(self, most: int) -> int:
         """The number of images, but at most `most`, looking no further into the files."""
         if self._count is not None:
             return min(most, len(self))
-        records = -(-most // self.layout.frames)
-        return min(most, self._records.count(records) * self.layout.frames)
+        end = self._first - (-most // self.layout.frames)
+        end = self._records.count(end if self._last is None else min(end, self._last))
+        return min(most, (end - self._first) * self.layout.frames)
 
     @property
     def in_memory(self) -> bool:
@@ -110,7 +136,9 @@ class TFRecordDataset(FileDataset):
         return torch.from_numpy(np.stack(images))
 
     def _require_known(self, indices: Sequence[int]) -> None:
-        if self._count is not None or (indices and min(indices) < 0):
+        most = max(indices, default=0) // self.layout.frames
+        beyond = self._last is not None and most >= self._last - self._first
+        if self._count is not None or beyond or (indices and min(indices) < 0):
             self._require_indices(indices, len(self))
 
     def _features(
@@ -121,6 +149,7 @@ class TFRecordDataset(FileDataset):
         record, found = None, -1
         for index in indices:
             number, frame = divmod(index, self.layout.frames)
+            number += self._first
             if record is None or number != found:
                 record = self._kept[number] if self._kept else self._records.record(number)
                 with _named(record):
