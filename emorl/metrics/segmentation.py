@@ -4,6 +4,8 @@ The functions take label maps: `Decomposition.labels()` gives the predicted one,
 masks that mix the reconstruction. These are the decoder's masks, not the maps of slot attention,
 and the two give different numbers: say which one you used when you compare with other work.
 
+Only what matches segments needs scipy: `mean_iou`, `match_segments` and `match_objects`.
+
 Shapes: B batch, N pixels, T and P distinct labels among all true and all predicted maps.
 """
 
@@ -11,8 +13,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment
+from numpy.typing import NDArray
 from torch import Tensor
 
 _SIGNED = (torch.int8, torch.int16, torch.int32, torch.int64)
@@ -90,7 +93,7 @@ def mean_iou(true: Tensor, predicted: Tensor, *, foreground_only: bool = False) 
     if foreground_only:
         foreground = table.true_labels != 0
         iou, present = iou[:, foreground], present[:, foreground]
-    matched = [float(m[linear_sum_assignment(m, maximize=True)].sum()) for m in iou.cpu().numpy()]
+    matched = [float(m[_assigned(m)].sum()) for m in iou.cpu().numpy()]
     # An image without a segment divides 0 by 0, which is the NaN promised above.
     return iou.new_tensor(matched) / present.sum(1)
 
@@ -114,20 +117,110 @@ def match_segments(true: Tensor, predicted: Tensor) -> list[dict[int, int]]:
     )
     matches = []
     for iou in _intersection_over_union(table.counts).cpu().numpy():
-        pairs = zip(*linear_sum_assignment(iou, maximize=True), strict=True)
+        pairs = zip(*_assigned(iou), strict=True)
         matches.append({predicted_labels[p]: true_labels[t] for t, p in pairs if iou[t, p] > 0})
     return matches
 
 
-def mean_squared_error(image: Tensor, reconstruction: Tensor) -> Tensor:
-    """Mean over all pixels and channels of the squared difference, both in [0, 1].
+def match_objects(
+    true: Tensor, predicted: Tensor, *, least_pixels: int = 50, least_iou: float = 0.1
+) -> list[dict[int, int]]:
+    """The slot that stands for each object, if there is one: predicted label -> true label.
+
+    Unlike in `match_segments` the background takes no part, and objects of which nothing useful
+    can be told are left out. This is the matching under the DCI scores of Emami et al. (2021).
+
+    Args:
+        true: label maps, any integer dtype, non-negative, [B, ...]; 0 is the background.
+        predicted: label maps of the same shape.
+        least_pixels: an object with fewer visible pixels is left out.
+        least_iou: a pair that overlaps less is left out after the matching.
+
+    Returns:
+        For each image the pairs that are left, by Hungarian matching on the IoU.
+
+    Raises:
+        ValueError: if shapes differ or labels are not non-negative integers.
+
+    Source: the released EfficientMORL, lib/metrics.py; Emami et al. (2021), appendix E.2.
+    """
+    table = _contingency(true, predicted)
+    objects = table.counts.sum(2) >= max(1, least_pixels)  # [B, T]
+    objects &= table.true_labels != 0
+    matches = []
+    for iou, rows in zip(_intersection_over_union(table.counts).cpu(), objects.cpu(), strict=True):
+        true_labels, kept = table.true_labels[rows.to(table.true_labels.device)], iou[rows].numpy()
+        matches.append(
+            {
+                int(table.predicted_labels[p]): int(true_labels[t])
+                for t, p in zip(*_assigned(kept), strict=True)
+                if kept[t, p] > 0 and kept[t, p] >= least_iou
+            }
+        )
+    return matches
+
+
+def mean_best_overlap(true: Tensor, predicted: Tensor, *, foreground_only: bool = False) -> Tensor:
+    """Mean over the true segments of the IoU with the prediction that overlaps each one best.
+
+    The same number has two names: mBO in object-centric learning, and mSC (mean segmentation
+    covering) in Engelcke et al. (2020). Unlike in `mean_iou`, one predicted segment may be the best
+    of several true ones: a single slot for everything is not punished for the segments that it
+    joins, but for its size.
+
+    Args:
+        true: label maps, any integer dtype, non-negative, [B, ...].
+        predicted: label maps of the same shape.
+        foreground_only: leave out the true *segment* 0, as in `mean_iou`.
+
+    Returns:
+        float64 [B], in [0, 1]. NaN for an image without a true segment.
+
+    Raises:
+        ValueError: if shapes differ or labels are not non-negative integers.
+
+    Source: Pont-Tuset et al., Multiscale combinatorial grouping (2017); Engelcke et al., GENESIS
+        (2020).
+    """
+    best, pixels = _best_overlap(true, predicted, foreground_only)
+    return best.sum(1) / (pixels > 0).sum(1)
+
+
+def segmentation_covering(
+    true: Tensor, predicted: Tensor, *, foreground_only: bool = False
+) -> Tensor:
+    """The mean of `mean_best_overlap` weighted by the pixels of the true segments (SC).
+
+    Args:
+        true: label maps, any integer dtype, non-negative, [B, ...].
+        predicted: label maps of the same shape.
+        foreground_only: leave out the true *segment* 0, as in `mean_iou`.
+
+    Returns:
+        float64 [B], in [0, 1]. NaN for an image without a true segment.
+
+    Raises:
+        ValueError: if shapes differ or labels are not non-negative integers.
+
+    Source: Arbelaez et al., Contour detection and hierarchical image segmentation (2011).
+    """
+    best, pixels = _best_overlap(true, predicted, foreground_only)
+    return (best * pixels).sum(1) / pixels.sum(1)
+
+
+def mean_squared_error(
+    image: Tensor, reconstruction: Tensor, *, objects: Tensor | None = None
+) -> Tensor:
+    """Mean over pixels and channels of the squared difference, both in [0, 1].
 
     Args:
         image: uint8, or float in [0, 1], [B, ...].
         reconstruction: the same shape, uint8 or float in [0, 1].
+        objects: label maps that broadcast to the image, as [B, 1, H, W] to [B, 3, H, W]: only
+            pixels whose label is not 0 count (FG-MSE). None for all pixels.
 
     Returns:
-        float64 [B]; NaN where an image has no pixel.
+        float64 [B]; NaN where no pixel of an image counts.
 
     Raises:
         ValueError: if shapes differ, or the values are of another dtype or range.
@@ -139,7 +232,19 @@ def mean_squared_error(image: Tensor, reconstruction: Tensor) -> Tensor:
             f"got {list(image.shape)} and {list(reconstruction.shape)}"
         )
     difference = _unit_range(image, "image") - _unit_range(reconstruction, "reconstruction")
-    return difference.square().flatten(1).mean(1)
+    squared = difference.square()
+    if objects is None:
+        return squared.flatten(1).mean(1)
+    _check_tensors(image=image, objects=objects)
+    if objects.dim() != image.dim() or any(
+        size not in (1, whole) for size, whole in zip(objects.shape, image.shape, strict=True)
+    ):
+        raise ValueError(
+            "mean_squared_error: expected label maps that broadcast to the image "
+            f"{list(image.shape)}, got {list(objects.shape)}"
+        )
+    counted = (objects != 0).expand_as(squared)
+    return squared.masked_fill(~counted, 0).flatten(1).sum(1) / counted.flatten(1).sum(1)
 
 
 class _Contingency(NamedTuple):
@@ -169,6 +274,25 @@ def _contingency(true: Tensor, predicted: Tensor, foreground_only: bool = False)
 def _intersection_over_union(counts: Tensor) -> Tensor:
     union = counts.sum(2, keepdim=True) + counts.sum(1, keepdim=True) - counts
     return counts.double() / union.clamp(min=1)  # labels absent from an image: 0 / 1
+
+
+def _best_overlap(true: Tensor, predicted: Tensor, foreground_only: bool) -> tuple[Tensor, Tensor]:
+    """Of each true segment its best IoU, 0 where it is absent, and its pixels, [B, T] each."""
+    table = _contingency(true, predicted)
+    pixels, iou = table.counts.sum(2), _intersection_over_union(table.counts)
+    best = iou.amax(2) if iou.shape[2] else iou.new_zeros(iou.shape[:2])
+    if foreground_only:
+        foreground = table.true_labels != 0
+        best, pixels = best[:, foreground], pixels[:, foreground]
+    return best, pixels
+
+
+def _assigned(overlap: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows and columns of the pairs whose sum is largest."""
+    from scipy.optimize import linear_sum_assignment  # not needed for the other metrics
+
+    rows, columns = linear_sum_assignment(overlap, maximize=True)
+    return rows, columns
 
 
 def _check_labels(true: Tensor, predicted: Tensor) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from itertools import permutations
 
 import numpy as np
@@ -13,9 +14,18 @@ from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score
 from torch import Tensor
 
-from emorl.metrics import adjusted_rand_index, match_segments, mean_iou, mean_squared_error
+from emorl.metrics import (
+    adjusted_rand_index,
+    match_objects,
+    match_segments,
+    mean_best_overlap,
+    mean_iou,
+    mean_squared_error,
+    segmentation_covering,
+)
 
 BOTH = [adjusted_rand_index, mean_iou]
+ALL = [*BOTH, mean_best_overlap, segmentation_covering]
 
 
 def oracle_iou(true: np.ndarray, predicted: np.ndarray, foreground_only: bool) -> float:
@@ -40,6 +50,34 @@ def oracle_ari(true: np.ndarray, predicted: np.ndarray, foreground_only: bool) -
     return adjusted_rand_score(true[kept], predicted[kept]) if kept.any() else float("nan")
 
 
+def oracle_best(
+    true: np.ndarray, predicted: np.ndarray, foreground_only: bool
+) -> list[tuple[float, int]]:
+    """IoU with the best prediction, and pixels, of each true segment."""
+    return [
+        (
+            max(
+                np.sum((true == t) & (predicted == p)) / np.sum((true == t) | (predicted == p))
+                for p in np.unique(predicted)
+            ),
+            np.sum(true == t),
+        )
+        for t in np.unique(true)
+        if not (foreground_only and t == 0)
+    ]
+
+
+def oracle_mbo(true: np.ndarray, predicted: np.ndarray, foreground_only: bool) -> float:
+    best = oracle_best(true, predicted, foreground_only)
+    return np.mean([iou for iou, _ in best]) if best else float("nan")
+
+
+def oracle_sc(true: np.ndarray, predicted: np.ndarray, foreground_only: bool) -> float:
+    best = oracle_best(true, predicted, foreground_only)
+    pixels = sum(size for _, size in best)
+    return sum(iou * size for iou, size in best) / pixels if pixels else float("nan")
+
+
 @st.composite
 def label_maps(draw: st.DrawFn, names: int = 4) -> tuple[Tensor, Tensor]:
     """Two batches of label maps, with few or many labels, gaps in the numbering, any sizes."""
@@ -57,11 +95,16 @@ def label_maps(draw: st.DrawFn, names: int = 4) -> tuple[Tensor, Tensor]:
 @pytest.mark.parametrize("foreground_only", [False, True], ids=["all", "foreground"])
 @pytest.mark.parametrize(
     ("metric", "oracle"),
-    [(adjusted_rand_index, oracle_ari), (mean_iou, oracle_iou)],
-    ids=["ari-sklearn", "iou-brute-force"],
+    [
+        (adjusted_rand_index, oracle_ari),
+        (mean_iou, oracle_iou),
+        (mean_best_overlap, oracle_mbo),
+        (segmentation_covering, oracle_sc),
+    ],
+    ids=["ari-sklearn", "iou-brute-force", "mbo-loop", "sc-loop"],
 )
 def test_equals_oracle(metric, oracle, foreground_only) -> None:
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=100 if metric in BOTH else 30, deadline=None)
     @given(label_maps())
     def check(maps: tuple[Tensor, Tensor]) -> None:
         got = metric(*maps, foreground_only=foreground_only)
@@ -74,9 +117,9 @@ def test_equals_oracle(metric, oracle, foreground_only) -> None:
 
 
 @pytest.mark.parametrize("foreground_only", [False, True], ids=["all", "foreground"])
-@pytest.mark.parametrize("metric", BOTH)
+@pytest.mark.parametrize("metric", ALL)
 def test_ignores_names_of_predicted_labels(metric, foreground_only) -> None:
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50 if metric in BOTH else 10, deadline=None)
     @given(label_maps(), st.permutations(range(201)))
     def check(maps: tuple[Tensor, Tensor], names: list[int]) -> None:
         true, predicted = maps
@@ -86,6 +129,93 @@ def test_ignores_names_of_predicted_labels(metric, foreground_only) -> None:
         torch.testing.assert_close(got, expected, rtol=0, atol=1e-12, equal_nan=True)
         if not foreground_only:  # the truth has one special label only, the background
             assert metric(renamed, renamed.clone()).eq(1).all()
+
+    check()
+
+
+@pytest.mark.parametrize("metric", ALL)
+def test_only_the_same_partition_is_perfect(metric) -> None:
+    """Merging two segments of the truth costs, and so does splitting one."""
+
+    @settings(max_examples=30, deadline=None)
+    @given(label_maps(), st.data())
+    def check(maps: tuple[Tensor, Tensor], data: st.DataObject) -> None:
+        true = maps[0][:1].long()
+        labels, counts = true.unique(return_counts=True)
+        if len(labels) > 1:
+            first, second = data.draw(st.permutations(labels.tolist()))[:2]
+            assert metric(true, torch.where(true == second, first, true)).item() < 1
+        if (large := labels[counts > 1]).numel():
+            label = data.draw(st.sampled_from(large.tolist()))
+            pixels = (true[0] == label).nonzero()[:, 0]
+            split = true.clone()
+            split[0, pixels[: data.draw(st.integers(1, len(pixels) - 1))]] = 1000
+            assert metric(true, split).item() < 1
+        assert metric(true, true).item() == 1
+
+    check()
+
+
+def test_the_best_overlap_is_at_least_the_matched_one() -> None:
+    @settings(max_examples=30, deadline=None)
+    @given(label_maps())
+    def check(maps: tuple[Tensor, Tensor]) -> None:
+        assert (mean_best_overlap(*maps) >= mean_iou(*maps) - 1e-12).all()
+
+    check()
+
+
+@pytest.mark.parametrize(
+    ("true", "predicted", "mbo", "fg_mbo", "sc", "fg_sc"),
+    [
+        # one slot for all: IoU 2/4 and 2/4 of the objects, mBO counts it for both
+        pytest.param([3, 3, 4, 4], [1, 1, 1, 1], 1 / 2, 1 / 2, 1 / 2, 1 / 2, id="one-slot"),
+        # background 2/3, objects 1/3 and 1; weighted by 2, 1 and 1 pixels
+        pytest.param([0, 0, 1, 2], [4, 4, 4, 5], 2 / 3, 2 / 3, 2 / 3, 2 / 3, id="spill"),
+        pytest.param([0, 0, 0, 1], [1, 1, 2, 2], 7 / 12, 1 / 2, 5 / 8, 1 / 2, id="weights"),
+        pytest.param([0, 0], [1, 2], 1 / 2, np.nan, 1 / 2, np.nan, id="no-foreground"),
+    ],
+)
+def test_overlaps_by_hand(true, predicted, mbo, fg_mbo, sc, fg_sc) -> None:
+    maps = torch.tensor([true]), torch.tensor([predicted])
+    metrics = (mean_best_overlap, segmentation_covering)
+    values = [m(*maps, foreground_only=f).item() for m in metrics for f in (False, True)]
+    np.testing.assert_allclose(values, [mbo, fg_mbo, sc, fg_sc], atol=1e-12)
+
+
+def test_match_objects_leaves_out_the_small_and_the_badly_covered() -> None:
+    true = torch.zeros(1, 20, 20).long()
+    true[0, :10, :10] = 1  # 100 pixels, slot 5 on 80 of them
+    true[0, 10:17, :7] = 2  # 49 pixels
+    true[0, 10:, 10:] = 3  # 100 pixels, slot 7 on 9 of them and nowhere else
+    predicted = torch.full((1, 20, 20), 9)
+    predicted[0, :8, :10] = 5
+    predicted[0, 10:17, :7] = 6
+    predicted[0, 10:13, 10:13] = 7
+    # slot 9 has 262 pixels, 91 of them of object 3: an IoU of 91 / 271
+    assert match_objects(true, predicted) == [{5: 1, 9: 3}]
+    assert match_objects(true, predicted, least_iou=0.4) == [{5: 1}]
+    assert match_objects(true, predicted, least_pixels=49) == [{5: 1, 6: 2, 9: 3}]
+    assert match_objects(true[:, :0], predicted[:, :0]) == [{}]
+
+
+def test_match_objects_has_the_largest_sum() -> None:
+    """Against every assignment, and the background is nobody's partner."""
+
+    @settings(max_examples=30, deadline=None)
+    @given(label_maps())
+    def check(maps: tuple[Tensor, Tensor]) -> None:
+        matched = match_objects(*maps, least_pixels=1, least_iou=0)
+        score = mean_iou(*maps, foreground_only=True)
+        for true, predicted, pairs, mean in zip(*maps, matched, score, strict=True):
+            assert 0 not in pairs.values()
+            overlaps = [
+                ((true == t) & (predicted == p)).sum() / ((true == t) | (predicted == p)).sum()
+                for p, t in pairs.items()
+            ]
+            objects = len({*true.tolist()} - {0})
+            if objects:
+                assert sum(overlaps) / objects == pytest.approx(mean.item(), abs=1e-6)
 
     check()
 
@@ -196,7 +326,7 @@ def test_what_holds_no_values(metric) -> None:
 
 
 def test_empty_batch_and_empty_images() -> None:
-    for metric in BOTH:
+    for metric in ALL:
         assert metric(torch.ones(0, 4).long(), torch.ones(0, 4).long()).shape == (0,)
         assert metric(torch.ones(3, 0).long(), torch.ones(3, 0).long()).isnan().all()
 
@@ -241,6 +371,36 @@ def test_mean_squared_error_of_uint8_and_float() -> None:
     assert got.dtype == torch.float64
     assert mean_squared_error(image, image.double() / 255).eq(0).all()
     assert mean_squared_error(torch.zeros(1, 2), torch.ones(1, 2).bfloat16()).item() == 1
+
+
+def test_mean_squared_error_of_objects() -> None:
+    image, reconstruction = torch.rand(3, 3, 4, 5), torch.rand(3, 3, 4, 5)
+    labels = torch.randint(0, 3, (3, 1, 4, 5))
+    labels[2] = 0
+    got = mean_squared_error(image, reconstruction, objects=labels)
+    for own, a, b, mask in zip(got[:2], image, reconstruction, labels, strict=False):
+        chosen = (a.double() - b.double())[:, mask[0] > 0]
+        assert own.item() == pytest.approx(chosen.square().mean().item(), rel=1e-12)
+    assert got[2].isnan()
+    image[0, :, labels[0, 0] == 0] = math.nan  # is not looked at
+    assert torch.equal(mean_squared_error(image, reconstruction, objects=labels)[:1], got[:1])
+    for wrong in (labels[:, 0], labels[:, :, :2], labels[:2]):
+        with pytest.raises(ValueError, match=r"broadcast to the image \[3, 3, 4, 5\], got"):
+            mean_squared_error(reconstruction, reconstruction, objects=wrong)
+
+
+@pytest.mark.parametrize("name", ["scipy", "sklearn", "PIL"])
+def test_what_needs_no_matching_needs_no_other_package(name, monkeypatch) -> None:
+    for module in [m for m in sys.modules if m.partition(".")[0] == name]:
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, name, None)
+    maps = torch.tensor([[0, 1, 1]]), torch.tensor([[2, 2, 3]])
+    for metric in (adjusted_rand_index, mean_best_overlap, segmentation_covering):
+        assert metric(*maps).isfinite()
+    assert mean_squared_error(torch.ones(1, 2), torch.zeros(1, 2)).item() == 1
+    if name == "scipy":
+        with pytest.raises(ModuleNotFoundError):
+            mean_iou(*maps)
 
 
 @pytest.mark.parametrize(
