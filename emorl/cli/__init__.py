@@ -33,6 +33,12 @@ _ERRORS = (
     *(ValueError, ArithmeticError, OSError, RuntimeError, MemoryError),
     *(ImportError, AttributeError),  # of a module in place of a package
 )
+_EXTRAS = {  # of the packages that training does not need
+    "sklearn": "evaluation",
+    "torchmetrics": "lpips",
+    "torchvision": "lpips",
+    "imageio_ffmpeg": "video",
+}
 _TOO_LARGE = ("DefaultCPUAllocator", "calculation overflowed", "multiplication overflow")
 _WORKER, _NOT_SHARED = "DataLoader worker ", "shared memory(shm)"  # in torch's errors, as above
 _SMALLER = {  # by command: what takes less memory
@@ -101,7 +107,9 @@ def _explain(command: str, error: Exception) -> int:
     if another := _another_module(error):
         return _complain(command, another, USAGE)
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("emorl"):
-        text = f"{error.name} is not installed: pip install 'emorl[train]'"
+        package = str(error.name).partition(".")[0]
+        extra = _EXTRAS.get(package, "train")
+        text = f"{package} is not installed: pip install 'emorl[{extra}]'"
         return _complain(command, text, USAGE)
     if isinstance(error, FileNotFoundError) and _is_nowhere():
         return _complain(command, "the current folder no longer exists", USAGE)

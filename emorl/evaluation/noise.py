@@ -25,9 +25,15 @@ class ImageNoise(BatchNoise):
 
     _states: Tensor  # [B]
     _draws: int
+    _drawn: int | None
 
     def __new__(
-        cls, images: Sequence[int], *, seed: int, device: torch.device | str = "cpu"
+        cls,
+        images: Sequence[int],
+        *,
+        seed: int,
+        device: torch.device | str = "cpu",
+        drawn: int | None = None,
     ) -> Self:
         """The noise from its beginning; in `__new__`, since the base takes nothing but a device.
 
@@ -35,6 +41,8 @@ class ImageNoise(BatchNoise):
             images: indices of the images in their data set, in the batch's order.
             seed: any integer.
             device: where to draw: the model's.
+            drawn: how many draws are noise; all later ones are 0, so that the sample of a posterior
+                is its mean. A model's `initial_draws` start its slots. None: all are noise.
 
         Raises:
             ValueError: for indices that are none, or no integer as a seed.
@@ -46,7 +54,7 @@ class ImageNoise(BatchNoise):
         noise = super().__new__(cls, device)  # type: ignore[call-arg]
         key = torch.tensor(seed_for("images", seed), device=device)
         noise._states = fold(key, torch.tensor(indices, device=device))
-        noise._draws = 0
+        noise._draws, noise._drawn = 0, drawn
         noise.images, noise.shares = len(indices), 1 / len(indices)
         # For a model that draws past `standard_normal`: such noise belongs to the batch.
         noise.manual_seed(seed_for("batch", seed, *indices))
@@ -57,6 +65,8 @@ class ImageNoise(BatchNoise):
 
         The noise of [B * K, D] is that of [B, K, D].
         """
+        if self._drawn is not None and self._draws >= self._drawn:
+            return torch.zeros_like(like)
         numbers = torch.arange(like.numel() // len(self._states), device=self._states.device)
         states = fold(fold(self._states, self._draws)[:, None], numbers)
         self._draws += 1

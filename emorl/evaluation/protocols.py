@@ -2,46 +2,89 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
-from emorl.data import Batch, ObjectDataset
-from emorl.evaluation.noise import ImageNoise
-from emorl.fields import fit
-from emorl.metrics import adjusted_rand_index, mean_iou, mean_squared_error
-from emorl.models import ObjectCentricModel, Objective
+from emorl.data import ObjectDataset
+from emorl.evaluation.measuring import Measurement, PerceptualMetric, evaluating
+from emorl.evaluation.per_image import FROM_ATTENTION, MASKS, SOMETIMES_UNDEFINED
+from emorl.evaluation.summaries import INTERVAL, Summary, summarise
+from emorl.fields import fit, shown
+from emorl.models import ObjectCentricModel
 
-SOMETIMES_UNDEFINED = ("fg_ari", "fg_miou", "ari", "miou")  # of an image without objects, say
 NOISE = "each image's own, of seed and index; so is the loss that refinement descends"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How a model is measured. Numbers of two protocols do not belong into one table.
+
+    Attributes:
+        name: of the protocol.
+        meaning: in words.
+        images: how many it takes; None for any number.
+        means: whether slots are the means of their posteriors; else samples of them.
+        whole: whether images that were resized for the model are compared with the true masks as
+            they were before.
+    """
+
+    name: str
+    meaning: str
+    images: int | None = None
+    means: bool = False
+    whole: bool = False
+
+
+PROTOCOLS = {
+    protocol.name: protocol
+    for protocol in (
+        Protocol("sample", "one sample of the slots; masks of the images' size"),
+        Protocol("mean", "the mean of each posterior; masks of the images' size", means=True),
+        Protocol(
+            "paper",
+            "that of Emami et al. (2021): 320 images, one sample of the slots; masks resized to "
+            "the true ones' size",
+            images=320,
+            whole=True,
+        ),
+    )
+}
 
 
 def evaluate(
     model: ObjectCentricModel,
     dataset: ObjectDataset,
     *,
+    protocol: str = "sample",
     images: int = 320,
+    samples: int = 1,
     refinement_steps: int | None = None,
     num_slots: int | None = None,
     batch_size: int = 32,
     seed: int = 0,
     device: torch.device | str | None = None,
     sharded: bool = False,
+    attention: bool = False,
+    perceptual: PerceptualMetric | None = None,
+    per_image: bool = False,
 ) -> dict[str, Any]:
     """Measure a model on the first images of a data set.
 
-    Slots are samples, and each image is treated as if it were alone, as in the published protocol,
-    which takes one at a time: its noise belongs to `seed` and to its index in the data set, and
-    refinement descends its own loss (`ImageNoise`). So an image's numbers do not depend, but for
-    rounding, on `images`, `batch_size`, the number of processes or the device.
+    Each image is treated as if it were alone, as in the published protocol, which takes one at a
+    time: its noise belongs to `seed` and to its index in the data set, and refinement descends its
+    own loss (`ImageNoise`). So an image's numbers do not depend, but for rounding, on `images`,
+    `batch_size`, the number of processes or the device.
 
     Args:
         model: any model; its mode and its gradients stay as they are. It stays on `device`.
         dataset: images, with masks for the segmentation metrics.
+        protocol: one of `PROTOCOLS`.
         images: how many.
+        samples: how often each image is measured, with the seeds from `seed` on. Its numbers are
+            the means over them.
         refinement_steps: None for the model's own number.
         num_slots: None for the model's own number.
         batch_size: images at a time.
@@ -49,70 +92,116 @@ def evaluate(
         device: where to compute; None stays where the model is.
         sharded: share the batches out among the processes of `torch.distributed`, if there are
             several. All of them must call; each gets the same result as one process alone.
+        attention: score the maps of the last slot attention as well, if the model has any, under
+            names that begin with "attention_".
+        perceptual: a distance of images and reconstructions, such as
+            `emorl.metrics.perceptual.PerceptualDistance`; its name is "lpips".
+        per_image: return each image's numbers as well.
 
     Returns:
-        "images" (measured), "refinement_steps", "num_slots", "batch_size", "seed", "noise" (what
-        it belongs to, in words), "notes" (what else a reader should know) and "metrics": name ->
-        {"mean", "std" (population), "count", "excluded" (images for which the metric is not
-        defined)}. Metrics are fg_ari, ari, fg_miou, miou, mse, nll and kl (the last step's, in
-        nats; without a likelihood the squared error and 0), and each term of the loss under its
-        own name.
+        "protocol" and "protocol_meaning", "images" (measured), "samples", "refinement_steps",
+        "num_slots", "batch_size", "seed", "noise" (what it belongs to, in words), "masks" (which
+        are scored), "interval" (what low and high are), "notes" (what else a reader should know)
+        and "metrics": name -> {"mean", "std" (population), "low", "high", "count", "excluded"
+        (images for which the metric is not defined)}. "nll" and "kl" are those of the last
+        refinement step, as `Objective`'s; each term of the loss has its own name too. With several
+        samples "seeds": seed -> name -> mean. With `per_image` also "per_image": name -> values,
+        image by image, those of each seed after the other; "seed" and "image" are among the names.
 
     Raises:
-        ValueError: if a number is not positive, or what must be defined is NaN for an image: the
-            model computes nonsense.
+        ValueError: if a number is not positive or not the protocol's, there is no such protocol, or
+            what must be defined is NaN for an image: the model computes nonsense.
     """
-    for name, value in {"images": images, "batch_size": batch_size}.items():
-        if fit(name, value, int) < 1:
-            raise ValueError(f"{name}: expected at least 1, got {value}")
+    chosen = find_protocol(protocol)
+    _require_numbers(chosen, images=images, batch_size=batch_size, samples=samples)
     seed = fit("seed", seed, int)
     device = torch.device(device or next(model.parameters()).device)
     model.to(device)
-    count = dataset.count(images)
-    starts = range(0, count, batch_size)
-    rank, processes = _rank_and_world_size() if sharded else (0, 1)
-    measured = []
-    with _evaluating(model):
-        for start in starts[rank::processes]:
-            indices = range(start, min(start + batch_size, count))
-            batch = dataset.__getitems__(indices).to(device)
-            objective = model.score(
-                batch.image,
-                refinement_steps=refinement_steps,
-                num_slots=num_slots,
-                generator=ImageNoise(indices, seed=seed, device=device),
-            )
-            values = _per_image(batch, objective)
-            measured.append({name: x.cpu().double() for name, x in values.items()})
-    if processes > 1:
-        measured = _gathered(measured, len(starts), processes)
-    metrics = {name: _summary(name, torch.cat([m[name] for m in measured])) for name in measured[0]}
-    return {
+    seeds, count = range(seed, seed + samples), dataset.count(images)
+    measurement = Measurement(
+        model,
+        dataset,
+        seeds=seeds,
+        means=chosen.means,
+        whole=chosen.whole,
+        refinement_steps=refinement_steps,
+        num_slots=num_slots,
+        device=device,
+        attention=attention,
+        perceptual=perceptual,
+    )
+    values = _measured(measurement, count, batch_size, *_rank_and_processes(sharded))
+    metrics = {name: _summary(name, x.mean(0)) for name, x in values.items()}
+    result = {
+        "protocol": chosen.name,
+        "protocol_meaning": chosen.meaning,
         "images": count,
+        "samples": samples,
         "refinement_steps": _or_configured(model, "refinement_steps", refinement_steps),
         "num_slots": _or_configured(model, "num_slots", num_slots),
         "batch_size": batch_size,
         "seed": seed,
         "noise": NOISE,
-        "notes": _notes(dataset, images, count, metrics),
+        "masks": MASKS,
+        "interval": INTERVAL,
+        "notes": _notes(measurement, images, count, metrics),
         "metrics": metrics,
     }
+    if samples > 1:
+        result["seeds"] = {
+            str(own): {name: x[row].nanmean().item() for name, x in values.items()}
+            for row, own in enumerate(seeds)
+        }
+    if per_image:
+        result["per_image"] = {
+            "seed": [own for own in seeds for _ in range(count)],
+            "image": [*range(count)] * samples,
+            **{name: x.flatten().tolist() for name, x in values.items()},
+        }
+    return result
 
 
-@contextmanager
-def _evaluating(model: ObjectCentricModel) -> Iterator[None]:
-    """The model in evaluation mode, for a while."""
-    mode = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(mode)
+def find_protocol(name: str) -> Protocol:
+    """The protocol of that name.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    if name not in PROTOCOLS:
+        raise ValueError(f"protocol: expected one of {', '.join(PROTOCOLS)}, got {shown(name)}")
+    return PROTOCOLS[name]
 
 
-def _rank_and_world_size() -> tuple[int, int]:
-    """This process's rank, and the number of processes."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+def _require_numbers(protocol: Protocol, **numbers: int) -> None:
+    for name, value in numbers.items():
+        if fit(name, value, int) < 1:
+            raise ValueError(f"{name}: expected at least 1, got {value}")
+    images, samples = numbers["images"], numbers["samples"]
+    if protocol.images is not None and (images, samples) != (protocol.images, 1):
+        raise ValueError(
+            f"protocol {protocol.name}: expected {protocol.images} images and 1 sample, "
+            f"got {images} and {samples}"
+        )
+
+
+def _measured(
+    measurement: Measurement, count: int, batch_size: int, rank: int, processes: int
+) -> dict[str, Tensor]:
+    """Every number of the first `count` images, name -> [samples, count]."""
+    starts = range(0, count, batch_size)
+    with evaluating(measurement.model):
+        batches = [
+            measurement.of(range(start, min(start + batch_size, count)))
+            for start in starts[rank::processes]
+        ]
+    if processes > 1:
+        batches = _gathered(batches, len(starts), processes)
+    return {name: torch.cat([b[name] for b in batches], dim=1) for name in batches[0]}
+
+
+def _rank_and_processes(sharded: bool) -> tuple[int, int]:
+    """This process's rank and the number of processes that share the work."""
+    if not sharded or not (distributed.is_available() and distributed.is_initialized()):
         return 0, 1
     return distributed.get_rank(), distributed.get_world_size()
 
@@ -126,34 +215,11 @@ def _gathered(
     return [shares[batch % processes][batch // processes] for batch in range(batches)]
 
 
-def _per_image(batch: Batch, objective: Objective) -> dict[str, Tensor]:
-    """Every number of every image, name -> [B]."""
-    decomposition = objective.decomposition
-    values = {}
-    if batch.mask is not None:
-        true, predicted = batch.mask[:, 0].long(), decomposition.labels()
-        for prefix, foreground in (("fg_", True), ("", False)):
-            values[f"{prefix}ari"] = adjusted_rand_index(
-                true, predicted, foreground_only=foreground
-            )
-            values[f"{prefix}miou"] = mean_iou(true, predicted, foreground_only=foreground)
-    image = batch.image.to(decomposition.reconstruction.dtype) / 255
-    values["mse"] = mean_squared_error(image, decomposition.reconstruction)
-    last = {"nll": objective.nll_per_image, "kl": objective.kl_per_image}
-    return {**values, **last, **objective.terms}
-
-
-def _summary(name: str, values: Tensor) -> dict[str, float | int]:
-    known = values[~values.isnan()]
-    if len(known) < len(values) and name not in SOMETIMES_UNDEFINED:
+def _summary(name: str, values: Tensor) -> Summary:
+    if name not in SOMETIMES_UNDEFINED and values.isnan().any():
         image = int(values.isnan().nonzero()[0])
         raise ValueError(f"{name}: expected a number for each image, got nan for image {image}")
-    return {
-        "mean": known.mean().item(),
-        "std": known.std(correction=0).item(),
-        "count": len(known),
-        "excluded": len(values) - len(known),
-    }
+    return summarise(values)
 
 
 def _or_configured(model: ObjectCentricModel, name: str, value: int | None) -> int | None:
@@ -161,14 +227,20 @@ def _or_configured(model: ObjectCentricModel, name: str, value: int | None) -> i
 
 
 def _notes(
-    dataset: ObjectDataset, requested: int, count: int, metrics: dict[str, dict[str, float | int]]
+    measurement: Measurement, requested: int, count: int, metrics: dict[str, Summary]
 ) -> list[str]:
-    notes = []
+    name, notes = measurement.dataset.name, []
     if count < requested:
-        notes.append(f"{dataset.name} has {count} images; {requested} were asked for")
+        notes.append(f"{name} has {count} images; {requested} were asked for")
     if "ari" not in metrics:
-        notes.append(f"{dataset.name} has no masks: no segmentation metrics")
-    for name, summary in metrics.items():
+        notes.append(f"{name} has no masks: no segmentation metrics")
+    elif measurement.attention and f"{FROM_ATTENTION}ari" not in metrics:
+        notes.append(f"{measurement.model.name} has no attention maps")
+    undefined: dict[float, list[str]] = {}
+    for metric, summary in metrics.items():
         if summary["excluded"]:
-            notes.append(f"{name} is not defined for {summary['excluded']} images, left out")
+            undefined.setdefault(summary["excluded"], []).append(metric)
+    for excluded, (first, *others) in undefined.items():
+        also = f"; nor is {', '.join(others)}" if others else ""
+        notes.append(f"{first} is not defined for {excluded} images, left out{also}")
     return notes

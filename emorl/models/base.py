@@ -177,6 +177,8 @@ class ObjectCentricModel(nn.Module, ABC):
         iterates: whether it takes `iterations`.
         has_kl: whether its loss has KL terms, so that it takes `kl_weight`.
         takes_geco: whether its likelihood can be constrained by a `GECO`.
+        initial_draws: draws of noise that start the slots; all later ones are samples of
+            posteriors, whose means can be taken instead (`emorl.evaluation.ImageNoise`).
         free_slots: whether another number of slots than the configuration's is possible.
         free_size: whether another image size is.
     """
@@ -187,6 +189,7 @@ class ObjectCentricModel(nn.Module, ABC):
     iterates: ClassVar[bool] = False
     has_kl: ClassVar[bool] = True
     takes_geco: ClassVar[bool] = False
+    initial_draws: ClassVar[int] = 0
     free_slots: bool = True
     free_size: bool = True
     loss_weights: Tensor
@@ -295,6 +298,27 @@ class ObjectCentricModel(nn.Module, ABC):
         """
         request = self._request(images, num_slots, refinement_steps, iterations, generator)
         return self._decompose(request._replace(details=details))
+
+    def decode(self, slots: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Decode slots, each by itself.
+
+        Args:
+            slots: [B, K, D], such as a decomposition's, or changed ones.
+            size: height and width; None for the configuration's.
+
+        Returns:
+            Colours before their activation and mask logits, [B, K, 4, H, W], for `compose`.
+        """
+        raise NotImplementedError(f"{self.name} does not decode slots by themselves")
+
+    def compose(self, decoded: Tensor, slots: Tensor) -> Decomposition:
+        """The decomposition that decoded slots amount to.
+
+        Args:
+            decoded: of `decode`, [B, K, 4, H, W].
+            slots: [B, K, D].
+        """
+        return Decomposition.assemble(decoded, slots)
 
     @abstractmethod
     def _objective(self, request: Request) -> Objective:

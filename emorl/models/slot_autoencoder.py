@@ -107,20 +107,20 @@ class SlotAutoencoder(ObjectCentricModel):
     def _objective(self, request: Request) -> Objective:
         """The squared error of the reconstruction."""
         slots = self._infer(request).slots[-1]
-        decoded = self._decode(slots, request.size)
+        decoded = self.decode(slots, request.size)
         error = self._squared_error(decoded, request.target)
         return Objective(
             loss=error.mean(),
             nll_per_image=error.detach(),
             kl_per_image=torch.zeros_like(error),
             terms={"squared_error": error.detach()},
-            decomposition=self._assemble(decoded.detach(), slots.detach()),
+            decomposition=self.compose(decoded.detach(), slots.detach()),
         )
 
     def _decompose(self, request: Request) -> Decomposition:
         slots, attention = self._infer(request)
         stages = slots if request.details else slots[-1:]
-        decoded = [self._assemble(self._decode(stage, request.size), stage) for stage in stages]
+        decoded = [self.compose(self.decode(stage, request.size), stage) for stage in stages]
         if not attention:
             return decoded[-1]
         return replace(
@@ -129,9 +129,9 @@ class SlotAutoencoder(ObjectCentricModel):
             stages=tuple(Stage(f"iteration {i}", stage) for i, stage in enumerate(decoded, 1)),
         )
 
-    def _decode(self, slots: Tensor, size: tuple[int, int]) -> Tensor:
-        """Colours before their activation and mask logits, [B, K, 4, H, W]."""
-        decoded: Tensor = self.decoder(slots.flatten(0, 1), size)
+    def decode(self, slots: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Decode slots, each by itself; as the base's."""
+        decoded: Tensor = self.decoder(slots.flatten(0, 1), size or self.config.image_size)
         return decoded.unflatten(0, slots.shape[:2])
 
     def _squared_error(self, decoded: Tensor, target: Tensor) -> Tensor:
@@ -147,7 +147,8 @@ class SlotAutoencoder(ObjectCentricModel):
         )
         return nll * (2 / target[0].numel() if original else 2)
 
-    def _assemble(self, decoded: Tensor, slots: Tensor) -> Decomposition:
+    def compose(self, decoded: Tensor, slots: Tensor) -> Decomposition:
+        """The decomposition that decoded slots amount to; as the base's."""
         if self.config.variant == "efficient_morl":
             return Decomposition.assemble(decoded, slots)
         masks = decoded[:, :, 3:].softmax(dim=1)

@@ -8,7 +8,8 @@ from typing import Any
 from emorl.report.meanings import is_term, meaning
 from emorl.runs.contents import RunContents
 
-_RESULTS = ("metrics", "notes")  # of an evaluation; the rest is how it was made
+# Of an evaluation; the rest is how it was made.
+_RESULTS = ("metrics", "notes", "seeds", "representation")
 
 
 def run_facts(run: RunContents) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import importlib
 import io
 import json
@@ -336,6 +337,67 @@ def test_evaluate_a_run_prints_and_stores(run_dir, tmp_path, capsys):
     for name in ("fg_ari", "ari", "miou", "fg_miou", "mse", "nll", "kl", "kl_refinement_2"):
         assert stored["metrics"][name]["count"] == 6
         assert name in printed
+
+
+def test_another_protocol_has_its_own_files(run_dir, capsys):
+    line = ["evaluate", str(run_dir), "--protocol", "mean", "--samples", "2", "--images", "3"]
+    assert main(line) == 0
+    printed = capsys.readouterr().out
+    assert "protocol mean: the mean of each posterior" in printed
+    assert "note: no DCI: 9 objects at most, 100 are needed" in printed
+    place = run_dir / "evaluation" / "tetrominoes-mean-samples2.json"
+    stored = json.loads(place.read_text())
+    assert [*stored["seeds"]] == ["0", "1"]
+    rows = [*csv.DictReader(place.with_suffix(".csv").read_text().splitlines())]
+    assert [(row["seed"], row["image"]) for row in rows] == [
+        (seed, image) for seed in "01" for image in "012"
+    ]
+    mean = sum(float(row["mse"]) for row in rows) / 6
+    assert stored["metrics"]["mse"]["mean"] == pytest.approx(mean, rel=1e-12)
+    low, high = (stored["metrics"]["mse"][name] for name in ("low", "high"))
+    assert low <= mean <= high
+
+
+def test_several_runs_are_compared_and_failures_counted(run_dir, tmp_path, capsys):
+    place = tmp_path / "all.json"
+    line = ["evaluate", str(run_dir), str(tmp_path / "no"), "--images", "2", "--json", str(place)]
+    assert main(line) == 0
+    printed = capsys.readouterr().out
+    assert "mean over runs" in printed
+    assert "2 of 2 runs failed (not to be evaluated, or FG-ARI below 0.8)" in printed
+    assert "no: no such folder" in printed
+    stored = json.loads(place.read_text())
+    assert stored["metrics"]["mse"]["runs"] == len(stored["results"]) == 1
+    assert main(["evaluate", str(tmp_path / "no"), str(tmp_path / "no2")]) == 2
+    assert "no run could be evaluated" in complaint(capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "hidden", "message"),
+    [
+        (["--protocol", "paper", "--images", "4"], "", "expected 320 images and 1 sample, got 4"),
+        (["--lpips"], "torchmetrics", "torchmetrics is not installed: pip install 'emorl[lpips]'"),
+        (["--images", "2", "--disentanglement", "yes"], "", "6 objects at most, 100 are needed"),
+    ],
+)
+def test_what_an_evaluation_cannot_do(run_dir, capsys, monkeypatch, options, hidden, message):
+    if hidden:
+        monkeypatch.setitem(sys.modules, hidden, None)
+    assert main(["evaluate", str(run_dir), *options]) == 2
+    assert message in complaint(capsys)
+
+
+def test_an_evaluation_does_without_scikit_learn(run_dir, capsys, monkeypatch):
+    monkeypatch.setattr("emorl.evaluation.representations.LEAST_OBJECTS", 0)
+    for module in [m for m in sys.modules if m.partition(".")[0] == "sklearn"]:
+        monkeypatch.setitem(sys.modules, module, None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    line = ["evaluate", str(run_dir), "--images", "4", "--seed", "5"]
+    assert main(line) == 0
+    lack = "pip install 'emorl[evaluation]'"
+    assert f"note: no DCI without sklearn: {lack}" in capsys.readouterr().out
+    assert main([*line, "--disentanglement", "yes"]) == 2
+    assert lack in complaint(capsys)
 
 
 def test_evaluate_a_checkpoint_stores_nothing_in_the_run(run_dir, capsys):

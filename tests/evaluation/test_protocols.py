@@ -2,13 +2,17 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import adjusted_rand_score
-from training_fakes import FakeConfig, FakeImages, FakeModel
+from training_fakes import SIZE, FakeConfig, FakeImages, FakeModel
 
 from emorl.data import Batch
+from emorl.data.transforms import TransformedDataset
 from emorl.evaluation import evaluate
+from emorl.metrics import adjusted_rand_index
 from emorl.models import Decomposition
 from emorl.models.base import Request
 
@@ -142,3 +146,116 @@ def test_a_number_that_is_nan_is_no_undefined_one():
         model.colours[0, 0] = math.nan
     with pytest.raises(ValueError, match="mse: expected a number for each image, got nan"):
         evaluate(model, FakeImages(), images=4)
+
+
+def test_the_default_is_a_sample():
+    model, images = FakeModel(), FakeImages()
+    default = evaluate(model, images, images=6)
+    assert evaluate(model, images, images=6, protocol="sample") == default
+    assert default["protocol"] == "sample"
+    assert evaluate(model, images, images=6, protocol="mean")["metrics"] != default["metrics"]
+
+
+def test_means_do_not_depend_on_the_seed():
+    """Of a model whose slots start from no noise."""
+    model, images = FakeModel(), FakeImages()
+    both = [
+        evaluate(model, images, images=6, protocol="mean", seed=seed)["metrics"] for seed in (0, 1)
+    ]
+    assert both[0] == both[1]
+
+
+def test_the_papers_protocol_is_taken_whole():
+    with pytest.raises(ValueError, match="protocol paper: expected 320 images and 1 sample, got 4"):
+        evaluate(FakeModel(), FakeImages(), images=4, protocol="paper")
+    with pytest.raises(ValueError, match="got 320 and 2"):
+        evaluate(FakeModel(), FakeImages(), samples=2, protocol="paper")
+    with pytest.raises(ValueError, match="expected one of sample, mean, paper, got best"):
+        evaluate(FakeModel(), FakeImages(), protocol="best")
+    paper = evaluate(FakeModel(), FakeImages(), protocol="paper")
+    assert paper["images"] == 48
+    assert "squares has 48 images; 320 were asked for" in paper["notes"]
+
+
+class LargeImages(FakeImages):
+    """Twice the size, with an object of half a pixel's width at the model's size."""
+
+    image_size = (2 * SIZE, 2 * SIZE)
+
+    def __getitems__(self, indices):
+        batch = super().__getitems__(indices)
+        twice = batch.apply(lambda x: x if x.dim() < 4 else x.repeat_interleave(2, -1))
+        image, mask = (x.repeat_interleave(2, -2) for x in (twice.image, twice.mask))
+        mask[:, :, :, -1] = 3
+        return Batch(image, mask, {}, batch.index)
+
+
+def test_the_paper_compares_at_the_size_of_the_true_masks():
+    """Soft masks are enlarged, by Pillow, before the largest is taken."""
+    model, large = FakeModel(FakeConfig(noise=0.0)), LargeImages(6)
+    with torch.no_grad():
+        model.masks.weight.mul_(20)
+    small = TransformedDataset(large, size=SIZE)
+    paper = evaluate(model, small, protocol="paper")["metrics"]
+    plain = evaluate(model, small, images=6)["metrics"]
+    batch, true = small.__getitems__(range(6)), large.__getitems__(range(6)).mask[:, 0]
+    masks = model(batch.image).masks[:, :, 0]
+    enlarged = [
+        [Image.fromarray(m.numpy()).resize((2 * SIZE,) * 2, Image.Resampling.BICUBIC) for m in own]
+        for own in masks.detach()
+    ]
+    labels = torch.tensor(np.array([np.stack(own).argmax(0) for own in enlarged]))
+    scores = adjusted_rand_index(true, labels)
+    assert paper["ari"]["mean"] == pytest.approx(scores.mean().item(), abs=1e-12)
+    assert paper["ari"]["mean"] != plain["ari"]["mean"]
+    assert paper["mse"] == plain["mse"]
+
+
+def test_several_samples_are_averaged_image_by_image():
+    model, images = FakeModel(), FakeImages()
+    alone = [evaluate(model, images, images=5, seed=seed, per_image=True) for seed in (3, 4)]
+    both = evaluate(model, images, images=5, samples=2, seed=3, batch_size=2, per_image=True)
+    expected = sum(torch.tensor(one["per_image"]["mse"]) for one in alone) / 2
+    assert both["metrics"]["mse"]["mean"] == pytest.approx(expected.mean().item(), rel=1e-6)
+    assert both["metrics"]["mse"]["std"] == pytest.approx(
+        expected.std(correction=0).item(), rel=1e-5
+    )
+    for seed, one in zip(("3", "4"), alone, strict=True):
+        assert both["seeds"][seed]["mse"] == pytest.approx(one["metrics"]["mse"]["mean"], rel=1e-6)
+    rows = both["per_image"]
+    assert rows["seed"] == [3] * 5 + [4] * 5
+    assert rows["image"] == [*range(5)] * 2
+    joined = alone[0]["per_image"]["mse"] + alone[1]["per_image"]["mse"]
+    assert rows["mse"] == pytest.approx(joined, rel=1e-6)
+    assert "seeds" not in alone[0]
+    assert "per_image" not in evaluate(model, images, images=5)
+
+
+def test_attention_is_scored_beside_the_masks(monkeypatch):
+    model, images = FakeModel(FakeConfig(noise=0.0)), FakeImages()
+    assert (
+        "fake has no attention maps" in evaluate(model, images, images=4, attention=True)["notes"]
+    )
+    plain = FakeModel._decompose
+
+    def attending(self: FakeModel, request: Request) -> Decomposition:
+        result = plain(self, request)
+        true = images.__getitems__(range(len(request.target))).mask
+        maps = torch.stack([true[:, 0] == k for k in range(3)], dim=1).float()
+        result.attention = torch.stack([1 - maps, maps], dim=1)
+        return result
+
+    monkeypatch.setattr(FakeModel, "_decompose", attending)
+    metrics = evaluate(model, images, images=4, attention=True)["metrics"]
+    assert metrics["attention_ari"]["mean"] == metrics["attention_fg_mbo"]["mean"] == 1
+    assert metrics["ari"]["mean"] < 1
+    assert "attention_ari" not in evaluate(model, images, images=4)["metrics"]
+
+
+def test_a_perceptual_distance_gets_its_name():
+    def distance(image, reconstruction):
+        assert image.shape == reconstruction.shape
+        return torch.arange(len(image)).double()
+
+    metrics = evaluate(FakeModel(), FakeImages(), images=3, perceptual=distance)["metrics"]
+    assert metrics["lpips"]["mean"] == 1

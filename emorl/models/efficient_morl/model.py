@@ -56,6 +56,7 @@ class EfficientMORL(ObjectCentricModel):
     name: ClassVar[str] = "efficient_morl"
     Config = EfficientMORLConfig
     refines = takes_geco = True
+    initial_draws = 1
     config: EfficientMORLConfig
 
     def __init__(self, config: EfficientMORLConfig | None = None) -> None:
@@ -90,6 +91,11 @@ class EfficientMORL(ObjectCentricModel):
             backend=c.backend,
             convolution_backend=c.convolution_backend,
         )
+
+    def decode(self, slots: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Decode slots, each by itself; as the base's."""
+        images: Tensor = self.decoder(slots.flatten(0, 1), size or self.config.image_size)
+        return images.unflatten(0, slots.shape[:2])
 
     def _objective(self, request: Request) -> Objective:
         """Equation 8: the weighted sum of the losses of all I + 1 decoded images.

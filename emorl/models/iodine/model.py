@@ -65,6 +65,7 @@ class IODINE(ObjectCentricModel):
     name: ClassVar[str] = "iodine"
     Config = IODINEConfig
     refines = takes_geco = True
+    initial_draws = 1
     config: IODINEConfig
 
     def __init__(self, config: IODINEConfig | None = None) -> None:
@@ -112,6 +113,16 @@ class IODINE(ObjectCentricModel):
         """Whether the refinement network pools what is left of any image to one vector."""
         return self.config.pooling == "mean"
 
+    def decode(self, slots: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Decode slots, each by itself; as the base's, but colours are past their activation."""
+        target = slots.new_empty(len(slots), 3, *(size or self.config.image_size))
+        return self._decode(target, slots.flatten(0, 1))
+
+    def compose(self, decoded: Tensor, slots: Tensor) -> Decomposition:
+        """The decomposition that decoded slots amount to; as the base's."""
+        masks, components = decoded[:, :, 3:].softmax(dim=1), decoded[:, :, :3].clamp(0, 1)
+        return Decomposition((masks * components).sum(dim=1), masks, components, slots)
+
     def _objective(self, request: Request) -> Objective:
         """The weighted sum of the losses of all I + 1 decoded images."""
         steps = self._infer(request)
@@ -126,16 +137,16 @@ class IODINE(ObjectCentricModel):
                 **numbered("kl_{}", {i: s.kl for i, s in enumerate(steps)}),
             },
             diagnostics=numbered("update_norm_{}", norms),
-            decomposition=_decomposition(steps[-1]),
+            decomposition=self._decomposition(steps[-1]),
         )
 
     def _decompose(self, request: Request) -> Decomposition:
         steps = self._infer(request)
-        result = _decomposition(steps[-1])
+        result = self._decomposition(steps[-1])
         if not request.details:
             return result
         names = ["start", *(f"refinement {i}" for i in range(1, len(steps)))]
-        named = zip(names, map(_decomposition, steps), strict=True)
+        named = zip(names, map(self._decomposition, steps), strict=True)
         return replace(result, stages=tuple(Stage(*stage) for stage in named))
 
     def _infer(self, request: Request) -> list[ScoredPosterior]:
@@ -251,6 +262,11 @@ class IODINE(ObjectCentricModel):
             inputs = self.inputs.images(target, decoded, weight * gradient, weight / batch)
         return self.refinement.encode(inputs)
 
+    def _decomposition(self, step: ScoredPosterior) -> Decomposition:
+        decoded = step.score.decoded
+        assert decoded is not None  # IODINE keeps every step's images
+        return self.compose(decoded, step.slots.detach().unflatten(0, decoded.shape[:2]))
+
     def _weight(self, step: int, total: int) -> float:
         """Weight of a step's loss."""
         if self.config.step_weights == "fractions":
@@ -260,11 +276,3 @@ class IODINE(ObjectCentricModel):
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat([*parts])
-
-
-def _decomposition(step: ScoredPosterior) -> Decomposition:
-    decoded = step.score.decoded
-    assert decoded is not None  # IODINE keeps every step's images
-    masks, components = decoded[:, :, 3:].softmax(dim=1), decoded[:, :, :3].clamp(0, 1)
-    slots = step.slots.detach().unflatten(0, decoded.shape[:2])
-    return Decomposition((masks * components).sum(dim=1), masks, components, slots)

@@ -62,6 +62,25 @@ class MONet(ObjectCentricModel):
             convolution_backend=c.convolution_backend,
         )
 
+    def decode(self, slots: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Decode slots, each by itself; as the base's.
+
+        Raises:
+            ValueError: for another image size than the configuration's.
+        """
+        if size not in (None, self.config.image_size):
+            raise ValueError(f"size: fixed by the network, got {size}")
+        return self.component.decode(slots.flatten(0, 1)).unflatten(0, slots.shape[:2])
+
+    def compose(self, decoded: Tensor, slots: Tensor) -> Decomposition:
+        """The decomposition that decoded slots amount to, by the masks that they decode.
+
+        Those of images come from the attention network instead.
+        """
+        dtype = torch.promote_types(decoded.dtype, torch.float32)
+        masks = decoded[:, :, 3:].to(dtype).softmax(dim=1)
+        return self._composed(decoded, masks, slots)
+
     def _objective(self, request: Request) -> Objective:
         """The training loss (Burgess et al. 2019).
 
@@ -126,9 +145,12 @@ class MONet(ObjectCentricModel):
 
     def _decomposition(self, explanation: _Explanation) -> Decomposition:
         masks = explanation.log_masks.detach().exp()
-        rgb = explanation.decoded[:, :, :3].detach().to(masks.dtype)
+        return self._composed(explanation.decoded.detach(), masks, explanation.slots.detach())
+
+    def _composed(self, decoded: Tensor, masks: Tensor, slots: Tensor) -> Decomposition:
+        rgb = decoded[:, :, :3].to(masks.dtype)
         means = rgb.sigmoid() if self.config.rgb_activation == "sigmoid" else rgb.clamp(0, 1)
-        return Decomposition((masks * means).sum(1), masks, means, explanation.slots.detach())
+        return Decomposition((masks * means).sum(1), masks, means, slots)
 
 
 def _passes(masks: Tensor) -> Tensor:

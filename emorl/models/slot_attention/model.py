@@ -25,6 +25,7 @@ class SlotAttentionModel(SlotAutoencoder):
     name: ClassVar[str] = "slot_attention"
     Config = SlotAttentionConfig
     iterates = True
+    initial_draws = 1
     config: SlotAttentionConfig
 
     def __init__(self, config: SlotAttentionConfig | None = None) -> None:

@@ -1,0 +1,77 @@
+"""Results of evaluations as text, JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+_COMPARED = ("fg_ari", "ari", "fg_miou", "mse", "dci_disentanglement", "dci_completeness")
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result of an evaluation as text for a terminal."""
+    steps = result["refinement_steps"]
+    refined = "" if steps is None else f", {steps} refinement steps"
+    head = (
+        f"{result['checkpoint']}\n{result['data']} ({result['split']}): {result['images']} images"
+        f"{refined}, seed {result['seed']}\n"
+        f"protocol {result['protocol']}: {result['protocol_meaning']}\n\n"
+        f"{'metric':28} {'mean':>12} {'std':>12} {'95 % interval of the mean':>26} {'images':>7}"
+    )
+    rows = [_row(name, summary) for name, summary in result["metrics"].items()]
+    notes = [f"note: {note}" for note in result["notes"]]
+    return "\n".join([head, *rows, *notes])
+
+
+def _row(name: str, summary: dict[str, Any]) -> str:
+    row = f"{name:28} {summary['mean']:12.5g}"
+    if math.isnan(summary["std"]):
+        return f"{row} {'':39} {summary['count']:7d}"
+    interval = f"{summary['low']:.5g} to {summary['high']:.5g}"
+    return f"{row} {summary['std']:12.5g} {interval:>26} {summary['count']:7d}"
+
+
+def runs_table(results: Sequence[dict[str, Any]], summary: dict[str, Any]) -> str:
+    """Several runs of one protocol as text: a row for each, then their mean and spread."""
+    names = [name for name in _COMPARED if name in summary["metrics"]]
+    across = [summary["metrics"][name] for name in names]
+    rows = [
+        (result["checkpoint"], [result["metrics"][name]["mean"] for name in names])
+        for result in results
+    ]
+    rows += [(f"{label} over runs", [a[label] for a in across]) for label in ("mean", "std")]
+    width = max(len(title) for title, _ in rows)
+    lines = [" ".join([f"{'run':{width}}", *(f"{name:>19}" for name in names)])]
+    lines += [" ".join([f"{title:{width}}", *(f"{x:19.5g}" for x in xs)]) for title, xs in rows]
+    failures = [f"failed: {run}: {why}" for run, why in summary["failures"].items()]
+    count = f"{len(failures)} of {summary['runs']} runs failed ({summary['failure']})"
+    return "\n".join(
+        [f"protocol {summary['protocol']}, {summary['data']}", *lines, count, *failures]
+    )
+
+
+def as_json(result: dict[str, Any]) -> bytes:
+    """A result as JSON, which knows no NaN: null stands for what is not defined."""
+    return (json.dumps(_without_nan(result), indent=2) + "\n").encode()
+
+
+def as_csv(per_image: dict[str, list[float]]) -> bytes:
+    """The numbers of each image, one row for each seed and image; empty where not defined."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(per_image)
+    for row in zip(*per_image.values(), strict=True):
+        writer.writerow(["" if math.isnan(value) else value for value in row])
+    return text.getvalue().encode()
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value

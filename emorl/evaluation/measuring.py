@@ -1,0 +1,113 @@
+"""Measuring a batch of images with a model, one sample of the noise after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from emorl.data import ObjectDataset
+from emorl.data.transforms import TransformedDataset
+from emorl.evaluation.noise import ImageNoise
+from emorl.evaluation.per_image import numbers_of
+from emorl.models import ObjectCentricModel
+
+PerceptualMetric = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What is measured, and how.
+
+    Attributes:
+        model: on `device`.
+        dataset: the images.
+        seeds: of the noise of each sample.
+        means: whether slots are the means of their posteriors; else samples of them.
+        whole: whether masks are compared with the true ones as they were before images were
+            resized.
+        refinement_steps: None for the model's own number.
+        num_slots: None for the model's own number.
+        device: where to compute.
+        attention: whether to score attention maps as well.
+        perceptual: a distance of images and reconstructions.
+    """
+
+    model: ObjectCentricModel
+    dataset: ObjectDataset
+    seeds: range
+    means: bool
+    whole: bool
+    refinement_steps: int | None
+    num_slots: int | None
+    device: torch.device
+    attention: bool
+    perceptual: PerceptualMetric | None
+
+    def of(self, indices: range) -> dict[str, Tensor]:
+        """Every number of these images, name -> float64 [samples, B] on the CPU."""
+        batch = self.dataset.__getitems__(indices).to(self.device)
+        whole = before_resizing(self.dataset) if self.whole else None
+        mask = None if whole is None else whole.__getitems__(indices).to(self.device).mask
+        drawn = []
+        for seed in self.seeds:
+            objective = self.model.score(
+                batch.image,
+                refinement_steps=self.refinement_steps,
+                num_slots=self.num_slots,
+                generator=self._noise(indices, seed),
+            )
+            numbers = numbers_of(
+                batch,
+                objective,
+                attention=self._attention(batch.image, self._noise(indices, seed)),
+                true=None if mask is None else mask[:, 0],
+                perceptual=self.perceptual,
+            )
+            drawn.append({name: x.cpu().double() for name, x in numbers.items()})
+        return {name: torch.stack([numbers[name] for numbers in drawn]) for name in drawn[0]}
+
+    def _noise(self, indices: range, seed: int) -> ImageNoise:
+        return noise_for(self.model, indices, seed=seed, device=self.device, means=self.means)
+
+    def _attention(self, images: Tensor, noise: ImageNoise) -> Tensor | None:
+        """The last attention's maps [B, K, H, W]; refinement, which starts from them, has none."""
+        if not self.attention:
+            return None
+        maps: Tensor | None = self.model(
+            images,
+            num_slots=self.num_slots,
+            refinement_steps=0 if self.model.refines else None,
+            generator=noise,
+            details=True,
+        ).attention
+        return None if maps is None else maps[:, -1]
+
+
+def noise_for(
+    model: ObjectCentricModel, indices: range, *, seed: int, device: torch.device, means: bool
+) -> ImageNoise:
+    """The images' noise; with `means` only what starts the slots, and then posteriors' means."""
+    drawn = model.initial_draws if means else None
+    return ImageNoise(indices, seed=seed, device=device, drawn=drawn)
+
+
+def before_resizing(dataset: ObjectDataset) -> ObjectDataset | None:
+    """The same images as they were before they were resized; None if they were not."""
+    if not isinstance(dataset, TransformedDataset) or dataset.size is None:
+        return None
+    return TransformedDataset(dataset.source, limit=dataset.limit, crop=dataset.crop)
+
+
+@contextmanager
+def evaluating(model: ObjectCentricModel) -> Iterator[None]:
+    """The model in evaluation mode, for a while."""
+    mode = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(mode)

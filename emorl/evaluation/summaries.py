@@ -1,0 +1,105 @@
+"""Summaries: of images, with an interval by the bootstrap, and of runs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+Summary = dict[str, float | int]
+
+INTERVAL = "low and high: 95 % interval of the mean, images resampled 1000 times (bootstrap)"
+_RESAMPLED = 1000
+_TAIL = 0.025
+
+
+def summarise(values: Tensor) -> Summary:
+    """Summarise a metric's values.
+
+    Args:
+        values: of the images, float64 [N]; NaN where the metric is not defined.
+
+    Returns:
+        "mean", "std" (population), "low" and "high" (`INTERVAL`), "count" and "excluded" (images
+        for which the metric is not defined). NaN where there is nothing to summarise.
+    """
+    known = values[~values.isnan()]
+    if len(known) == 0:
+        return single(math.nan, 0, len(values))
+    low, high = bootstrap(known)
+    return {
+        "mean": known.mean().item(),
+        "std": known.std(correction=0).item(),
+        "low": low,
+        "high": high,
+        "count": len(known),
+        "excluded": len(values) - len(known),
+    }
+
+
+def single(value: float, count: int, excluded: int) -> Summary:
+    """The summary of a number that belongs to all images together: it has no spread."""
+    nothing = dict.fromkeys(("std", "low", "high"), math.nan)
+    return {"mean": value, **nothing, "count": count, "excluded": excluded}
+
+
+def bootstrap(values: Tensor) -> tuple[float, float]:
+    """The middle 95 % of the means of resampled values; the same for the same values.
+
+    Args:
+        values: float64 [N], one or more.
+    """
+    generator = torch.Generator().manual_seed(0)
+    picks = torch.randint(len(values), (_RESAMPLED, len(values)), generator=generator)
+    means = values[picks].mean(1)
+    low, high = means.quantile(torch.tensor([_TAIL, 1 - _TAIL], dtype=values.dtype)).tolist()
+    return low, high
+
+
+def across_runs(
+    results: Sequence[dict[str, Any]], failures: Mapping[str, str], *, least_fg_ari: float
+) -> dict[str, Any]:
+    """Summarise the evaluations of several runs, such as one configuration's with several seeds.
+
+    Args:
+        results: of `evaluate`, with "checkpoint" and "data", of one protocol and the same data.
+        failures: run -> why it could not be evaluated.
+        least_fg_ari: a run whose mean FG-ARI is below has failed, and counts as such; it stays in
+            the means.
+
+    Returns:
+        "protocol", "data", "runs" (with those that could not be evaluated), "failures": run -> why,
+        "failure" (what a failure is, in words), and "metrics": name -> {"mean", "std", "runs"} of
+        the runs' means, for the metrics that all runs have.
+
+    Raises:
+        ValueError: if there are no results, or those of two protocols or data sets.
+    """
+    for key in ("protocol", "data", "split", "images"):
+        if len(found := {str(result[key]) for result in results}) != 1:
+            raise ValueError(f"runs of one table: expected one {key}, got {sorted(found)}")
+    low = {
+        result["checkpoint"]: f"FG-ARI {result['metrics']['fg_ari']['mean']:.3f}"
+        for result in results
+        if "fg_ari" in result["metrics"] and result["metrics"]["fg_ari"]["mean"] < least_fg_ari
+    }
+    shared = [n for n in results[0]["metrics"] if all(n in r["metrics"] for r in results)]
+    metrics = {}
+    for name in shared:
+        means = torch.tensor([r["metrics"][name]["mean"] for r in results], dtype=torch.float64)
+        metrics[name] = {
+            "mean": means.mean().item(),
+            "std": means.std(correction=0).item(),
+            "runs": len(means),
+        }
+    return {
+        "protocol": results[0]["protocol"],
+        "data": results[0]["data"],
+        "runs": len(results) + len(failures),
+        "failure": f"not to be evaluated, or FG-ARI below {least_fg_ari:g}",
+        "failures": {**failures, **low},
+        "metrics": metrics,
+    }
