@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emorl.cli.arguments import Parser, local_path, number_range, path_text, whole_number
+from emorl.cli.arguments import Parser, local_path, whole_number
+from emorl.cli.held_out import add_data_options, data_of, open_images
 from emorl.cli.results import as_csv, as_json, runs_table, table
 from emorl.paths import real
 from emorl.runs.files import read_json, require_place, write_atomically
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     import torch
 
     from emorl.data import ObjectDataset
-    from emorl.data.values import ValueRange
     from emorl.metrics.perceptual import PerceptualDistance
     from emorl.models import ObjectCentricModel
     from emorl.training.config import DataConfig
@@ -68,8 +66,8 @@ def _evaluate(
 
     run = run_of(options.target)
     folder, model = find_model(options.target)
-    data = _data(options, run)
-    dataset = _open(options, run, data)
+    data = data_of(options, run)
+    dataset = open_images(options, run, data)
     trained_on = run is not None and _is_trained_on(data, dataset)
     split = data.split if trained_on else options.split
     kept = _kept(options, run, _stem(options, model, dataset.name, split))
@@ -185,8 +183,7 @@ def _parser() -> Parser:
         metavar="RUN|CHECKPOINT",
         help="a run, a checkpoint or a model folder; several are compared",
     )
-    add("--data", type=path_text, help="a generator's name or a file; None: the run's own")
-    add("--split", type=_name, default="test", help="part of the data")
+    add_data_options(parser)
     add(
         "--protocol",
         choices=["sample", "mean", "paper"],
@@ -200,9 +197,6 @@ def _parser() -> Parser:
     add("--num-slots", type=whole_number(1), help="None: the model's own number")
     add("--batch-size", type=whole_number(1), default=32, help="images at a time")
     add("--seed", type=whole_number(0), default=0, help="of the noise")
-    add("--crop", choices=["clevr"], help="None: as in the run")
-    add("--value-range", type=number_range, metavar="[LOW,HIGH]", help="None: the file's own")
-    add("--size", type=whole_number(1), help="side to resize to; None: as in the run")
     add("--device", choices=["auto", "cpu"], default="auto", help="auto takes a GPU if any")
     add(
         "--disentanglement",
@@ -221,62 +215,6 @@ def _parser() -> Parser:
     )
     add("--json", type=local_path, metavar="FILE", help="write the result there too")
     return parser
-
-
-def _name(text: str) -> str:
-    """A split's name, which becomes a part of a file's."""
-    if not re.fullmatch(r"\w[\w.-]*", text):
-        raise argparse.ArgumentTypeError(f"expected a name, got {text!r}")
-    return text
-
-
-def _data(options: argparse.Namespace, run: RunFolder | None) -> DataConfig:
-    """The run's data, with what the command line changes."""
-    from emorl.training.config import DataConfig
-    from emorl.training.images import with_absolute_paths
-
-    data = DataConfig()
-    if run is not None:
-        from emorl.training.config_file import load_config
-
-        data = with_absolute_paths(load_config(run.config).data)
-    data.crop, data.size = options.crop or data.crop, options.size or data.size
-    if options.value_range is not None and options.data is None:
-        data.value_range = data.held_out_value_range = options.value_range
-    return data
-
-
-def _open(options: argparse.Namespace, run: RunFolder | None, data: DataConfig) -> ObjectDataset:
-    from emorl.data import open_dataset
-
-    if options.data is not None:
-        return open_dataset(
-            options.data,
-            split=options.split,
-            seed=data.seed,
-            crop=data.crop,
-            size=data.size,
-            value_range=options.value_range or _decided_range(options.data, data),
-        )
-    if run is None:
-        raise ValueError(f"--data: needed, since {options.target} belongs to no run")
-    from emorl.training.images import held_out_images
-
-    held_out = held_out_images(data, options.split)
-    if held_out is None:
-        raise ValueError(
-            f"--data: needed, since {data.train} has no split {options.split!r} that the run "
-            f"was not trained on"
-        )
-    return held_out
-
-
-def _decided_range(named: str, data: DataConfig) -> ValueRange | None:
-    """What the run has decided about a file, if it is one of its own."""
-    from emorl.training.images import absolute
-
-    ranges = {data.held_out: data.held_out_value_range, data.train: data.value_range}
-    return ranges.get(absolute(named))
 
 
 def _is_trained_on(data: DataConfig, dataset: ObjectDataset) -> bool:
@@ -314,7 +252,7 @@ def _stem(options: argparse.Namespace, model: ObjectCentricModel, name: str, spl
 
 def _kept(options: argparse.Namespace, run: RunFolder | None, stem: str) -> list[Path]:
     """The files in the run's folder, JSON and CSV; none for a model without a run."""
-    if run is None or run.path != options.target.resolve():
+    if run is None or run.path != real(options.target):
         return []
     path = RunFolder(options.target).evaluation(stem)
     return [path, path.with_suffix(".csv")]

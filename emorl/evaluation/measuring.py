@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -88,7 +88,12 @@ class Measurement:
 
 
 def noise_for(
-    model: ObjectCentricModel, indices: range, *, seed: int, device: torch.device, means: bool
+    model: ObjectCentricModel,
+    indices: Sequence[int],
+    *,
+    seed: int,
+    device: torch.device,
+    means: bool,
 ) -> ImageNoise:
     """The images' noise; with `means` only what starts the slots, and then posteriors' means."""
     drawn = model.initial_draws if means else None

@@ -28,6 +28,7 @@ class RunFolder:
         checkpoints: a folder for each step that was kept, see `checkpoint`.
         pictures: a folder for each step that was drawn, see `pictures_of`.
         evaluations: a JSON file for each data set, see `evaluation`.
+        traversals: pictures of what the dimensions of slots do.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -40,6 +41,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.pictures = self.path / "pictures"
         self.evaluations = self.path / "evaluation"
+        self.traversals = self.path / "traversals"
 
     def misplaced(self) -> str | None:
         """What is in the place of one of the run's files or folders and is none, in words."""

@@ -14,6 +14,7 @@ import matplotlib
 import pytest
 import torch
 import yaml
+from PIL import Image
 
 from emorl.cli import main
 from emorl.models import MODELS
@@ -398,6 +399,54 @@ def test_an_evaluation_does_without_scikit_learn(run_dir, capsys, monkeypatch):
     assert f"note: no DCI without sklearn: {lack}" in capsys.readouterr().out
     assert main([*line, "--disentanglement", "yes"]) == 2
     assert lack in complaint(capsys)
+
+
+def test_dimensions_are_traversed(run_dir, tmp_path, capsys):
+    line = ["traverse", str(run_dir), "--images", "1", "--measured", "2", "--values", "3"]
+    assert main([*line, "--dimensions", "2"]) == 0
+    place = run_dir / "traversals"
+    files = sorted(path.name for path in place.iterdir())
+    assert files == ["image-0000.gif", "image-0000.png", "traversals.json"]
+    assert f"written: {place / 'image-0000.gif'}" in capsys.readouterr().out
+    record = json.loads((place / "traversals.json").read_text())
+    assert len(record["dimensions"]) <= 2
+    assert len(record["activeness"]) == len(record["low"]) == 8
+    assert all(low <= high for low, high in zip(record["low"], record["high"], strict=True))
+    with Image.open(place / "image-0000.gif") as film:
+        assert film.format == "GIF"
+    checkpoint = run_dir / "checkpoints/step-00000002"
+    assert main(["traverse", str(checkpoint)]) == 2
+    assert "--out: needed, since" in complaint(capsys)
+
+
+def test_a_film_needs_its_package(run_dir, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    assert main(["traverse", str(run_dir), "--mp4"]) == 2
+    assert "imageio_ffmpeg is not installed: pip install 'emorl[video]'" in complaint(capsys)
+
+
+def test_own_pictures_are_segmented(run_dir, tmp_path, capsys):
+    pictures, out = tmp_path / "pictures", tmp_path / "out"
+    (pictures / "sub").mkdir(parents=True)
+    for name, size in {"a.png": (35, 35), "a.jpg": (50, 20), "sub/b.png": (7, 9)}.items():
+        Image.new("RGB", size, "red").save(pictures / name)
+    (pictures / "bad.png").write_bytes(b"no")
+    assert main(["segment", str(run_dir), str(pictures), "--out", str(out)]) == 0
+    printed = capsys.readouterr()
+    assert "bad.png: not a picture that can be read" in printed.err
+    assert "written: 3 pictures, 1 left out" in printed.out
+    for folder in ("labels", "overlays"):
+        made = {str(p.relative_to(out / folder)) for p in (out / folder).rglob("*.png")}
+        assert made == {"a.png", "a.jpg.png", "sub/b.png"}
+    with Image.open(out / "labels/a.jpg.png") as labels:
+        assert labels.size == (50, 20)
+        assert labels.getextrema()[1] < 4
+    assert (out / "contact.png").is_file()
+    assert main(["segment", str(run_dir), str(pictures), "--out", str(pictures / "out")]) == 2
+    assert "expected a folder outside" in complaint(capsys)
+    (pictures / "sub/b.png").write_bytes(b"no")
+    assert main(["segment", str(run_dir), str(pictures / "sub"), "--out", str(out)]) == 2
+    assert "none of its 1 pictures can be read" in capsys.readouterr().err
 
 
 def test_evaluate_a_checkpoint_stores_nothing_in_the_run(run_dir, capsys):

@@ -1,0 +1,88 @@
+"""The images that a command measures a model on: a run's own, or those of `--data`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from typing import TYPE_CHECKING
+
+from emorl.cli.arguments import Parser, number_range, path_text, whole_number
+from emorl.runs.folder import RunFolder
+
+if TYPE_CHECKING:
+    from emorl.data import ObjectDataset
+    from emorl.data.values import ValueRange
+    from emorl.training.config import DataConfig
+
+
+def add_data_options(parser: Parser) -> None:
+    """Add the options that choose images."""
+    add = parser.add_argument
+    add("--data", type=path_text, help="a generator's name or a file; None: the run's own")
+    add("--split", type=_name, default="test", help="part of the data")
+    add("--crop", choices=["clevr"], help="None: as in the run")
+    add("--value-range", type=number_range, metavar="[LOW,HIGH]", help="None: the file's own")
+    add("--size", type=whole_number(1), help="side to resize to; None: as in the run")
+
+
+def _name(text: str) -> str:
+    """A split's name, which becomes a part of a file's."""
+    if not re.fullmatch(r"\w[\w.-]*", text):
+        raise argparse.ArgumentTypeError(f"expected a name, got {text!r}")
+    return text
+
+
+def data_of(options: argparse.Namespace, run: RunFolder | None) -> DataConfig:
+    """The run's data, with what the command line changes."""
+    from emorl.training.config import DataConfig
+    from emorl.training.images import with_absolute_paths
+
+    data = DataConfig()
+    if run is not None:
+        from emorl.training.config_file import load_config
+
+        data = with_absolute_paths(load_config(run.config).data)
+    data.crop, data.size = options.crop or data.crop, options.size or data.size
+    if options.value_range is not None and options.data is None:
+        data.value_range = data.held_out_value_range = options.value_range
+    return data
+
+
+def open_images(
+    options: argparse.Namespace, run: RunFolder | None, data: DataConfig
+) -> ObjectDataset:
+    """The images to measure on.
+
+    Raises:
+        ValueError: if none are named and the run has none that it was not trained on.
+    """
+    from emorl.data import open_dataset
+
+    if options.data is not None:
+        return open_dataset(
+            options.data,
+            split=options.split,
+            seed=data.seed,
+            crop=data.crop,
+            size=data.size,
+            value_range=options.value_range or _decided_range(options.data, data),
+        )
+    if run is None:
+        raise ValueError(f"--data: needed, since {options.target} belongs to no run")
+    from emorl.training.images import held_out_images
+
+    held_out = held_out_images(data, options.split)
+    if held_out is None:
+        raise ValueError(
+            f"--data: needed, since {data.train} has no split {options.split!r} that the run "
+            f"was not trained on"
+        )
+    return held_out
+
+
+def _decided_range(named: str, data: DataConfig) -> ValueRange | None:
+    """What the run has decided about a file, if it is one of its own."""
+    from emorl.training.images import absolute
+
+    ranges = {data.held_out: data.held_out_value_range, data.train: data.value_range}
+    return ranges.get(absolute(named))

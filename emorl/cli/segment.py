@@ -1,0 +1,106 @@
+"""`emorl segment`: own pictures in, label maps, overlays and a contact sheet out."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from emorl.cli.arguments import Parser, local_path, whole_number
+from emorl.paths import real
+from emorl.runs.files import require_place, write_atomically
+from emorl.terminal import Terminal
+
+if TYPE_CHECKING:
+    from emorl.evaluation.own_pictures import Segmented
+    from emorl.report.tiles import Bytes
+
+_DESCRIPTION = (
+    "Segment all pictures of a folder. Each is resized to the model's size; masks are resized back "
+    "to the picture's. Writes DIR/labels (PNG, a pixel's value is its slot), DIR/overlays and "
+    "DIR/contact.png. A picture that cannot be read is named and left out."
+)
+_SHEET, _COLUMNS, _SIDE = 48, 4, 160  # pictures on a contact sheet, pairs in a row, pixels
+
+
+def run(arguments: list[str]) -> int:
+    """Write the pictures and print where they are."""
+    parser = Parser("segment", _DESCRIPTION)
+    add = parser.add_argument
+    add(
+        "target",
+        type=local_path,
+        metavar="RUN|CHECKPOINT",
+        help="a run, a checkpoint or a model folder",
+    )
+    add("folder", type=local_path, metavar="FOLDER", help="of the pictures, with its subfolders")
+    add("--out", type=local_path, required=True, metavar="DIR", help="folder for the results")
+    add("--refinement-steps", type=whole_number(0), help="None: the model's own number")
+    add("--num-slots", type=whole_number(1), help="None: the model's own number")
+    add("--batch-size", type=whole_number(1), default=16, help="pictures at a time")
+    add("--seed", type=whole_number(0), default=0, help="of the noise that slots start from")
+    add("--device", choices=["auto", "cpu"], default="auto", help="auto takes a GPU if any")
+    options = parser.parse(arguments)
+
+    require_place(options.out / "contact.png", "--out")
+    if real(options.out).is_relative_to(real(options.folder)):
+        raise ValueError("--out: expected a folder outside of the pictures', whose files it reads")
+
+    from emorl.evaluation.own_pictures import find_pictures, segment
+    from emorl.models import find_model
+    from emorl.training.config import TrainerConfig
+    from emorl.training.devices import make_accelerator
+
+    paths = find_pictures(options.folder)
+    _, model = find_model(options.target)
+    accelerator = make_accelerator(TrainerConfig(device=options.device, precision="no"))
+    results = segment(
+        model.to(accelerator.device),
+        paths,
+        num_slots=options.num_slots,
+        refinement_steps=options.refinement_steps,
+        batch_size=options.batch_size,
+        seed=options.seed,
+    )
+    tiles, unread = [], 0
+    for result in results:
+        if isinstance(result, ValueError):
+            unread += 1
+            print(f"left out: {result}", file=Terminal(sys.stderr))
+            continue
+        tiles.append(_write(result, options.folder, options.out))
+    accelerator.end_training()
+    if not tiles:
+        raise ValueError(f"{options.folder}: none of its {unread} pictures can be read")
+    sheet = _contact_sheet(tiles[:_SHEET], options.out / "contact.png")
+    left_out = f", {unread} left out" if unread else ""
+    print(f"written: {len(tiles)} pictures{left_out}, in {options.out / 'labels'} and ", end="")
+    print(f"{options.out / 'overlays'}; {sheet}")
+    return 0
+
+
+def _write(result: Segmented, folder: Path, out: Path) -> list[Bytes]:
+    """Write a picture's label map and overlay; its two tiles for the contact sheet."""
+    from emorl.report.tiles import label_png, overlay, png, thumbnail
+
+    name = result.path.relative_to(folder)
+    if name.suffix.lower() != ".png":
+        name = name.with_name(f"{name.name}.png")  # a.jpg and a.png are two pictures
+    painted = overlay(result.image, result.labels)
+    write_atomically(out / "labels" / name, label_png(result.labels))
+    write_atomically(out / "overlays" / name, png(painted))
+    return [thumbnail(result.image, _SIDE), thumbnail(painted, _SIDE)]
+
+
+def _contact_sheet(tiles: list[list[Bytes]], path: Path) -> Path:
+    """Pictures beside their overlays, a few pairs in a row."""
+    import numpy as np
+
+    from emorl.report.tiles import png, tiled
+
+    blank = np.full_like(tiles[0][0], 255)
+    rows = []
+    for start in range(0, len(tiles), _COLUMNS):
+        row = [tile for pair in tiles[start : start + _COLUMNS] for tile in pair]
+        rows.append(row + [blank] * (2 * min(_COLUMNS, len(tiles)) - len(row)))
+    return write_atomically(path, png(tiled(rows)))

@@ -1,0 +1,148 @@
+"""`emorl traverse`: what the dimensions of slots change, as grids, GIFs and films."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from emorl.cli.arguments import Parser, local_path, whole_number
+from emorl.cli.held_out import add_data_options, data_of, open_images
+from emorl.paths import real
+from emorl.runs.files import replacing, require_place, write_atomically
+from emorl.runs.folder import RunFolder, run_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from emorl.evaluation.traversals import Traversal
+    from emorl.report.tiles import Bytes
+
+_DESCRIPTION = (
+    "Take the most active dimensions of each slot through their range, one at a time, and draw the "
+    "picture recomposed at each value: a PNG with all values side by side and a GIF for each "
+    "image, in RUN/traversals. The range of a dimension is that of its samples over the images "
+    "that are measured."
+)
+
+
+def run(arguments: list[str]) -> int:
+    """Write the pictures and print their paths."""
+    options = _parser().parse(arguments)
+
+    place = _place(options)
+    require_place(place / "traversals.json", "--out" if options.out else "RUN")
+    if options.mp4:
+        import imageio_ffmpeg  # noqa: F401  it would be missed after the work otherwise
+
+    from emorl.evaluation.traversals import active, activeness, infer, ranges, traverse
+    from emorl.models import find_model
+    from emorl.training.config import TrainerConfig
+    from emorl.training.devices import make_accelerator
+
+    folder, model = find_model(options.target)
+    owner = run_of(options.target)
+    dataset = open_images(options, owner, data_of(options, owner))
+    accelerator = make_accelerator(TrainerConfig(device=options.device, precision="no"))
+    model.to(accelerator.device)
+    samples = infer(model, dataset, options.measured, means=False, seed=options.seed)
+    shown = infer(model, dataset, options.images, means=True, seed=options.seed)
+    low, high = ranges(samples)
+    activity = activeness(model, samples, seed=options.seed)
+    dimensions = active(activity)[: options.dimensions]
+    record = {
+        "checkpoint": str(folder),
+        "data": dataset.name,
+        "split": options.split,
+        "measured_images": len(samples),
+        "dimensions": dimensions.tolist(),
+        "activeness": activity.tolist(),
+        "low": low.tolist(),
+        "high": high.tolist(),
+        "values": options.values,
+    }
+    written = [_json(place / "traversals.json", record)]
+    inputs = dataset.read_images(range(len(shown)))
+    for index, (image, slots) in enumerate(zip(inputs, shown, strict=True)):
+        traversals = traverse(model, slots, dimensions, low, high, options.values)
+        written += _draw(place / f"image-{index:04d}", image, traversals, options.mp4)
+    accelerator.end_training()
+    print(*(f"written: {path}" for path in written), sep="\n")
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser("traverse", _DESCRIPTION)
+    add = parser.add_argument
+    add(
+        "target",
+        type=local_path,
+        metavar="RUN|CHECKPOINT",
+        help="a run, a checkpoint or a model folder",
+    )
+    add("--out", type=local_path, help="folder for the pictures; None: RUN/traversals")
+    add_data_options(parser)
+    add("--images", type=whole_number(1), default=4, help="the first images to draw")
+    add("--dimensions", type=whole_number(1), default=6, help="at most, the most active ones")
+    add("--values", type=whole_number(2), default=7, help="along each dimension")
+    add("--measured", type=whole_number(1), default=100, help="images for range and activeness")
+    add("--mp4", action="store_true", help="films as well; needs imageio-ffmpeg")
+    add("--seed", type=whole_number(0), default=0, help="of the noise")
+    add("--device", choices=["auto", "cpu"], default="auto", help="auto takes a GPU if any")
+    return parser
+
+
+def _place(options: argparse.Namespace) -> Path:
+    if options.out is not None:
+        return Path(options.out)
+    owner = run_of(options.target)
+    if owner is None or owner.path != real(options.target):
+        raise ValueError(f"--out: needed, since {options.target} is no run")
+    return RunFolder(options.target).traversals
+
+
+def _draw(stem: Path, image: Tensor, traversals: list[Traversal], film: bool) -> list[Path]:
+    """Write one image's pictures: a row per slot and dimension, and its values as frames."""
+    from emorl.report.tiles import gif, png, tiled, write_mp4
+
+    rows = [[_pixels(x) for x in traversal.images] for traversal in traversals]
+    labels = [f"slot {t.slot}, dimension {t.dimension}" for t in traversals]
+    frames = _frames(image, traversals, rows)
+    written = [
+        write_atomically(stem.with_suffix(".png"), png(tiled(rows, labels))),
+        write_atomically(stem.with_suffix(".gif"), gif(frames)),
+    ]
+    if film:
+        with replacing(stem.with_suffix(".mp4")) as unfinished:
+            write_mp4(unfinished, frames)
+        written.append(stem.with_suffix(".mp4"))
+    return written
+
+
+def _frames(image: Tensor, traversals: list[Traversal], rows: list[list[Bytes]]) -> list[Bytes]:
+    """A frame for each value: a row per slot, the image and then a column per dimension."""
+    from emorl.report.tiles import tiled
+
+    slots = sorted({t.slot for t in traversals})
+    dimensions = list(dict.fromkeys(t.dimension for t in traversals))
+    own = image.permute(1, 2, 0).cpu().numpy()
+    by_place = {(t.slot, t.dimension): row for t, row in zip(traversals, rows, strict=True)}
+    return [
+        tiled(
+            [[own, *(by_place[slot, d][value] for d in dimensions)] for slot in slots],
+            [f"slot {slot}" for slot in slots],
+            ["image", *(f"dim {d}" for d in dimensions)],
+        )
+        for value in range(len(rows[0]))
+    ]
+
+
+def _pixels(image: Tensor) -> Bytes:
+    """An image [3, H, W] in [0, 1] as bytes [H, W, 3]."""
+    pixels: Bytes = (255 * image.clamp(0, 1)).round().byte().permute(1, 2, 0).cpu().numpy()
+    return pixels
+
+
+def _json(path: Path, record: dict[str, Any]) -> Path:
+    return write_atomically(path, (json.dumps(record, indent=2) + "\n").encode())

@@ -1,0 +1,136 @@
+"""Segmenting picture files with a model: `emorl segment`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from emorl.evaluation.measuring import evaluating, noise_for
+from emorl.evaluation.per_image import labels_at
+from emorl.models import Decomposition, ObjectCentricModel
+
+ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+@dataclass(frozen=True)
+class Segmented:
+    """A picture and what a model makes of it.
+
+    Attributes:
+        path: of the file.
+        image: uint8 [H, W, 3].
+        labels: the slot of each pixel, int64 [H, W].
+    """
+
+    path: Path
+    image: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """The picture files of a folder and its subfolders, by name.
+
+    Raises:
+        ValueError: if there is no such folder, or none in it.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: expected a folder of pictures, got no folder")
+    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
+    if not found:
+        raise ValueError(f"{folder}: expected pictures ({', '.join(ENDINGS)}), got none")
+    return found
+
+
+def read_picture(path: Path) -> NDArray[np.uint8]:
+    """A picture as it is meant to be seen, uint8 [H, W, 3]; what is transparent is black.
+
+    Raises:
+        ValueError: if it cannot be read, naming the file.
+    """
+    try:
+        with Image.open(path) as file:
+            upright = ImageOps.exif_transpose(file).convert("RGBA")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path}: not a picture that can be read: {error}") from None
+    black = Image.new("RGBA", upright.size, (0, 0, 0, 255))
+    return np.asarray(Image.alpha_composite(black, upright).convert("RGB"))
+
+
+def segment(
+    model: ObjectCentricModel,
+    paths: Sequence[Path],
+    *,
+    num_slots: int | None = None,
+    refinement_steps: int | None = None,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> Iterator[Segmented | ValueError]:
+    """Segment pictures, each resized to the model's size, and its masks back.
+
+    Slots are the means of their posteriors. A picture's result does not depend on the others of
+    its batch.
+
+    Args:
+        model: where it is, it computes.
+        paths: of the files.
+        num_slots: None for the model's own number.
+        refinement_steps: None for the model's own number.
+        batch_size: pictures at a time.
+        seed: of the noise that slots start from.
+
+    Yields:
+        Each picture's result in the order of `paths`; the error of one that cannot be read.
+    """
+    for start in range(0, len(paths), batch_size):
+        indices = range(start, min(start + batch_size, len(paths)))
+        read = {index: _read(paths[index]) for index in indices}
+        pictures = {i: x for i, x in read.items() if not isinstance(x, ValueError)}
+        masks = {}
+        if pictures:
+            found = _masks(model, pictures, num_slots, refinement_steps, seed)
+            masks = dict(zip(pictures, found, strict=True))
+        for index, picture in read.items():
+            if isinstance(picture, ValueError):
+                yield picture
+            else:
+                labels = labels_at(masks[index][None], (picture.shape[0], picture.shape[1]))
+                yield Segmented(paths[index], picture, labels[0].cpu().numpy())
+
+
+def _read(path: Path) -> NDArray[np.uint8] | ValueError:
+    try:
+        return read_picture(path)
+    except ValueError as error:
+        return error
+
+
+@torch.no_grad()
+def _masks(
+    model: ObjectCentricModel,
+    pictures: dict[int, NDArray[np.uint8]],
+    num_slots: int | None,
+    refinement_steps: int | None,
+    seed: int,
+) -> torch.Tensor:
+    """Masks of pictures at the model's size, [B, K, h, w]; their numbers are those of the noise."""
+    height, width = model.config.image_size
+    device = next(model.parameters()).device
+    resized = [
+        np.asarray(Image.fromarray(x).resize((width, height), Image.Resampling.BICUBIC))
+        for x in pictures.values()
+    ]
+    images = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).contiguous()
+    with evaluating(model):
+        decomposition: Decomposition = model(
+            images.to(device),
+            num_slots=num_slots,
+            refinement_steps=refinement_steps,
+            generator=noise_for(model, [*pictures], seed=seed, device=device, means=True),
+        )
+    return decomposition.masks[:, :, 0]

@@ -1,0 +1,151 @@
+"""Pictures made of pictures: label maps, overlays, contact sheets, traversals as grid and film.
+
+Pixels are uint8 [H, W, 3].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageOps
+
+from emorl.report.colours import PALETTE
+
+Bytes = NDArray[np.uint8]
+_GAP, _TEXT, _PAPER, _INK = 2, 14, (255, 255, 255), (40, 40, 40)
+_LEAST_SIDE = 64  # smaller pictures are enlarged, pixel by pixel
+_FRAMES_PER_SECOND = 8
+
+
+def label_png(labels: NDArray[np.int64]) -> bytes:
+    """A label map [H, W] as a PNG whose pixels are the labels, shown in the slots' colours.
+
+    Raises:
+        ValueError: for a label above 255, which such a file cannot hold.
+    """
+    if labels.size and labels.max() > 255:
+        raise ValueError(f"expected labels up to 255, got {labels.max()}")
+    image = Image.fromarray(labels.astype(np.uint8), "P")
+    image.putpalette(bytes(_colours(256).ravel()))
+    return _png(image)
+
+
+def overlay(image: Bytes, labels: NDArray[np.int64]) -> Bytes:
+    """A picture with each slot's colour over it, and the borders of segments in full colour."""
+    colours = _colours(int(labels.max()) + 1)[labels]
+    border = np.zeros(labels.shape, dtype=bool)
+    border[1:] |= labels[1:] != labels[:-1]
+    border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    share = np.where(border, 1.0, 0.5)[..., None]
+    return np.rint(share * colours + (1 - share) * image).astype(np.uint8)
+
+
+def thumbnail(image: Bytes, side: int) -> Bytes:
+    """A picture fitted into a square of that side, on paper."""
+    large = max(image.shape[:2]) > side
+    method = Image.Resampling.BICUBIC if large else Image.Resampling.NEAREST
+    small = ImageOps.contain(Image.fromarray(image), (side, side), method)
+    sheet = Image.new("RGB", (side, side), _PAPER)
+    sheet.paste(small, ((side - small.width) // 2, (side - small.height) // 2))
+    return np.asarray(sheet)
+
+
+def tiled(
+    rows: Sequence[Sequence[Bytes]], labels: Sequence[str] = (), headers: Sequence[str] = ()
+) -> Bytes:
+    """Pictures of one size in rows and columns.
+
+    Args:
+        rows: of pictures, as many in each.
+        labels: a text for each row, or none.
+        headers: a text for each column, or none.
+    """
+    height, width = rows[0][0].shape[:2]
+    scale = -(-_LEAST_SIDE // min(height, width))
+    height, width = height * scale, width * scale
+    text_width = ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength
+    left = int(max(map(text_width, labels))) + 2 * _GAP if labels else 0
+    top = _TEXT if headers else 0
+    size = (
+        left + len(rows[0]) * (width + _GAP),
+        top + len(rows) * (height + _GAP),
+    )
+    sheet = Image.new("RGB", size, _PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for column, text in enumerate(headers):
+        draw.text((left + column * (width + _GAP), 1), text, _INK)
+    for row, pictures in enumerate(rows):
+        y = top + row * (height + _GAP)
+        if labels:
+            draw.text((_GAP, y + (height - _TEXT) // 2), labels[row], _INK)
+        for column, picture in enumerate(pictures):
+            large = picture.repeat(scale, axis=0).repeat(scale, axis=1)
+            sheet.paste(Image.fromarray(large), (left + column * (width + _GAP), y))
+    return np.asarray(sheet)
+
+
+def png(image: Bytes) -> bytes:
+    """A picture as the bytes of a PNG file."""
+    return _png(Image.fromarray(image))
+
+
+def gif(frames: Sequence[Bytes]) -> bytes:
+    """Frames of one size as an endless GIF, there and back again."""
+    pictures = [Image.fromarray(frame) for frame in there_and_back(frames)]
+    buffer = BytesIO()
+    pictures[0].save(
+        buffer,
+        "GIF",
+        save_all=True,
+        append_images=pictures[1:],
+        duration=1000 // _FRAMES_PER_SECOND,
+        loop=0,
+    )
+    return buffer.getvalue()
+
+
+def write_mp4(path: Path, frames: Sequence[Bytes]) -> None:
+    """Write frames of one size as a film, there and back again.
+
+    Raises:
+        ModuleNotFoundError: without imageio-ffmpeg.
+    """
+    import imageio_ffmpeg
+
+    height, width = frames[0].shape[:2]
+    even = height + height % 2, width + width % 2  # H.264 wants even numbers
+    writer = imageio_ffmpeg.write_frames(
+        str(path),
+        (even[1], even[0]),
+        fps=_FRAMES_PER_SECOND,
+        macro_block_size=2,
+        codec="libx264",
+        output_params=["-f", "mp4"],  # a file that is not finished has another ending
+    )
+    writer.send(None)
+    for frame in there_and_back(frames):
+        whole = np.full((*even, 3), 255, dtype=np.uint8)
+        whole[:height, :width] = frame
+        writer.send(whole)
+    writer.close()
+
+
+def there_and_back(frames: Sequence[Bytes]) -> list[Bytes]:
+    """The frames, then those between the ends in reverse."""
+    return [*frames, *frames[-2:0:-1]]
+
+
+def _colours(count: int) -> Bytes:
+    """A colour for each slot, [count, 3]."""
+    palette: Bytes = np.rint(255 * PALETTE[np.arange(count) % len(PALETTE)]).astype(np.uint8)
+    return palette
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()

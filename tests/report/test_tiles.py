@@ -1,0 +1,91 @@
+"""Pictures made of pictures."""
+
+from __future__ import annotations
+
+import sys
+from io import BytesIO
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image, ImageSequence
+
+from emorl.report.colours import PALETTE
+from emorl.report.tiles import (
+    gif,
+    label_png,
+    overlay,
+    png,
+    there_and_back,
+    thumbnail,
+    tiled,
+    write_mp4,
+)
+
+LABELS = np.array([[0, 0, 1], [2, 2, 1]])
+FRAMES = [np.full((6, 9, 3), value, dtype=np.uint8) for value in (0, 100, 200)]
+
+
+def test_the_pixels_of_a_label_picture_are_the_labels():
+    picture = Image.open(BytesIO(label_png(LABELS)))
+    assert picture.mode == "P"
+    assert np.array_equal(np.asarray(picture), LABELS)
+    assert picture.convert("RGB").getpixel((2, 0)) == tuple(np.rint(255 * PALETTE[1]).astype(int))
+    with pytest.raises(ValueError, match="labels up to 255, got 256"):
+        label_png(LABELS + 254)
+
+
+def test_an_overlay_mixes_colours_and_draws_borders():
+    labels = np.zeros((4, 4), dtype=np.int64)
+    labels[:, 2:] = 1
+    painted = overlay(np.full((4, 4, 3), 100, dtype=np.uint8), labels)
+    first, second = 255 * PALETTE[0], 255 * PALETTE[1]
+    assert painted[0, 0] == pytest.approx((np.rint(first) + 100) / 2, abs=0.5)
+    assert painted[3, 3] == pytest.approx((np.rint(second) + 100) / 2, abs=0.5)
+    assert painted[1, 2] == pytest.approx(np.rint(second))
+
+
+def test_tiles_stand_where_they_belong():
+    red, blue = (np.tile(np.uint8(c), (40, 30, 1)) for c in ([255, 0, 0], [0, 0, 255]))
+    sheet = tiled([[red, blue], [blue, red]])
+    assert sheet.shape == (2 * 120 + 2 * 2, 2 * 90 + 2 * 2, 3)  # enlarged to 64 pixels or more
+    assert [*sheet[5, 5]] == [*sheet[240, 180]] == [255, 0, 0]
+    assert [*sheet[5, 100]] == [*sheet[240, 5]] == [0, 0, 255]
+    assert [*sheet[121, 5]] == [255, 255, 255]
+    named = tiled([[red, blue], [blue, red]], ["one", "two"], ["a", "b"])
+    assert named.shape[0] == sheet.shape[0] + 14
+    assert np.array_equal(named[14:, -sheet.shape[1] :], sheet)
+    assert np.array_equal(np.asarray(Image.open(BytesIO(png(sheet)))), sheet)
+
+
+@pytest.mark.parametrize("size", [(10, 20), (200, 400)])
+def test_a_thumbnail_keeps_its_shape(size):
+    small = thumbnail(np.zeros((*size, 3), dtype=np.uint8), 40)
+    assert small.shape == (40, 40, 3)
+    assert (small[10:30] == 0).all()
+    assert (small[:10] == 255).all()
+
+
+def test_a_gif_goes_there_and_back():
+    assert [frame[0, 0, 0] for frame in there_and_back(FRAMES)] == [0, 100, 200, 100]
+    film = Image.open(BytesIO(gif(FRAMES)))
+    values = [frame.convert("RGB").getpixel((0, 0))[0] for frame in ImageSequence.Iterator(film)]
+    assert values == [0, 100, 200, 100]
+    assert film.info["loop"] == 0
+
+
+def test_a_film_gets_even_frames(monkeypatch, tmp_path):
+    sent, asked = [], {}
+
+    def write_frames(path, size, **options):
+        asked.update(options, path=path, size=size)
+        while True:
+            sent.append((yield))
+
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", SimpleNamespace(write_frames=write_frames))
+    write_mp4(tmp_path / "a.mp4", [frame[:5] for frame in FRAMES])
+    assert asked["size"] == (10, 6)
+    assert [frame[0, 0, 0] for frame in sent] == [0, 100, 200, 100]
+    assert all(frame.shape == (6, 10, 3) for frame in sent)
+    assert (sent[0][5] == 255).all()
+    assert (sent[0][:, 9] == 255).all()
