@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import random
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from emorl.data.base import UNBOUNDED, Batch, ObjectDataset
-from emorl.data.generators.tetromino_shapes import FRAME, render
 from emorl.data.open import GENERATORS, is_hdf5, open_dataset
+from emorl.data.problems import OVERLAPPING, UNCOVERED, cure, pixels, problems
+from emorl.data.questions import answers
 from emorl.data.readers.base import FileDataset
 from emorl.paths import local
 
 _BATCH = 32
+_TIMED = 64  # images whose reading is timed
 
 
 def check(
@@ -54,33 +58,60 @@ def check(
 def _report(dataset: ObjectDataset, images: int) -> str:
     if images >= UNBOUNDED:
         raise ValueError(f"check: expected a number of images, since {dataset.name} has no end")
-    problems: Counter[str] = Counter()
-    objects: Counter[int] = Counter()
+    found: Counter[str] = Counter()
     low, high, count = 255, 0, 0
-    factors: dict[str, Tensor] = {}
+    factors: dict[str, list[Tensor]] = {}
+    counted: list[Tensor] = []
+    kinds: list[tuple[bool, bool]] = []
     for batch, entity_masks in _read(dataset, images):
         count += len(batch)
         low, high = min(low, int(batch.image.min())), max(high, int(batch.image.max()))
-        factors = batch.factors
+        kinds.append((batch.mask is not None, entity_masks is not None))
+        for name, values in batch.factors.items():
+            factors.setdefault(name, []).append(values)
         if batch.mask is not None:
-            objects.update((_pixels(batch.mask)[:, 1:] > 0).sum(1).tolist())
-        for problem, images_with_it in _problems(batch, entity_masks).items():
-            problems[problem] += images_with_it
+            counted.append(pixels(batch.mask))
+        for problem, images_with_it in problems(batch, entity_masks).items():
+            found[problem] += images_with_it
+    together = {name: torch.cat(parts) for name, parts in factors.items()}
+    labels = _stacked(counted) if counted else None
     height, width = dataset.image_size
-    histogram = ", ".join(f"{n} in {objects[n]} images" for n in sorted(objects))
-    named = ", ".join(f"{name} {list(value.shape[1:])}" for name, value in factors.items())
-    listed = [f"  {problem}: {n} of {count} images" for problem, n in problems.items() if n]
+    named = ", ".join(f"{name} {list(value.shape[1:])}" for name, value in together.items())
+    stored = dataset if isinstance(dataset, FileDataset) else None
+    asked = [*(stored.answers() if stored else []), *answers(together, labels)]
+    listed = [
+        f"  {problem}: {n} of {count} images; {cure(problem)}" for problem, n in found.items() if n
+    ]
     return "\n".join(
         [
             f"{dataset.name}: {_size(dataset)}, {height}x{width} pixels; checked {count}",
+            *(stored.describe() if stored else []),
+            *([f"split: {dataset.part}"] if dataset.part else []),
             f"values: {low} to {high}{_meaning(dataset)}",
-            f"objects: {histogram or 'no masks'}",
+            f"objects: {_histogram(labels)}",
+            f"masks: {_masks(found, kinds)}",
             f"factors: {named or 'none'}",
+            f"speed: {_speed(dataset, images)}",
             *([f"slow: {dataset.slow}"] if dataset.slow else []),
+            *(["questions:", *(f"  {answer}" for answer in asked)] if asked else []),
             "problems:" if listed else "problems: none",
             *listed,
         ]
     )
+
+
+def _histogram(labels: Tensor | None) -> str:
+    """How many images have how many objects, from the pixels [N, L] of each label."""
+    if labels is None:
+        return "no masks"
+    objects = Counter((labels[:, 1:] > 0).sum(1).tolist())
+    return ", ".join(f"{n} in {objects[n]} images" for n in sorted(objects))
+
+
+def _stacked(counts: Sequence[Tensor]) -> Tensor:
+    """Pixels of each label of all batches, as wide as the widest."""
+    widest = max(part.shape[1] for part in counts)
+    return torch.cat([nn.functional.pad(part, (0, widest - part.shape[1])) for part in counts])
 
 
 def _read(dataset: ObjectDataset, images: int) -> Iterator[tuple[Batch, Tensor | None]]:
@@ -94,44 +125,28 @@ def _read(dataset: ObjectDataset, images: int) -> Iterator[tuple[Batch, Tensor |
             yield dataset.__getitems__(indices), None
 
 
-def _problems(batch: Batch, entity_masks: Tensor | None) -> dict[str, int]:
-    """Problem -> number of images that have it."""
-    colours = batch.image.flatten(2)
-    wrong = {"a single colour": (colours == colours[..., :1]).all(2).all(1)}
-    for name, values in batch.factors.items():
-        wrong[f"factor {name} is not finite"] = ~values.isfinite().flatten(1).all(1)
-    if batch.mask is not None and "visibility" in batch.factors:
-        visible = batch.factors["visibility"] > 0
-        labelled = _pixels(batch.mask) > 0
-        entities = visible.shape[1]
-        wrong["labels beyond the entities of the factors"] = labelled[:, entities:].any(1)
-        labelled = labelled[:, :entities]
-        wrong["a visible object without a pixel"] = (visible & ~labelled)[:, 1:].any(1)
-        wrong["pixels of an object that is not visible"] = (~visible & labelled)[:, 1:].any(1)
-    if entity_masks is not None:
-        covering = (entity_masks > entity_masks.max() / 2).sum(1).flatten(1)
-        wrong["pixels that no mask covers"] = (covering == 0).any(1)
-        wrong["pixels that several masks cover"] = (covering > 1).any(1)
-    if batch.image.shape[-1] == FRAME and {"shape", "x", "y", "color"} <= batch.factors.keys():
-        wrong["not what its factors render to"] = _differs_from_render(batch)
-    return {problem: int(images.sum()) for problem, images in wrong.items()}
+def _speed(dataset: ObjectDataset, images: int) -> str:
+    """Images per second, read one by one in the data set's and in random order."""
+    count = dataset.count(min(images, _TIMED))
+    ordered = list(range(count))
+    rates = []
+    for indices in (ordered, random.Random(0).sample(ordered, count)):
+        begin = time.perf_counter()
+        for index in indices:
+            dataset.read_images([index])
+        rates.append(count / (time.perf_counter() - begin))
+    return f"{rates[0]:.3g} images/s one by one, {rates[1]:.3g} in random order"
 
 
-def _differs_from_render(batch: Batch) -> Tensor:
-    """Which images or label maps of Tetrominoes differ from their factors' rendering, bool [B]."""
-    try:
-        image, mask = render(batch.factors)
-    except ValueError:
-        return torch.ones(len(batch), dtype=torch.bool)
-    same = (image == batch.image).flatten(1).all(1)
-    return ~(same if batch.mask is None else same & (mask == batch.mask).flatten(1).all(1))
-
-
-def _pixels(mask: Tensor) -> Tensor:
-    """How many pixels have each of the 256 labels, [B, 256]."""
-    labels = mask.flatten(1).long()
-    counts = torch.zeros(len(mask), 256, dtype=torch.int64)
-    return counts.scatter_add_(1, labels, torch.ones_like(labels))
+def _masks(problems: Counter[str], batches: Sequence[tuple[bool, bool]]) -> str:
+    """What kind of masks there are, and whether they divide each image."""
+    has_masks, has_entities = (any(kind) for kind in zip(*batches, strict=True))
+    if not has_masks:
+        return "none"
+    if not has_entities:
+        return "a label for each pixel"
+    wrong = [name for name in (UNCOVERED, OVERLAPPING) if problems[name]]
+    return f"FAIL, {' and '.join(wrong)}" if wrong else "PASS, they cover each pixel once"
 
 
 def _meaning(dataset: ObjectDataset) -> str:

@@ -50,6 +50,6 @@ def needed(layout: str) -> int:
     return sum(images for _, images in _PUBLISHED.get(layout, ()))
 
 
-def in_words(split: str, images: range) -> str:
+def shown(split: str, images: range) -> str:
     """What stands beside a result for these images."""
     return f"{split}: images {images.start:,} to {images.stop - 1:,} of the file, as published"

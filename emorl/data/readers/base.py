@@ -31,6 +31,14 @@ class FileDataset(ObjectDataset):
     def read(self, indices: Sequence[int]) -> tuple[Batch, Tensor | None]:
         """The images at `indices` and their entity masks as stored, [B, E, H, W]."""
 
+    def describe(self) -> list[str]:
+        """What the file is and how it is stored, a line each, for `emorl data check`."""
+        return []
+
+    def answers(self) -> list[str]:
+        """What is believed of how such files are stored, as `emorl.data.questions` has it."""
+        return []
+
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """The images at `indices`."""
         return self.read(indices)[0]

@@ -33,8 +33,8 @@ from emorl.data.readers.axes import arranged, labels_of
 from emorl.data.readers.base import FileDataset, label_map
 from emorl.data.readers.hdf5_layouts import DSPRITES, EFFICIENT_MORL, Layout, Table
 from emorl.data.readers.hdf5_members import named_errors, open_file
-from emorl.data.readers.hdf5_storage import slow_reads
-from emorl.data.splits import in_words, needed, published
+from emorl.data.readers.hdf5_storage import in_words, slow_reads
+from emorl.data.splits import needed, published, shown
 from emorl.data.values import LOOKED_AT, UNIT, PixelValues, ValueRange, decide
 
 _PROBED = 32  # images that are checked when a file is opened
@@ -86,7 +86,7 @@ class HDF5Dataset(FileDataset):
         images = published(self.layout.name, self.split)
         if images is None:
             return everything
-        self.part = in_words(self.split, images)
+        self.part = shown(self.split, images)
         return images
 
     def read(self, indices: Sequence[int]) -> tuple[Batch, Tensor | None]:
@@ -117,6 +117,22 @@ class HDF5Dataset(FileDataset):
             images = self.values.to_bytes(rows, partial(_numbered, stored))
         images = arranged(images, self.layout.image_axes, "NCHW")
         return torch.from_numpy(images).expand(-1, 3, -1, -1).contiguous()
+
+    def describe(self) -> list[str]:
+        """The layout, and how each data set is stored."""
+        with named_errors(self.path):
+            group = self._group()
+            stored = [in_words(group[name], name) for name in self.layout.names]
+        return [f"layout: {self.layout.name}", *(f"stored: {line}" for line in stored)]
+
+    def answers(self) -> list[str]:
+        """Whether EfficientMORL's files hold bytes, which is not documented."""
+        if self.layout.name != EFFICIENT_MORL:
+            return []
+        with named_errors(self.path):
+            dtypes = [self._group()[name].dtype for name in self.layout.names[:2]]
+        passed = "PASS" if {*dtypes} == {np.dtype(np.uint8)} else "FAIL"
+        return [f"{passed} imgs and masks are bytes: {dtypes[0]} and {dtypes[1]}"]
 
     def _tell_slow(self, read: Sequence[h5py.Dataset]) -> None:
         if slow := slow_reads(read):

@@ -59,6 +59,13 @@ def slow_reads(read: Sequence[h5py.Dataset]) -> str | None:
     return f"reading in random order takes about {times:.0f} times as long as it need: {worst}"
 
 
+def in_words(stored: h5py.Dataset, name: str) -> str:
+    """Shape, type, chunks and compression of a data set, for a reader."""
+    chunks = f"chunks {list(stored.chunks)}" if stored.chunks else "not in chunks"
+    filters = ", ".join(_filters(stored)) or "not compressed"
+    return f"{name} {stored.dtype} {list(stored.shape)}, {chunks}, {filters}"
+
+
 def _cost(stored: h5py.Dataset) -> tuple[float, float, str]:
     """Seconds to read one entry as it is stored and from a chunk of its own; why, in words."""
     entry = math.prod(stored.shape[1:]) * stored.dtype.itemsize

@@ -17,7 +17,7 @@ from emorl.data.readers.base import FileDataset, label_map
 from emorl.data.readers.tfrecord_example import parse_example
 from emorl.data.readers.tfrecord_index import Record, Records
 from emorl.data.readers.tfrecord_layouts import Scene, recognise
-from emorl.data.splits import in_words, needed, published
+from emorl.data.splits import needed, published, shown
 from emorl.data.values import LOOKED_AT, ValueRange, decide
 
 MEMORY_LIMIT = 256 << 20
@@ -77,7 +77,7 @@ class TFRecordDataset(FileDataset):
             raise ValueError(f"{self.path}: {error}") from None
         if images is None or (images.start and self._records.count(images.stop) < images.stop):
             return 0, None
-        self.part = in_words(split, images)
+        self.part = shown(split, images)
         return images.start, images.stop
 
     def __len__(self) -> int:
@@ -134,6 +134,14 @@ class TFRecordDataset(FileDataset):
             with _named(record):
                 images.append(self.layout.decode_image(features, self.values, frame))
         return torch.from_numpy(np.stack(images))
+
+    def describe(self) -> list[str]:
+        """The data set's variant, and the files."""
+        files = "a file" if len(self.paths) == 1 else f"{len(self.paths)} files"
+        place = "in memory" if self.in_memory else "read from disk"
+        entities = self._shapes["mask"][0]
+        variant = self.layout.variant(entities)
+        return [f"layout: DeepMind's TFRecord, {variant}, {entities} entities; {files}, {place}"]
 
     def _require_known(self, indices: Sequence[int]) -> None:
         most = max(indices, default=0) // self.layout.frames

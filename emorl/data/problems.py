@@ -1,0 +1,71 @@
+"""What can be wrong with the images of a data set, and what is done about it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from emorl.data.base import Batch
+from emorl.data.generators.tetromino_shapes import FRAME, render
+
+UNCOVERED, OVERLAPPING = "pixels that no mask covers", "pixels that several masks cover"
+_CURES = {
+    "a single colour": "leave these images out, or look at how they were written",
+    "labels beyond the entities of the factors": "store factors for each entity of the masks",
+    "a visible object without a pixel": "it is hidden, or its visibility should be 0",
+    "pixels of an object that is not visible": "its visibility should be 1",
+    UNCOVERED: "they count as background; store a mask of the background as entity 0",
+    OVERLAPPING: "the first of the strongest masks gets them; store disjoint masks",
+    "not what its factors render to": "these are no images of Tetrominoes, or factors got mixed up",
+}
+_NOT_FINITE = "write 0 for entities that are not there"
+
+
+def cure(problem: str) -> str:
+    """What to do about a problem that `problems` names."""
+    return _CURES.get(problem, _NOT_FINITE)
+
+
+def problems(batch: Batch, entity_masks: Tensor | None) -> dict[str, int]:
+    """Problem -> number of images that have it.
+
+    Args:
+        batch: some images.
+        entity_masks: as stored, [B, E, H, W]; None of a label map or without masks.
+    """
+    colours = batch.image.flatten(2)
+    wrong = {"a single colour": (colours == colours[..., :1]).all(2).all(1)}
+    for name, values in batch.factors.items():
+        wrong[f"factor {name} is not finite"] = ~values.isfinite().flatten(1).all(1)
+    if batch.mask is not None and "visibility" in batch.factors:
+        visible = batch.factors["visibility"] > 0
+        labelled = pixels(batch.mask) > 0
+        entities = visible.shape[1]
+        wrong["labels beyond the entities of the factors"] = labelled[:, entities:].any(1)
+        labelled = labelled[:, :entities]
+        wrong["a visible object without a pixel"] = (visible & ~labelled)[:, 1:].any(1)
+        wrong["pixels of an object that is not visible"] = (~visible & labelled)[:, 1:].any(1)
+    if entity_masks is not None:
+        covering = (entity_masks > entity_masks.max() / 2).sum(1).flatten(1)
+        wrong[UNCOVERED] = (covering == 0).any(1)
+        wrong[OVERLAPPING] = (covering > 1).any(1)
+    if batch.image.shape[-1] == FRAME and {"shape", "x", "y", "color"} <= batch.factors.keys():
+        wrong["not what its factors render to"] = _differs_from_render(batch)
+    return {problem: int(images.sum()) for problem, images in wrong.items()}
+
+
+def pixels(mask: Tensor) -> Tensor:
+    """How many pixels of label maps [B, 1, H, W] have each label, [B, 256 or more]."""
+    labels = mask.flatten(1).long()
+    counts = torch.zeros(len(mask), max(256, int(labels.max()) + 1), dtype=torch.int64)
+    return counts.scatter_add_(1, labels, torch.ones_like(labels))
+
+
+def _differs_from_render(batch: Batch) -> Tensor:
+    """Which images or label maps of Tetrominoes differ from their factors' rendering, bool [B]."""
+    try:
+        image, mask = render(batch.factors)
+    except ValueError:
+        return torch.ones(len(batch), dtype=torch.bool)
+    same = (image == batch.image).flatten(1).all(1)
+    return ~(same if batch.mask is None else same & (mask == batch.mask).flatten(1).all(1))

@@ -1,0 +1,126 @@
+"""What `emorl data check` says beyond problems, which tests/data/test_hdf5.py has."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from layout_testing import HDF5
+from record_writing import TFRECORDS
+
+from emorl.data import check, open_dataset
+from emorl.data.questions import answers
+
+N = 400
+
+
+def multi_dsprites() -> dict[str, torch.Tensor]:
+    """Factors as the facts give them: a background and five sprites, of which two are there."""
+    torch.manual_seed(0)
+    color = torch.rand(N, 6, 3) / 2 + 0.5
+    color[:, 1:, 0] = 1
+    color[:, 1:, 1] = 0.5
+    color[:, 0] = torch.rand(N, 1)
+    visibility = torch.tensor([1.0, 1, 1, 0, 0, 0]).repeat(N, 1)
+    shape = torch.tensor([0.0, 1, 2, 0, 0, 0]).repeat(N, 1)
+    ones = torch.ones(N, 6)
+    return {
+        "color": color,
+        "visibility": visibility,
+        "shape": shape,
+        "scale": ones,
+        "orientation": ones,
+        "x": ones,
+        "y": ones,
+    }
+
+
+def pixels(*areas: int) -> torch.Tensor:
+    counts = torch.zeros(N, 256, dtype=torch.int64)
+    counts[:, 1 : 1 + len(areas)] = torch.tensor(areas)
+    return counts
+
+
+def failed(factors: dict[str, torch.Tensor], counts: torch.Tensor | None = None) -> list[str]:
+    found = answers(factors, counts)
+    assert len(found) >= 2
+    return [line.removeprefix("FAIL ") for line in found if line.startswith("FAIL")]
+
+
+def test_questions_of_multi_dsprites():
+    factors = multi_dsprites()
+    assert failed(factors, pixels(300, 289)) == []
+    assert failed(factors, pixels(300, 150)) == [
+        "the last sprite lies on top: 0.52 of its area at least"
+    ]
+    assert failed(factors, pixels(0, 289)) == ["each sprite shows a pixel: 0 at least"]
+    factors["color"][7, 2] = torch.tensor([0.4, 0.3, 0.3])
+    factors["color"][:, 0] *= 0.7
+    dark, grey = failed(factors)
+    assert dark == "sprites have saturation and value from 0.5 on: at least 0.250 and 0.400"
+    assert grey.startswith("grey levels are uniform from 0 to 1: Kolmogorov-Smirnov distance 0.3")
+
+
+def test_questions_of_tetrominoes():
+    torch.manual_seed(0)
+    batch = open_dataset("tetrominoes")[:N]
+    assert failed(batch.factors) == []
+    apart = {
+        name: values[:1].repeat(N, *[1] * (values.dim() - 1))
+        for name, values in batch.factors.items()
+    }
+    assert any("of pairs touch" in line for line in failed(apart))
+    batch.factors["shape"][0, 1] = 25
+    assert "shapes from 1 to 19" in failed(batch.factors)[0]
+
+
+def test_questions_of_clevr(tmp_path):
+    """Its random codes and heights are not CLEVR's."""
+    TFRECORDS["CLEVR with masks"](tmp_path / "a")
+    factors = open_dataset(tmp_path / "a")[:].factors
+    assert {line.split(":")[0] for line in failed(factors)} == {
+        "codes of size from 1 to 2",
+        "codes of material from 1 to 2",
+        "codes of shape from 1 to 3",
+        "codes of color from 1 to 8",
+        "z is 0.7 of large and 0.35 of small objects",
+    }
+    for name, most in {"size": 2, "material": 2, "shape": 3, "color": 8}.items():
+        factors[name] = (torch.arange(11.0) % most + 1)[None]
+    factors["z"] = torch.where(factors["size"] == 1, 0.7, 0.35)
+    assert failed(factors) == []
+    factors["visibility"][0, 2] = 0
+    assert failed(factors) == ["background first, null entities last: as said"]
+
+
+@pytest.mark.parametrize(
+    ("layout", "lines"),
+    [
+        ("EfficientMORL", ["layout: EfficientMORL's files", "masks: PASS, they cover each pixel"]),
+        ("EfficientMORL", ["questions:\n  PASS imgs and masks are bytes: uint8 and uint8\n"]),
+        ("object-centric-library", ["masks: a label for each pixel", "mask uint8 [6, 9, 8, 1]"]),
+        ("multi_object_datasets_torch", ["chunks [1, 3, 9, 8], deflate", "factors: color [3, 3]"]),
+        ("dSprites", ["from 0 to 1 (as dSprites' file holds them; stored as uint8)"]),
+        ("CATER", ["TFRecord, cater, 11 entities; a file, in memory"]),
+        ("Multi-dSprites, binarized", ["multi-dsprites binarized, 4 entities", "questions:\n  "]),
+    ],
+)  # fmt: skip
+def test_it_says_what_a_file_is(layout, lines, tmp_path):
+    path = tmp_path / "a"
+    {**HDF5, **TFRECORDS}[layout](path)
+    report = check(path, 3)
+    for line in [*lines, "speed: ", "images/s one by one"]:
+        assert line in report
+
+
+def test_what_is_wrong_comes_with_the_cure(tmp_path):
+    path = tmp_path / "a.h5"
+    HDF5["EfficientMORL"](path)
+    with h5py.File(path, "a") as file:
+        file["train/masks"][0, 0] = 0
+        file["train/imgs"][1] = np.uint8(9)
+    report = check(path)
+    assert "masks: FAIL, pixels that no mask covers\n" in report
+    assert "  pixels that no mask covers: 1 of 6 images; they count as background; store" in report
+    assert "  a single colour: 1 of 6 images; leave these images out" in report
