@@ -243,9 +243,8 @@ def test_only_check_all_reads_a_whole_file(tmp_path):
         check(path, None)
     images[1099] = 1
     report = check(write(path, images), None)
-    assert (
-        "checked 1100\nvalues: 128 to 255; the file's are values from 0 to 1 (stored as" in report
-    )
+    assert "checked 1100\n" in report
+    assert "values: 128 to 255; the file's are values from 0 to 1 (stored as" in report
     with pytest.raises(
         ValueError, match="check: expected a number of images, since tetrominoes has no"
     ):
