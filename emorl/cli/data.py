@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 from emorl.cli.arguments import Parser, local_path, number_range, path_text, whole_number
-from emorl.runs.files import require_place
+from emorl.runs.files import require_place, write_atomically
 from emorl.suggestions import near
 
 _COMMANDS = {
@@ -11,6 +14,7 @@ _COMMANDS = {
     "convert": "store a file's images as HDF5 in EfficientMORL's layout",
     "check": "describe a data set and list its faults",
 }
+_ON_A_SHEET = 8  # images
 
 
 def run(arguments: list[str]) -> int:
@@ -36,6 +40,7 @@ def _store(command: str, arguments: list[str]) -> int:
     parser.add_argument("--split", default="train", help="part to read, and group to write")
     if command == "generate":
         parser.add_argument("--seed", type=whole_number(0), default=0, help="of the generator")
+        parser.add_argument("--size", type=whole_number(1), help="height and width; None: its own")
     else:
         _add_value_range(parser)
     options = parser.parse(arguments)
@@ -46,9 +51,11 @@ def _store(command: str, arguments: list[str]) -> int:
     if command == "generate" and options.source not in GENERATORS:
         hint = near(options.source, GENERATORS)
         raise ValueError(f"no generator is called {options.source}{hint}")
-    seed = options.seed if command == "generate" else 0
-    asked = options.value_range if command == "convert" else None
-    dataset = open_dataset(options.source, split=options.split, seed=seed, value_range=asked)
+    if command == "generate":
+        own: dict[str, Any] = {"seed": options.seed, "size": options.size}
+    else:
+        own = {"value_range": options.value_range}
+    dataset = open_dataset(options.source, split=options.split, **own)
     path = convert(dataset, options.out, options.images, split=options.split)
     print(f"written: {path}")
     return 0
@@ -59,14 +66,33 @@ def _check(arguments: list[str]) -> int:
     parser.add_argument("source", type=path_text, help="a generator's name or a file")
     parser.add_argument("--images", type=whole_number(1), default=1000, help="how many to read")
     parser.add_argument("--all", action="store_true", help="read all images")
+    parser.add_argument(
+        "--sheet", type=local_path, metavar="FILE.png", help="draw the first images with all labels"
+    )
     _add_value_range(parser)
     options = parser.parse(arguments)
+    if options.sheet:
+        require_place(options.sheet, "--sheet")
 
     from emorl.data import check
 
     images = None if options.all else options.images
     print(check(options.source, images, value_range=options.value_range))
+    if options.sheet:
+        _write_sheet(options.source, options.value_range, options.sheet)
     return 0
+
+
+def _write_sheet(source: str, value_range: tuple[float, float] | None, path: Path) -> None:
+    from emorl.data.check import splits_of
+    from emorl.data.open import open_dataset
+    from emorl.report.pictures import png
+    from emorl.report.sheets import contact_sheet
+
+    dataset = open_dataset(source, split=splits_of(source)[0], value_range=value_range)
+    batch = dataset.__getitems__(range(dataset.count(_ON_A_SHEET)))
+    write_atomically(path, png(contact_sheet(batch, dataset.name)))
+    print(f"written: {path}")
 
 
 def _add_value_range(parser: Parser) -> None:

@@ -41,18 +41,23 @@ def check(
     """
     if images is not None and images < 1:
         raise ValueError(f"check: expected at least 1 image, got {images}")
-    found = ["train"]
-    if spec not in GENERATORS and local(spec).is_file() and is_hdf5(local(spec)):
-        from emorl.data.readers.hdf5 import splits
-
-        found = splits(local(spec)) or found
     reports = []
+    found = splits_of(spec)
     for split in found:
         dataset = open_dataset(spec, split=split, value_range=value_range)
         reports.append(_report(dataset, len(dataset) if images is None else images))
     if len(found) == 1:
         return reports[0]
     return "\n\n".join(f"{s}:\n{report}" for s, report in zip(found, reports, strict=True))
+
+
+def splits_of(spec: str | Path) -> list[str]:
+    """The parts of a data set that can be opened: an HDF5 file's groups, else one."""
+    if spec not in GENERATORS and local(spec).is_file() and is_hdf5(local(spec)):
+        from emorl.data.readers.hdf5 import splits
+
+        return splits(local(spec)) or ["train"]
+    return ["train"]
 
 
 def _report(dataset: ObjectDataset, images: int) -> str:

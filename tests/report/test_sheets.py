@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from emorl.cli import main
 from emorl.data import Batch, open_dataset
 from emorl.report.pictures import picture
 from emorl.report.sheets import contact_sheet
@@ -28,3 +31,15 @@ def test_a_sheet_has_what_is_known(known: str, panels: int) -> None:
         assert len(table) == 1 + objects
         assert table[0].split() == ["x", "y", "shape", "scale", "orient", "color"]
         assert table[2].split()[3] == f"{batch.factors['shape'][0, 1]:g}"
+
+
+def test_a_generator_is_stored_in_another_size_and_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored, sheet = tmp_path / "small.h5", tmp_path / "small.png"
+    options = f"--out {stored} --images 3 --size 16 --split test"
+    assert main(f"data generate clevr6 {options}".split()) == 0
+    assert main(f"data check {stored} --sheet {sheet}".split()) == 0
+    assert "16x16 pixels" in capsys.readouterr().out
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+    assert main(f"data check {stored} --sheet {tmp_path}".split()) == 2
