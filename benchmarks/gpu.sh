@@ -158,7 +158,7 @@ keep() { # keep PART: what it left in WORK, also where its limit struck
   tar -C "$WORK/run" --exclude=tensorboard --exclude=pictures -cf "$OUT/run.tar" .
 }
 evaluate() {
-  "$PYTHON" -m emorl evaluate "$WORK/run" --data tetrominoes --images 320 \
+  "$PYTHON" -m emorl evaluate "$WORK/run" --data tetrominoes --images 320 --disentanglement no \
     --json "$OUT/evaluation.json"
 }
 

@@ -20,7 +20,7 @@ def table(result: dict[str, Any]) -> str:
         f"{result['checkpoint']}\n{result['data']} ({result['split']}): {result['images']} images"
         f"{refined}, seed {result['seed']}\n"
         f"protocol {result['protocol']}: {result['protocol_meaning']}\n\n"
-        f"{'metric':28} {'mean':>12} {'std':>12} {'95 % interval of the mean':>26} {'images':>7}"
+        f"{'metric':36} {'mean':>12} {'std':>12} {'95 % interval of the mean':>26} {'images':>7}"
     )
     rows = [_row(name, summary) for name, summary in result["metrics"].items()]
     notes = [f"note: {note}" for note in result["notes"]]
@@ -28,7 +28,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def _row(name: str, summary: dict[str, Any]) -> str:
-    row = f"{name:28} {summary['mean']:12.5g}"
+    row = f"{name:36} {summary['mean']:12.5g}"
     if math.isnan(summary["std"]):
         return f"{row} {'':39} {summary['count']:7d}"
     interval = f"{summary['low']:.5g} to {summary['high']:.5g}"

@@ -95,9 +95,10 @@ def measure_representations(
         trees: of each ensemble.
 
     Returns:
-        Metrics as `evaluate`'s, without a spread, whose "count" is of matched objects and
-        "excluded" of those without a slot; details (importances, activeness); and notes. No
-        metrics, but a note, where the data have no factors or too few objects.
+        Metrics as `evaluate`'s, without a spread: "count" is of matched objects, "excluded" of
+        those without a slot, but "active_dimensions" counts images. Details: importances and
+        activeness. And notes. No metrics, but a note, where the data have no factors or too few
+        objects.
 
     Raises:
         ModuleNotFoundError: without scikit-learn.
@@ -130,7 +131,6 @@ def measure_representations(
     activity = _activity(model, dataset, count, seed, sizes)
     chosen = active(activity).numpy()
     spread = chosen[objects.codes[:, chosen].std(axis=0) > 0]
-    values["active_dimensions"] = len(chosen)
     values["dimension_correlation"] = dimension_correlation(objects.codes[:, spread])
     values["dimension_redundancy"] = dimension_redundancy(objects.codes[:, spread])
     matched, lost = len(objects.codes), objects.seen - len(objects.codes)
@@ -141,7 +141,9 @@ def measure_representations(
         "activeness": activity.tolist(),
         "activeness_images": min(count, ACTIVENESS_IMAGES),
     }
-    return {name: single(float(x), matched, lost) for name, x in values.items()}, details, []
+    metrics = {name: single(float(x), matched, lost) for name, x in values.items()}
+    metrics["active_dimensions"] = single(len(chosen), min(count, ACTIVENESS_IMAGES), 0)
+    return metrics, details, []
 
 
 def match(
