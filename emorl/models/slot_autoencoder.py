@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from emorl.models.config import ModelConfig
 from emorl.nn.decoders import DecoderKind, make_decoder
 from emorl.nn.initialisation import RELEASED_GAIN
 from emorl.nn.networks import Activation
+from emorl.nn.slot_attention import SlotIterations
 from emorl.ops import mixture_nll
 
 Variant = Literal["original", "efficient_morl"]
@@ -59,18 +60,6 @@ class SlotAutoencoderConfig(ModelConfig):
     def gain(self) -> float:
         """Of the initial weights."""
         return _GAINS[self.variant] if self.init_gain is None else self.init_gain
-
-
-class SlotIterations(NamedTuple):
-    """Results of the iterations.
-
-    Attributes:
-        slots: after each iteration, [B, K, D].
-        attention: each iteration's softmax over slots, [B, K, N], if requested.
-    """
-
-    slots: list[Tensor]
-    attention: list[Tensor]
 
 
 class SlotAutoencoder(ObjectCentricModel):

@@ -19,6 +19,7 @@ from emorl.nn.posterior import (
     share_of,
     standard_normal,
 )
+from emorl.nn.slot_attention import SlotAttention
 from emorl.ops.library import full_precision
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "LinearFeatures",
     "PositionMap",
     "Score",
+    "SlotAttention",
     "SpatialBroadcastDecoder",
     "full_precision",
     "kl_divergence",

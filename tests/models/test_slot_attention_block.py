@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from emorl.models.slot_attention.attention import SlotAttention
-from emorl.models.slot_attention.initial_slots import LearnedSlots, SampledSlots
 from emorl.nn import LinearFeatures
+from emorl.nn.initial_slots import LearnedSlots, SampledSlots
 
 
 @pytest.mark.parametrize("norm_inputs", [True, False])

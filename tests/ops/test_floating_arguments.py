@@ -13,6 +13,7 @@ import pkgutil
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
 
 import pytest
@@ -26,9 +27,10 @@ import emorl.metrics
 import emorl.nn
 import emorl.ops
 from emorl.metrics import mean_squared_error
-from emorl.nn import decoders, networks, plain, posterior
+from emorl.nn import decoders, initial_slots, networks, plain, posterior
 from emorl.ops import library, mixture_nll_and_gradient, slot_attention_heads
 
+modules_of_slots = importlib.import_module("emorl.nn.slot_attention")
 # Modules whose names are those of the package's functions.
 attentions, convolutions, likelihoods, broadcasts = (
     importlib.import_module(f"emorl.ops.{name}")
@@ -158,6 +160,20 @@ def heads(fold: Callable, unfold: Callable) -> Callable[..., Tensor]:
     return call
 
 
+def slot_attention_module() -> nn.Module:
+    return modules_of_slots.SlotAttention(
+        dim=4, input_dim=3, hidden=5, bias=True, initial_slots="given"
+    )
+
+
+def first_slots(make: Callable[[], nn.Module]) -> Callable[..., Tensor]:
+    def call(**weights: Tensor) -> Tensor:
+        noise = torch.Generator().manual_seed(0)
+        return functional_call(make().double(), weights, (2, 3, noise))
+
+    return call
+
+
 def gaussians() -> Arguments:
     return {name: normal(3, 4) for name in ("mean", "raw", "prior_mean", "prior_raw")}
 
@@ -196,6 +212,7 @@ ATTENTION, NLL, CONVOLUTION, BROADCAST = (
     "emorl.ops.spatial_broadcast.",
 )
 NETWORKS, POSTERIOR, PLAIN = "emorl.nn.networks.", "emorl.nn.posterior.", "emorl.nn.plain."
+SLOTS = "emorl.nn.slot_attention."
 HEADS = "emorl.ops.slot_attention_heads."
 ENTRIES: dict[str, Entry] = {
     ATTENTION + "slot_attention": Entry(
@@ -258,6 +275,18 @@ ENTRIES: dict[str, Entry] = {
             "emorl.nn.decoders.DeconvolutionDecoder": lambda: decoder("big", (32, 32)),
         }.items()
     },
+    SLOTS + "SlotAttention": Entry(
+        called(slot_attention_module, "inputs", "slots"),
+        with_weights(
+            slot_attention_module, lambda: {"inputs": normal(2, 5, 3), "slots": normal(2, 3, 4)}
+        ),
+    ),
+    **{
+        f"emorl.nn.initial_slots.{make(4).__class__.__name__}": Entry(
+            first_slots(partial(make, 4)), with_weights(partial(make, 4), dict)
+        )
+        for make in (initial_slots.SampledSlots, partial(initial_slots.LearnedSlots, 3))
+    },
     POSTERIOR + "Gaussian": Entry(divergence(posterior.Gaussian), gaussians),
     POSTERIOR + "score_once": Entry(
         scored, lambda: {"slots": normal(4, 3), "weight": normal(3, 5), "shared": normal(5)}
@@ -289,7 +318,7 @@ ENTRIES: dict[str, Entry] = {
 TESTED_WITH_ANOTHER = {
     *(HEADS + name for name in ("SingleHead", "images_as_heads", "slots_as_heads")),
     *(POSTERIOR + name for name in ("kl_divergence", "leaves", "gradients")),
-}
+}  # fmt: skip
 NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
     *(f"emorl.ops.library.{name}" for name in (
         "Gradient", "gradient_by_names", "define_op", "derivative_obstacle", "transformed",
@@ -311,6 +340,7 @@ NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
         "frozen",
     )),
     "emorl.nn.initialisation.init_xavier",
+    *(SLOTS + name for name in ("SlotLayers", "SlotRules", "require_choice")),
     *(PLAIN + "position_map", PLAIN + "coordinates"),
     *(f"emorl.metrics.segmentation.{name}" for name in (
         "adjusted_rand_index", "mean_iou", "match_segments",  # of integers, others are refused

@@ -7,9 +7,10 @@ from typing import ClassVar
 from emorl.models.base import Request
 from emorl.models.slot_attention.attention import SlotAttention
 from emorl.models.slot_attention.config import SlotAttentionConfig
-from emorl.models.slot_attention.initial_slots import LearnedSlots, SampledSlots
-from emorl.models.slot_autoencoder import SlotAutoencoder, SlotIterations
+from emorl.models.slot_autoencoder import SlotAutoencoder
+from emorl.nn.initial_slots import LearnedSlots, SampledSlots
 from emorl.nn.networks import ImageEncoder
+from emorl.nn.slot_attention import SlotIterations
 
 
 class SlotAttentionModel(SlotAutoencoder):

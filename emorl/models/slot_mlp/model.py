@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from emorl.models.base import Request
-from emorl.models.slot_autoencoder import SlotAutoencoder, SlotIterations
+from emorl.models.slot_autoencoder import SlotAutoencoder
 from emorl.models.slot_mlp.config import SlotMLPConfig
 from emorl.nn.initialisation import init_xavier
 from emorl.nn.networks import ImageEncoder
+from emorl.nn.slot_attention import SlotIterations
 
 
 class SlotMLP(SlotAutoencoder):
