@@ -67,6 +67,7 @@ def test_marks_a_constant_as_torch_does() -> None:
     ("program", "absent"),
     [
         ("import emorl.models", {"torch._dynamo"}),
+        ("import emorl.compat.lucidrains", {"einops", "h5py", "scipy", "emorl.models"}),
         ("import emorl.training.config_file", {"torch._dynamo", "accelerate", "matplotlib"}),
         ("import emorl.training.options, emorl.runs.lock", {"torch", "numpy", "yaml"}),
     ],

@@ -318,6 +318,9 @@ ENTRIES: dict[str, Entry] = {
 TESTED_WITH_ANOTHER = {
     *(HEADS + name for name in ("SingleHead", "images_as_heads", "slots_as_heads")),
     *(POSTERIOR + name for name in ("kl_divergence", "leaves", "gradients")),
+    *(SLOTS + name for name in (
+        "DenseAttention", "SlotAttentionLayers", "SlotIterations", "iterate",
+    )),
 }  # fmt: skip
 NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
     *(f"emorl.ops.library.{name}" for name in (

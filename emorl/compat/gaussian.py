@@ -1,0 +1,20 @@
+"""The first slots that several packages draw, in their order of random numbers."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def drawn(mean: Tensor, log_sigma: Tensor, num_slots: int, like: Tensor) -> Tensor:
+    """Slots [B, K, D] of one Gaussian, by one call of `torch.randn`.
+
+    Args:
+        mean: [1, 1, D].
+        log_sigma: [1, 1, D].
+        num_slots: K.
+        like: [B, ...], whose dtype and device the noise has.
+    """
+    shape = (len(like), num_slots, mean.shape[2])
+    noise = torch.randn(shape, device=like.device, dtype=like.dtype)
+    return mean + log_sigma.exp() * noise
