@@ -307,6 +307,10 @@ class AbsorbedAttention(NamedTuple):
             updates = updates.masked_fill(~slot_mask[:, ::heads, None], 0)
         return updates, attention
 
+    def mean(self) -> Tensor:
+        """The mean of all values, [B, E]."""
+        return F.linear(self.hidden.mean(dim=1), self.value, self.value_bias)
+
     def logits(self, query: Tensor, heads: int = 1) -> Tensor:
         """What the softmax is taken of, [B, K * heads, N]."""
         queries, bias = self._absorb(query, heads)

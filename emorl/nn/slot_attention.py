@@ -79,6 +79,7 @@ class SlotRules:
         update: "mean" divides by the sum of weights, "sum" does not.
         gru_state: "raw" or "normalised": the slots that the update moves, before or after
             `norm_slots`.
+        masked_update: what slots that are masked get: "zero", or the "mean" of all values.
         gradient: "full"; "implicit", that of the last iteration alone, as at a fixed point (Chang
             et al. 2022), whose initial slots get none; "bilevel", of the last iteration, and what
             its slots get goes to the initial ones too (Jia et al. 2023).
@@ -92,6 +93,7 @@ class SlotRules:
     eps_in: Literal["weights", "sum"] = "weights"
     update: Literal["mean", "sum"] = "mean"
     gru_state: Literal["raw", "normalised"] = "raw"
+    masked_update: Literal["zero", "mean"] = "zero"
     gradient: Gradient = "full"
     backend: Backend = "auto"
 
@@ -101,10 +103,13 @@ class SlotRules:
             "eps_in": Literal["weights", "sum"],
             "update": Literal["mean", "sum"],
             "gru_state": Literal["raw", "normalised"],
+            "masked_update": Literal["zero", "mean"],
             "gradient": Gradient,
         }
         for name, allowed in choices.items():
             require_choice(name, getattr(self, name), allowed)
+        if self.masked_update == "mean" and not self.divides_by_weights:
+            raise ValueError("slot attention: masked_update: a mean needs weights that add to one")
 
     @property
     def divides_by_weights(self) -> bool:
@@ -184,6 +189,10 @@ class DenseAttention(NamedTuple):
         if rules.update == "sum":
             return (mean * total).flatten(2)
         return (mean * total / (counted * total + rules.eps)).flatten(2)
+
+    def mean(self) -> Tensor:
+        """The mean of all values, [B, E]."""
+        return self.values.mean(dim=1)
 
     def logits(self, query: Tensor, heads: int) -> Tensor:
         """What the softmax is taken of, [B, K, H, N]."""
@@ -300,6 +309,8 @@ def _step(
         update, attention = inputs.attend(query, want and not plain, rules.backend, **options)
     if plain:
         attention = _softmax(inputs.logits(query, rules.heads), rules, slot_mask)
+    if slot_mask is not None and rules.masked_update == "mean":
+        update = update.where(slot_mask[..., None], inputs.mean()[:, None])
     if layers.combine is not None:
         update = layers.combine(update)
     state = normed if rules.gru_state == "normalised" else slots
