@@ -38,6 +38,9 @@ def _store(command: str, arguments: list[str]) -> int:
         "--images", type=whole_number(1), required=command == "generate", help="None: all"
     )
     parser.add_argument("--split", default="train", help="part to read, and group to write")
+    parser.add_argument(
+        "--workers", type=whole_number(0), default=0, help="processes that store parts; 0: this one"
+    )
     if command == "generate":
         parser.add_argument("--seed", type=whole_number(0), default=0, help="of the generator")
         parser.add_argument("--size", type=whole_number(1), help="height and width; None: its own")
@@ -56,7 +59,9 @@ def _store(command: str, arguments: list[str]) -> int:
     else:
         own = {"value_range": options.value_range}
     dataset = open_dataset(options.source, split=options.split, **own)
-    path = convert(dataset, options.out, options.images, split=options.split)
+    path = convert(
+        dataset, options.out, options.images, split=options.split, workers=options.workers
+    )
     print(f"written: {path}")
     return 0
 

@@ -1,51 +1,66 @@
-"""Storing any data set as an HDF5 file in EfficientMORL's layout."""
+"""Storing any data set as an HDF5 file in EfficientMORL's layout.
+
+Parts of the file are written first, each by one process and with its name only when it is whole.
+What stops in between goes on with the parts that are missing. Joining them copies the compressed
+chunks as they are; then all images are read back and compared.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from emorl.data.base import UNBOUNDED, Batch, ObjectDataset
+from emorl.data.base import UNBOUNDED, ObjectDataset
 from emorl.data.open import require_split_name
-from emorl.data.values import BYTES
+from emorl.data.stored import checksum, checksums_of, join, write_part
 from emorl.paths import local
-from emorl.runs.files import replacing
+from emorl.runs.files import replacing, write_atomically
 
-if TYPE_CHECKING:
-    import h5py
-
-_BATCH = 64
-# EfficientMORL's evaluation takes columns 0 to 7 and the last one of CLEVR's factors.
-_ORDER = ("x", "y", "z", "rotation", "size", "material", "shape", "color")
-_LAST = ("visibility",)
+PART = 1024
+"""Images of a part."""
+_PLAN = "plan.json"
 
 
 def convert(
-    source: ObjectDataset, path: str | Path, images: int | None = None, *, split: str = "train"
+    source: ObjectDataset,
+    path: str | Path,
+    images: int | None = None,
+    *,
+    split: str = "train",
+    workers: int = 0,
 ) -> Path:
     """Write the first images of a data set into a new HDF5 file, with a progress bar on terminals.
 
     The group `split` holds imgs uint8 [N, H, W, 3] with the attribute "value_range", masks uint8 0
-    or 255 [N, E, H, W, 1] and factors float32 [N, E, F] with the attribute "columns", one name for
-    each column. `HDF5Dataset` gives back exactly what `source` gave. The file gets its name when it
-    is complete.
+    or 255 [N, E, H, W, 1] (a label map int32 [N, 1, H, W, 1] where the source has more than 255
+    objects) and factors float32 [N, E, F] with the attribute "columns", one name for each column.
+    `HDF5Dataset` gives back exactly what `source` gave, which is verified. The file gets its name
+    when it is complete. Until then a folder `path`.parts holds the parts that are done, from which
+    another call with the same arguments goes on.
 
     Args:
         source: what to store.
         path: the new file.
         images: how many images; all by default, which a generator needs a limit for.
         split: name of the group.
+        workers: processes that read and write parts; 0 for this one.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: if the file exists, there are fewer images, or the split is no name.
+        ValueError: if the file exists, there are fewer images, the split is no name, the parts
+            there belong to another conversion, or what is read back differs.
+        OSError: if a process was killed or the disk is full.
     """
     path = local(path)
     require_split_name(split)
@@ -57,77 +72,133 @@ def convert(
         raise ValueError(f"convert: expected a number of images from 1, got {images}")
     if (available := source.count(images)) < images:
         raise ValueError(f"convert: expected {images} images, got {available} in {source.name}")
+    folder = path.with_name(path.name + ".parts")
+    parts = [range(start, min(start + PART, images)) for start in range(0, images, PART)]
+    _begin(folder, _plan(source, images, split))
+    try:
+        with _progress(images, "stored") as done:
+            _write_parts(source, folder, parts, workers, done)
+    except BaseException:
+        if not any(_place(folder, part).exists() for part in parts):
+            shutil.rmtree(folder)
+        raise
     with replacing(path) as unfinished:
-        _write(source, unfinished, images, split)
+        join([_place(folder, part) for part in parts], unfinished, split, source.name)
+        with _progress(images, "verified") as done:
+            _verify(path, unfinished, folder, parts, split, done)
+    shutil.rmtree(folder)
     return path
 
 
-def _write(source: ObjectDataset, path: Path, images: int, split: str) -> None:
-    import h5py
-
-    with h5py.File(path, "w") as file:
-        group = file.create_group(split)
-        group.attrs["source"] = source.name
-        for batch in _batches(source, images):
-            for name, rows in _arrays(batch).items():
-                _append(group, name, rows)
-        group["imgs"].attrs["value_range"] = BYTES
-        if "factors" in group:
-            group["factors"].attrs["columns"] = _columns(batch.factors)
+def _plan(source: ObjectDataset, images: int, split: str) -> dict[str, Any]:
+    """What a conversion is: parts of another one must not be taken for its own."""
+    first = checksum(source.__getitems__(range(min(images, 2))))
+    told = {"source": source.name, "part": source.part, "first": first, "size": source.image_size}
+    return {**told, "images": images, "split": split, "images_a_part": PART}
 
 
-def _batches(source: ObjectDataset, images: int) -> Iterator[Batch]:
+def _begin(folder: Path, plan: dict[str, Any]) -> None:
+    """Make the folder of the parts, or see that it is of the same conversion."""
+    text = json.dumps(plan).encode()
+    place = folder / _PLAN
+    if place.exists():
+        if place.read_bytes() != text:
+            raise ValueError(f"{folder}: holds parts of another conversion; remove it")
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(place, text)
+
+
+def _place(folder: Path, part: range) -> Path:
+    return folder / f"{part.start:09}.h5"
+
+
+def _write_parts(
+    source: ObjectDataset,
+    folder: Path,
+    parts: list[range],
+    workers: int,
+    done: Callable[[int], object],
+) -> None:
+    """Write the parts that are missing."""
+    missing = []
+    for part in parts:
+        if _place(folder, part).exists():
+            done(len(part))
+        else:
+            missing.append(part)
+    if workers == 0 or len(missing) < 2:
+        for part in missing:
+            _write(source, folder, part)
+            done(len(part))
+        return
+    context = multiprocessing.get_context("fork")  # the source need not be sent
+    with ProcessPoolExecutor(workers, context, _adopt, (source, folder)) as pool:
+        waiting = {pool.submit(_write_own, part): part for part in missing}
+        try:
+            for future in as_completed(waiting):
+                future.result()
+                done(len(waiting[future]))
+        except BaseException as error:
+            pool.shutdown(cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise OSError(
+                    f"{folder}: a process was killed; the same command goes on, with fewer "
+                    "--workers if memory ran out"
+                ) from None
+            raise
+
+
+_own: dict[str, Any] = {}
+"""What a worker reads from and writes to."""
+
+
+def _adopt(source: ObjectDataset, folder: Path) -> None:
+    """In a worker: keep its source; one thread, since others do not survive a fork."""
+    torch.set_num_threads(1)
+    _own.update(source=source, folder=folder)
+
+
+def _write_own(part: range) -> None:
+    _write(_own["source"], _own["folder"], part)
+
+
+def _write(source: ObjectDataset, folder: Path, part: range) -> None:
+    with replacing(_place(folder, part)) as unfinished:
+        write_part(source, part, unfinished)
+
+
+def _verify(
+    path: Path,
+    unfinished: Path,
+    folder: Path,
+    parts: list[range],
+    split: str,
+    done: Callable[[int], object],
+) -> None:
+    """Read all images back.
+
+    Raises:
+        ValueError: naming the first that differ from the source's.
+    """
+    from emorl.data.readers.hdf5 import HDF5Dataset
+
+    stored = HDF5Dataset(unfinished, split)
+    for part in parts:
+        for rows, expected in checksums_of(_place(folder, part), part):
+            if checksum(stored.__getitems__(rows)) != expected:
+                raise ValueError(
+                    f"{path}: images {rows.start} to {rows.stop - 1} were read back otherwise than "
+                    f"they were written; look for a full or failing disk, remove {folder}, and "
+                    "convert again"
+                )
+            done(len(rows))
+
+
+@contextmanager
+def _progress(images: int, word: str) -> Iterator[Callable[[int], object]]:
+    """A bar on terminals; what it gives takes the number of images that are done."""
     from tqdm import tqdm
 
-    with tqdm(total=images, unit="image", disable=None) as progress:
-        for start in range(0, images, _BATCH):
-            indices = range(start, min(start + _BATCH, images))
-            yield source.__getitems__(indices).to("cpu")
-            progress.update(len(indices))
-
-
-def _arrays(batch: Batch) -> dict[str, np.ndarray]:
-    """The rows of a batch as they are stored."""
-    arrays = {"imgs": batch.image.permute(0, 2, 3, 1).numpy()}
-    if batch.factors:
-        parts = [batch.factors[name] for name in _ordered(batch.factors)]
-        columns = [part if part.dim() == 3 else part[..., None] for part in parts]
-        arrays["factors"] = torch.cat(columns, dim=-1).float().numpy()
-    if batch.mask is not None:
-        entities = int(batch.mask.max()) + 1
-        if batch.factors:
-            entities = max(entities, arrays["factors"].shape[1])
-        masks = batch.mask == torch.arange(entities).view(1, -1, 1, 1)
-        arrays["masks"] = (masks.byte() * 255)[..., None].numpy()
-    return arrays
-
-
-def _append(group: h5py.Group, name: str, rows: np.ndarray) -> None:
-    """Add rows to a data set, which is made on the first call and widened as entities need it."""
-    if name not in group:
-        together = 1 if rows.ndim > 3 else 256  # images are read one by one, in random order
-        group.create_dataset(
-            name,
-            shape=(0, *rows.shape[1:]),
-            maxshape=(None, None, *rows.shape[2:]),
-            dtype=rows.dtype,
-            chunks=(together, *rows.shape[1:]),
-            compression="gzip",
-            compression_opts=1,
-        )
-    stored = group[name]
-    start = len(stored)
-    stored.resize((start + len(rows), max(stored.shape[1], rows.shape[1]), *rows.shape[2:]))
-    stored[start:, : rows.shape[1]] = rows
-
-
-def _ordered(factors: Mapping[str, Tensor]) -> list[str]:
-    """Names in the order of their columns: EfficientMORL's first, visibility last."""
-    first = [name for name in _ORDER if name in factors]
-    last = [name for name in _LAST if name in factors]
-    return first + sorted(factors.keys() - {*first, *last}) + last
-
-
-def _columns(factors: Mapping[str, Tensor]) -> list[str]:
-    widths = {name: value.shape[2] if value.dim() == 3 else 1 for name, value in factors.items()}
-    return [name for name in _ordered(factors) for _ in range(widths[name])]
+    with tqdm(total=images, unit="image", desc=word, disable=None) as bar:
+        yield bar.update

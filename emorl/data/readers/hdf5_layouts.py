@@ -179,11 +179,11 @@ def _mask_axes(masks: h5py.Dataset, sizes: dict[str, int]) -> tuple[str, int | N
     if labels is None:
         assert entities is not None
         return entities, None
+    if _LABELS in masks.attrs:
+        return labels, int(masks.attrs[_LABELS]) - 1
     probed = list(_probed(masks))
     if entities is not None and not any(is_label_map(rows) for rows in probed):
         return entities, None
-    if _LABELS in masks.attrs:
-        return labels, int(masks.attrs[_LABELS]) - 1
     large = masks.dtype.itemsize > 1 and any((rows > _BYTE).any() for rows in probed)
     return labels, np.iinfo(np.int32).max if large else _BYTE
 
