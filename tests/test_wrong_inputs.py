@@ -33,7 +33,7 @@ from emorl.runs import RunFolder
 from emorl.training.config import DataConfig, GECOConfig, TrainerConfig
 from emorl.training.config_file import load_config
 
-CONFIGS = "clevr6, clevr6-128, clevrtex, multi_dsprites, smoke, tetrominoes, tetrominoes-laptop"
+CONFIGS = "clevr6, clevr6-128, clevrtex, multi_dsprites, multi_dsprites-laptop, smoke, tetrominoes, tetrominoes-laptop"
 FORMATS = "HDF5 in a published layout, TFRecord of DeepMind's multi-object data sets"
 WHERE = "docs/datasets.md tells where the published files are"
 
@@ -55,7 +55,7 @@ COMMANDS = {
     "train --config smoke --trainer.learning_rate -1e-1": "train: trainer.learning_rate: expected a positive number, got -0.1",
     "train --config smoke --trainer.geco -1": "train: trainer.geco: expected {target_per_dim: NUMBER, ...} or null, got -1",
     "train --config smoke --network.num_slots 99999999999999999999": "train: network.num_slots: expected a whole number below 2**63, got 99999999999999999999",
-    "train --config smoke --data.train no.h5": f"train: no.h5: neither a file nor a generator; expected one of tetrominoes, tetrominoes-real10, multi_dsprites, multi_dsprites-binarized, multi_dsprites-colored_on_colored, clevr6, clevr10 or a file ({FORMATS}); {WHERE}",
+    "train --config smoke --data.train no.h5": f"train: no.h5: neither a file nor a generator; expected one of tetrominoes, tetrominoes-real10, multi_dsprites, multi_dsprites-binarized, multi_dsprites-colored_on_colored, clevr6, clevr10, clevrtex-like or a file ({FORMATS}); {WHERE}",
     "train --out no --resume auto": "train: --out: no holds no run to resume; to begin one give --config",
     "evaluate": "evaluate: the following arguments are required: RUN|CHECKPOINT",
     "evaluate no": "evaluate: no: no such folder",
@@ -67,7 +67,7 @@ COMMANDS = {
     "report no": "report: no: expected a run's folder, with config.yaml or metrics.jsonl, got no folder",
     "convert x.pth --out y": "convert: the following arguments are required: --config",
     "data chekc": "data: unknown argument chekc; did you mean check?",
-    "data check no": f"data: no: neither a file nor a generator; expected one of tetrominoes, tetrominoes-real10, multi_dsprites, multi_dsprites-binarized, multi_dsprites-colored_on_colored, clevr6, clevr10 or a file ({FORMATS}); {WHERE}",
+    "data check no": f"data: no: neither a file nor a generator; expected one of tetrominoes, tetrominoes-real10, multi_dsprites, multi_dsprites-binarized, multi_dsprites-colored_on_colored, clevr6, clevr10, clevrtex-like or a file ({FORMATS}); {WHERE}",
     "data generate tetrominoes --out a.h5": "data: the following arguments are required: --images",
     "data generate tetrominoes --images 2 --out .": "data: --out: expected a file, got a folder: .",
     "data generate tetrominoes --images 2 --out new/\0": "data: argument --out: expected a path, got 'new/\\x00'",

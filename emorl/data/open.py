@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from emorl.data.base import ObjectDataset
-from emorl.data.generators.clevr import Clevr
+from emorl.data.generators.clevr import Clevr, ClevrTexLike
 from emorl.data.generators.multi_dsprites import MultiDSprites
 from emorl.data.generators.real10 import TetrominoesReal10
 from emorl.data.generators.tetrominoes import Tetrominoes
@@ -32,10 +32,11 @@ GENERATORS: Mapping[str, Callable[..., ObjectDataset]] = {
     "multi_dsprites-colored_on_colored": partial(MultiDSprites, "colored_on_colored"),
     "clevr6": partial(Clevr, 6),
     "clevr10": partial(Clevr, 10),
+    "clevrtex-like": ClevrTexLike,
 }
 """Names that `open_dataset` takes instead of a path, and what makes their images."""
 
-_RENDERED = ("clevr6", "clevr10")  # in any size, and cropped already
+_RENDERED = ("clevr6", "clevr10", "clevrtex-like")  # in any size, and cropped already
 FORMATS = "HDF5 in a published layout, TFRecord of DeepMind's multi-object data sets"
 WHERE = "docs/datasets.md tells where the published files are"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"

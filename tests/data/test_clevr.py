@@ -16,6 +16,7 @@ from emorl.data import random as counters
 from emorl.data.generators.clevr import FRAME, _crop_rays, _rays
 from emorl.data.generators.clevr_light import World, to_srgb
 from emorl.data.generators.clevr_scenes import CYLINDER, METAL, SPHERE, Scenes, propose, view
+from emorl.data.generators.clevr_textures import KINDS, Textures
 from emorl.data.generators.ray_caster import Ground, Objects
 
 IMAGES = 8
@@ -160,7 +161,8 @@ def test_an_image_is_a_function_of_its_index_alone(generator: Clevr, batch: Batc
     assert (again.image.int() - batch.image[[5, 2]].int()).abs().max() <= 1
     for name, value in again.factors.items():
         assert torch.equal(value, batch.factors[name][[5, 2]])
-    together = generator.render(generator.scenes(torch.tensor([5, 2])))
+    index = torch.tensor([5, 2])
+    together = generator.render(generator.scenes(index), index)
     assert (together[0].int() - again.image.int()).abs().max() <= 1
     assert torch.equal(together[1], again.mask)
     other = Clevr(6, seed=2).scenes(torch.arange(2))
@@ -205,6 +207,47 @@ def test_metal_has_no_more_single_bright_pixels_than_real_images(batch: Batch) -
     assert not (alone & (off < 0)).any()
     assert not (alone & (material != METAL)).any()
     assert alone.sum() <= 1.5 * IMAGES
+
+
+def test_textures_colour_the_same_scenes(generator: Clevr) -> None:
+    """Colours differ on the ground as they do not without textures; sizes are ClevrTex's."""
+    textured = open_dataset("clevrtex-like", size=48, seed=1)
+    batch = textured.__getitems__(range(6))
+    factors, there = batch.factors, batch.factors["visibility"] > 0
+    assert "color" not in factors
+    radii = factors["z"][:, 1:][there[:, 1:]].unique()
+    assert torch.equal(radii, torch.tensor([0.4, 0.6, 0.9]))
+    kinds = factors["material"][:, 1:][there[:, 1:]].unique().tolist()
+    assert len(kinds) > 3
+    assert set(kinds) <= set(range(1, len(KINDS) + 1))
+    assert hues(batch) > 2 * hues(generator.generate(torch.arange(6)))
+    again = textured.__getitems__([3])
+    assert torch.equal(again.mask[0], batch.mask[3])
+    assert (again.image[0].int() - batch.image[3].int()).abs().max() <= 1
+
+
+def hues(batch: Batch) -> float:
+    """How far colours, apart from their brightness, differ on the ground, on average."""
+    image = batch.image.double() + 1
+    shares = image / image.sum(1, keepdim=True)
+    ground = batch.mask[:, 0] == 0
+    pairs = zip(shares, ground, strict=True)
+    return float(np.mean([share[:, where].std(1).sum() for share, where in pairs]))
+
+
+def test_a_texture_has_its_two_colours_and_smooth_noise() -> None:
+    state = counters.stream(torch.arange(40), split="train", seed=0)
+    textures = Textures.draw(state, 1)
+    assert set(textures.kind.unique().tolist()) == set(range(len(KINDS)))
+    places = torch.rand(4000, 3) * 8 - 4
+    scene, surface = torch.arange(40).repeat(100), torch.zeros(4000, dtype=torch.int64)
+    color = textures.paint(scene, surface, places)
+    first, second = textures.colors[scene, 0].unbind(1)
+    between = torch.minimum(first, second) - 1e-6, torch.maximum(first, second) + 1e-6
+    assert ((between[0] <= color) & (color <= between[1])).all()
+    step = 1e-3  # of a smooth step, whose slope is 1.5 at most, along three axes
+    near = textures._noise(places + step) - textures._noise(places)
+    assert near.abs().max() < 3 * 1.5 * step
 
 
 def test_any_size_and_crop() -> None:

@@ -39,7 +39,6 @@ def timing(
     batch: int,
     device: str,
     seconds: float,
-    in_order: bool = False,
 ) -> tuple[int, float]:
     """Read a data set onto the device that trains, as training does, after a short warm-up.
 
@@ -51,16 +50,12 @@ def timing(
         batch: images at once.
         device: "cpu" or "cuda".
         seconds: for which to read at least.
-        in_order: read from the first image on, as often as need be, instead of in random order.
 
     Returns:
         Images, and the seconds they took.
     """
     dataset = copy.deepcopy(dataset)
-    length = len(dataset)
-    if in_order:
-        length -= length % batch  # no batch may end at the beginning
-    sampler = BatchSampler(length, batch, shuffle=not in_order)
+    sampler = BatchSampler(len(dataset), batch, shuffle=True)
     source = _WithMasks(dataset) if way.masks else dataset
     pinned = device == "cuda" and way.workers > 0
     with closing(step_images(source, sampler, way.workers, pin_memory=pinned)) as batches:

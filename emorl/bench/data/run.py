@@ -15,7 +15,7 @@ from tqdm import tqdm
 from emorl.bench import records
 from emorl.bench.budget import ENOUGH
 from emorl.bench.data.reading import Way, timing
-from emorl.bench.data.sources import SOURCES, Source
+from emorl.bench.data.sources import SOURCES, WORKERS, Source
 from emorl.bench.data.steps import EATERS, Eater, worker_of
 from emorl.bench.records import quantiles
 from emorl.bench.suite import Options, Record
@@ -23,12 +23,9 @@ from emorl.bench.tables import Rows
 from emorl.bench.turns import LEAST, MOST, warm_up
 from emorl.data import ObjectDataset
 
+WAYS = [Way(masks, workers) for masks in (False, True) for workers in WORKERS]
+"""How a source is read."""
 _SHORTEST, _LONGEST = 0.05, 1.0  # seconds of a timing of reading
-
-
-def ways_of(source: Source) -> list[Way]:
-    """How a source is read."""
-    return [Way(masks, workers) for masks in (False, True) for workers in source.workers]
 
 
 def eaters_of(sources: Sequence[str]) -> list[Eater]:
@@ -46,7 +43,7 @@ def outline(options: Options) -> Rows:
     """A row for each source and each training step."""
     rows = [["name", "what", "device", "batch", "read", "workers", "timings, at least"]]
     for key in options.models:
-        workers = ", ".join(map(str, SOURCES[key].workers))
+        workers = ", ".join(map(str, WORKERS))
         row = [key, SOURCES[key].title, options.device, str(options.batch)]
         rows.append([*row, "images; images and masks", workers, str(least_of(options))])
     for eater in eaters_of(options.models):
@@ -104,7 +101,7 @@ class Run:
     def _read(self, key: str, end: float) -> None:
         """Time a source in all its ways, which take turns, until the clock says `end`."""
         source, batch, device = SOURCES[key], self._options.batch, self._options.device
-        parts = {way: {**way._asdict(), "images": [], "seconds": []} for way in ways_of(source)}
+        parts = {way: {**way._asdict(), "images": [], "seconds": []} for way in WAYS}
         entry: Record = {"source": key, "parts": {str(way): part for way, part in parts.items()}}
         self._entries.append(entry)
         try:
@@ -122,7 +119,6 @@ class Run:
                             batch,
                             device,
                             each,
-                            source.in_order,
                         )
                         part["images"].append(images)
                         part["seconds"].append(seconds)

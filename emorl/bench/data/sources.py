@@ -37,8 +37,6 @@ class Source:
         images: of the file.
         crop: as `open_dataset` takes it.
         size: likewise.
-        in_order: whether the file can only be read from its first image on. No training takes
-            that, and what does uses no workers.
     """
 
     title: str
@@ -47,12 +45,6 @@ class Source:
     images: int = 0
     crop: Literal["clevr"] | None = None
     size: int | None = None
-    in_order: bool = False
-
-    @property
-    def workers(self) -> tuple[int, ...]:
-        """The numbers of workers to read with."""
-        return (0,) if self.in_order else WORKERS
 
     def open(self, spec: str | Path, device: str) -> ObjectDataset:
         """The data set; a generator makes its images on `device`."""
@@ -93,6 +85,7 @@ SOURCES = {
     "multi_dsprites-colored_on_colored": Source("Multi-dSprites on colours", _MULTI_DSPRITES),
     "clevr6": Source("CLEVR-like, to 6 objects", _CLEVR6),
     "clevr10": Source("CLEVR-like, to 10 objects", _CLEVR6),
+    "clevrtex-like": Source("ClevrTex-like", _CLEVR6),
     "tetrominoes-tfrecord": Source(
         "Tetrominoes, TFRecord in memory", _TETROMINOES, _write_tfrecord(_tetrominoes), 4096
     ),
@@ -105,11 +98,10 @@ SOURCES = {
     ),
     # 96 records inflate to 310 MB: too many for memory, as are the published file's.
     "clevr-tfrecord": Source(
-        "CLEVR, TFRecord in order",
+        "CLEVR, TFRecord by an index",
         _CLEVR6,
         _write_tfrecord(_clevr),
         96,
-        in_order=True,
         **_CUT,
     ),
     "clevr-hdf5": Source("CLEVR, HDF5, an image a chunk", _CLEVR6, _write_hdf5(_clevr), 64, **_CUT),

@@ -64,8 +64,6 @@ def hungriest(record: Record, source: str) -> list[Record]:
 
 def _verdict(entry: Record, eaten: float) -> str:
     """Whether training waits, of images without masks, as it reads them."""
-    if SOURCES[entry["source"]].in_order:
-        return "not for training, which draws images at random: emorl data convert"
     rates = {p["workers"]: rate_of(p) for p in entry["parts"].values() if not p["masks"]}
     if 0 in rates and eaten <= SLOWED * rates[0]:
         return f"no: without workers it adds {eaten / rates[0]:.1%} to a step"

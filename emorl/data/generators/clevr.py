@@ -8,16 +8,20 @@ exact.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
+from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from emorl.data import random
 from emorl.data.base import Batch
 from emorl.data.generators.base import GeneratedDataset
 from emorl.data.generators.clevr_light import PATTERNS, World, to_srgb
-from emorl.data.generators.clevr_scenes import Scenes, propose, view
+from emorl.data.generators.clevr_scenes import RADII, Scenes, propose, view
+from emorl.data.generators.clevr_textures import Textures
 from emorl.data.generators.ray_caster import Ground, Objects, Rays
 
 FRAME = (240, 320)
@@ -48,6 +52,11 @@ class Clevr(GeneratedDataset):
         ValueError: if the split is unknown, or a number is not in its range.
     """
 
+    _RADII: ClassVar[Sequence[float]] = RADII
+    _FACTORS: ClassVar[Sequence[str]] = (
+        *("x", "y", "z", "rotation", "size", "material", "shape", "color"),
+    )
+
     def __init__(
         self,
         most: int = 10,
@@ -76,18 +85,19 @@ class Clevr(GeneratedDataset):
         # On the CPU the rays of 96x96 pixels stay in the cache; a GPU wants more work per call.
         chunk = 128 if self.device.type != "cpu" else max(1, 96**2 // self.image_size[0] ** 2)
         scenes = Scenes(*map(torch.cat, zip(*map(self.scenes, index.split(64)), strict=True)))
-        parts = [self.render(scenes.rows(rows)) for rows in torch.arange(len(index)).split(chunk)]
+        rows = torch.arange(len(index), device=index.device).split(chunk)
+        parts = [self.render(scenes.rows(part), index[part]) for part in rows]
         image, mask = (torch.cat(x) for x in zip(*parts, strict=True))
-        return Batch(image, mask, _factors(scenes), index)
+        return Batch(image, mask, self._factors(scenes), index)
 
     def scenes(self, index: Tensor) -> Scenes:
         """The first attempt of each index whose objects have places and are visible."""
         state = random.stream(index, split=self.split, seed=self.seed)
         attempt = torch.zeros_like(index)
-        accepted, _ = propose(state, attempt, self.most)
+        accepted, _ = propose(state, attempt, self.most, self._RADII)
         pending = torch.arange(len(index), device=index.device)
         for _ in range(_MOST_ATTEMPTS):
-            scenes, good = propose(state[pending], attempt[pending], self.most)
+            scenes, good = propose(state[pending], attempt[pending], self.most, self._RADII)
             placed = good.nonzero()[:, 0]
             good[placed] = _visible(scenes.rows(placed))
             for whole, part in zip(accepted, scenes, strict=True):
@@ -98,9 +108,19 @@ class Clevr(GeneratedDataset):
             attempt[pending] += 1
         raise RuntimeError(f"{self.name}: no scene with visible objects in {_MOST_ATTEMPTS} tries")
 
-    def render(self, scenes: Scenes) -> tuple[Tensor, Tensor]:
+    def _factors(self, scenes: Scenes) -> dict[str, Tensor]:
+        x, y = scenes.place.unbind(-1)
+        own = {**scenes._asdict(), "x": x, "y": y, "z": scenes.radius}
+        factors = {name: F.pad(own[name] * scenes.present, (1, 0)) for name in self._FACTORS}
+        factors["visibility"] = F.pad(scenes.present, (1, 0), value=True)
+        return {name: value.float() for name, value in factors.items()}
+
+    def _world(self, scenes: Scenes, index: Tensor) -> World:
+        return World.of(scenes, self._ground)
+
+    def render(self, scenes: Scenes, index: Tensor) -> tuple[Tensor, Tensor]:
         """Images uint8 [B, 3, size, size] and label maps uint8 [B, 1, size, size] of scenes."""
-        world, size = World.of(scenes, self._ground), self.image_size[0]
+        world, size = self._world(scenes, index), self.image_size[0]
         rays = _crop_rays(scenes.camera, size, offset=(0.5, 0.5))
         number, _ = world.meet(rays)
         label = (number.clamp_min(-1) + 1).view(-1, size, size)
@@ -121,6 +141,35 @@ class Clevr(GeneratedDataset):
         return image, label.to(torch.uint8)[:, None]
 
 
+class ClevrTexLike(Clevr):
+    """Scenes like ClevrTex's (Karazija et al. 2021) of its three plain shapes, with textures.
+
+    Sizes are ClevrTex's, and the rules are CLEVR's; textures are made, not photographed, and are on
+    objects and ground alike. Never to be reported as ClevrTex. Factors are those of `Clevr` without
+    colour: size is 1 (0.9), 2 (0.6) or 3 (0.4), material 1 to 5 (checks, bricks, wood, stripes,
+    clouds). Arguments are those of `Clevr`.
+    """
+
+    _RADII = (0.9, 0.6, 0.4)
+    _FACTORS = ("x", "y", "z", "rotation", "size", "material", "shape")
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.name = "clevrtex-like"
+
+    def scenes(self, index: Tensor) -> Scenes:
+        """As `Clevr.scenes`; the materials are the kinds of textures."""
+        scenes = super().scenes(index)
+        return scenes._replace(material=self._textures(index).kind[:, :-1] + 1)
+
+    def _textures(self, index: Tensor) -> Textures:
+        state = random.stream(index, split=self.split, seed=self.seed)
+        return Textures.draw(random.fold(state, 15), self.most + 1)
+
+    def _world(self, scenes: Scenes, index: Tensor) -> World:
+        return World.of(scenes, self._ground, self._textures(index))
+
+
 def _crop_rays(
     camera: Tensor, size: int, *, offset: tuple[float, float], rows: Tensor | None = None
 ) -> Rays:
@@ -137,7 +186,7 @@ def _rays(camera: Tensor, scene: Tensor, row: Tensor, column: Tensor) -> Rays:
     right, up, forward = (axis.float()[scene] for axis in view(camera))
     height, width = FRAME
     direction = _FOCAL * forward + (column - width / 2)[:, None] * right
-    direction = torch.nn.functional.normalize(direction + (height / 2 - row)[:, None] * up, dim=1)
+    direction = F.normalize(direction + (height / 2 - row)[:, None] * up, dim=1)
     nowhere = torch.full_like(scene, -3)
     return Rays(scene, camera.float()[scene], direction, nowhere)
 
@@ -170,24 +219,5 @@ def _is_edge(label: Tensor) -> Tensor:
 
 
 def _is_metal(label: Tensor, metal: Tensor) -> Tensor:
-    padded = torch.nn.functional.pad(metal, (1, 0))
+    padded = F.pad(metal, (1, 0))
     return padded.gather(1, label.flatten(1)).view_as(label)
-
-
-def _factors(scenes: Scenes) -> dict[str, Tensor]:
-    named = {
-        "x": scenes.place[..., 0],
-        "y": scenes.place[..., 1],
-        "z": scenes.radius,
-        "rotation": scenes.rotation,
-        "size": scenes.size,
-        "material": scenes.material,
-        "shape": scenes.shape,
-        "color": scenes.color,
-    }
-    factors = {
-        name: torch.nn.functional.pad(value * scenes.present, (1, 0)).float()
-        for name, value in named.items()
-    }
-    visibility = torch.nn.functional.pad(scenes.present, (1, 0), value=True).float()
-    return {**factors, "visibility": visibility}

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from emorl.data.generators.clevr_scenes import COLORS, METAL, Scenes
+from emorl.data.generators.clevr_textures import Textures
 from emorl.data.generators.ray_caster import GROUND, NOTHING, Ground, Objects, Rays, of_scenes
 
 PATTERNS = 4  # of places on a lamp; neighbouring pixels take different ones
@@ -47,6 +48,7 @@ class World(NamedTuple):
         ground: the same for all of them.
         metal: which objects are of metal, bool [B, K].
         paint: of objects and, last, of the ground: linear, float32 [B, K + 1, 3].
+        textures: instead of it, if there are any.
         lamps: of key, back and fill: position, axis and both edges, float32 [B, 3, 4, 3].
         floor: irradiance at the origin, float32 [B, 3].
     """
@@ -55,11 +57,12 @@ class World(NamedTuple):
     ground: Ground
     metal: Tensor
     paint: Tensor
+    textures: Textures | None
     lamps: Tensor
     floor: Tensor
 
     @classmethod
-    def of(cls, scenes: Scenes, ground: Ground) -> World:
+    def of(cls, scenes: Scenes, ground: Ground, textures: Textures | None = None) -> World:
         """The world of some scenes."""
         table = torch.tensor([*COLORS.values()], device=ground.device) / 255
         paint = F.pad(table[scenes.color - 1], (0, 0, 0, 1), value=_GROUND_ALBEDO)
@@ -75,7 +78,10 @@ class World(NamedTuple):
         power = -axis[..., 2] * away.new_tensor(_WATTS) / (math.pi * away**2)
         power = F.pad(power, (0, 1), value=_SUN * _SUN_FROM[2])
         floor = power @ power.new_tensor(_LAMP_COLORS)
-        return cls(Objects.of(scenes), ground, scenes.material == METAL, paint, lamps, floor)
+        metal = scenes.material == METAL
+        if textures is not None:
+            metal = torch.zeros_like(metal)
+        return cls(Objects.of(scenes), ground, metal, paint, textures, lamps, floor)
 
     def meet(self, rays: Rays) -> tuple[Tensor, Tensor]:
         """What each ray meets first: an object's number, `GROUND` or `NOTHING`; the distance."""
@@ -105,12 +111,18 @@ class World(NamedTuple):
         points = rays.at(distance)
         normals = self.ground.normals(points)
         on = (number >= 0).nonzero()[:, 0]
-        scene, which = rays.scene[on], number[on]
-        normals[on] = self.objects.normals(scene, which, points[on], _BEVEL)
+        scene = rays.scene[on]
+        normals[on] = self.objects.normals(scene, number[on], points[on], _BEVEL)
         metal = torch.zeros_like(number, dtype=torch.bool)
-        metal[on] = self.metal[scene, which]
+        metal[on] = self.metal[scene, number[on]]
         last = self.paint.shape[1] - 1
-        paint = self.paint[rays.scene, torch.where(number < 0, last, number)]
+        which = torch.where(number < 0, last, number)
+        if self.textures is None:
+            paint = self.paint[rays.scene, which]
+        else:
+            place = points.clone()
+            place[on] = self.objects.local(scene, number[on], points[on])
+            paint = self.textures.paint(rays.scene, which, place)
         return Surface(rays.scene, points, normals, -rays.direction, number, metal, paint)
 
     def _shaded(self, surface: Surface, pattern: Tensor, mirrors: bool) -> Tensor:

@@ -6,6 +6,7 @@ are Blender's units, z points up. Legend: B scenes, K the most objects of a scen
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ SPHERE, CYLINDER, CUBE = 1, 2, 3
 LARGE, SMALL = 1, 2
 RUBBER, METAL = 1, 2
 LEAST_OBJECTS = 3
-RADIUS = (0.7, 0.35)  # of large and small objects: a sphere's, half of a cube's edge
+RADII = (0.7, 0.35)  # of large and small objects: a sphere's, half of a cube's edge
 COLORS = {  # in the order of DeepMind's codes 1 to 8; Blender takes them as linear
     "red": (173, 35, 35),
     "cyan": (41, 208, 208),
@@ -46,7 +47,8 @@ class Scenes(NamedTuple):
     Attributes:
         present: bool [B, K].
         shape: 1 sphere, 2 cylinder, 3 cube, int64 [B, K].
-        size: 1 large, 2 small.
+        size: 1 large, 2 small, or more kinds.
+        radius: of that size, float64 [B, K].
         material: 1 rubber, 2 metal.
         color: 1 to 8, as in `COLORS`.
         rotation: in degrees, 0 to 360, float64 [B, K].
@@ -58,17 +60,13 @@ class Scenes(NamedTuple):
     present: Tensor
     shape: Tensor
     size: Tensor
+    radius: Tensor
     material: Tensor
     color: Tensor
     rotation: Tensor
     place: Tensor
     camera: Tensor
     lights: Tensor
-
-    @property
-    def radius(self) -> Tensor:
-        """Of the objects, float64 [B, K]."""
-        return self.place.new_tensor(RADIUS).take(self.size - 1)
 
     @property
     def angle(self) -> Tensor:
@@ -88,13 +86,16 @@ def view(camera: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return right, torch.linalg.cross(right, forward), forward
 
 
-def propose(state: Tensor, attempt: Tensor, most: int) -> tuple[Scenes, Tensor]:
+def propose(
+    state: Tensor, attempt: Tensor, most: int, radii: Sequence[float] = RADII
+) -> tuple[Scenes, Tensor]:
     """Scenes whose objects have places, as far as an attempt found some.
 
     Args:
         state: random states of the scenes, int64 [B].
         attempt: its number, int64 [B]; number of objects, camera and lights stay the same.
         most: K, the largest number of objects.
+        radii: of the sizes that objects have.
 
     Returns:
         The scenes, and whether every object has a place, bool [B].
@@ -113,11 +114,13 @@ def propose(state: Tensor, attempt: Tensor, most: int) -> tuple[Scenes, Tensor]:
     )
     size, shape, material, color, rotation, *_ = bits[..., :8].unbind(-1)
     present = number < count[:, None]
+    kind = random.below(size, len(radii))
     places = _REGION * (2 * random.uniform(bits[..., 8:]).unflatten(-1, (_TRIES, 2)) - 1)
     scenes = Scenes(
         present,
         random.below(shape, 3) + 1,
-        random.below(size, 2) + 1,
+        kind + 1,
+        places.new_tensor(radii).take(kind),
         random.below(material, 2) + 1,
         random.below(color, len(COLORS)) + 1,
         360 * random.uniform(rotation),

@@ -122,10 +122,15 @@ class Objects(NamedTuple):
         turned = torch.stack([cosine * x + sine * y, cosine * y - sine * x, z], dim=-1)
         return turned / self.radius.ravel().index_select(0, pair)[:, None]
 
+    def local(self, scene: Tensor, number: Tensor, points: Tensor) -> Tensor:
+        """Points [P, 3] in the coordinates of objects, whose radius is 1 there."""
+        pair = self._flat(scene, number)
+        return self._turned(pair, points - self.center.flatten(0, 1).index_select(0, pair))
+
     def normals(self, scene: Tensor, number: Tensor, points: Tensor, bevel: float) -> Tensor:
         """Unit normals [P, 3] at points of objects, whose edges are rounded, in radii."""
         pair = self._flat(scene, number)
-        local = self._turned(pair, points - self.center.flatten(0, 1).index_select(0, pair))
+        local = self.local(scene, number, points)
         x, y, z = local.unbind(-1)
         round_xy = torch.hypot(x, y).clamp_min(1e-6)
         beyond = 1 - bevel
