@@ -196,12 +196,13 @@ class _Gathered:
             true.long(), predicted, least_pixels=LEAST_PIXELS, least_iou=LEAST_IOU
         )
         factors = {n: x.double().cpu().numpy() for n, x in properties(batch.factors).items()}
+        entities = min(x.shape[1] for x in factors.values())  # a file may have more masks
         for row, own in enumerate(pairs):
             labels, pixels = true[row].unique(return_counts=True)
             visible = [
                 label
                 for label, count in zip(labels.tolist(), pixels.tolist(), strict=True)
-                if label > 0 and count >= LEAST_PIXELS
+                if 0 < label < entities and count >= LEAST_PIXELS
             ]
             self._slots.append(slots[row])
             self._visible.append(np.arange(self._seen, self._seen + len(visible)))

@@ -42,6 +42,17 @@ def test_objects_get_their_slots_and_small_ones_are_left_out():
     assert "visibility" not in objects.factors
 
 
+def test_a_segment_without_factors_is_no_object():
+    class More(Scenes):
+        def __getitems__(self, indices):
+            batch = super().__getitems__(indices)
+            batch.mask[:, :, :8, 8:] = 3
+            return batch
+
+    objects = match(Oracle(), More(), 6, batch_size=6, seed=0)
+    assert objects.seen == match(Oracle(), Scenes(), 6, batch_size=6, seed=0).seen
+
+
 def test_an_oracle_is_disentangled(measured):
     metrics, details, notes = measured
     assert notes == []
