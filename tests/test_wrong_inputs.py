@@ -32,6 +32,7 @@ from emorl.report import write_report
 from emorl.runs import RunFolder
 from emorl.training.config import DataConfig, GECOConfig, TrainerConfig
 from emorl.training.config_file import load_config
+from emorl.training.devices import make_accelerator
 
 CONFIGS = "clevr6, clevr6-128, clevrtex, multi_dsprites, multi_dsprites-laptop, smoke, tetrominoes, tetrominoes-laptop"
 FORMATS = "HDF5 in a published layout, TFRecord of DeepMind's multi-object data sets"
@@ -369,7 +370,7 @@ PLACES = {
     "bench --compare x": "bench: argument --compare: expected a path",
     "bench --peer lucidrains": "bench: --peer: expected a path",
 }
-NO_PATHS = ("half\ud800", "nul\0", "")  # not even of a file that is not there
+NO_PATHS = ("half\ud800", "byte\udcff", "nul\0", "")  # not even of a file that is not there
 
 
 @pytest.mark.parametrize("line", PLACES)
@@ -416,6 +417,48 @@ def test_sizes_are_two_numbers_in_every_model(model: str, size: object) -> None:
 def test_values(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("my.yaml").write_text(text)
     refused("train --config my.yaml --out new", f"train: {VALUES[text]}", capsys)
+
+
+@pytest.mark.parametrize(
+    ("option", "slots"),
+    [
+        ("num_slots 99999999999", "99999999999 slots of 35x35 pixels"),
+        ("image_size [99999999,99999999]", "4 slots of 99999999x99999999 pixels"),
+    ],
+)
+def test_slots_beyond_all_memory(
+    option: str, slots: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(f"train --config smoke --out new --network.{option}".split()) == 2
+    assert f"train: {slots} would take " in capsys.readouterr().err
+    assert not contents()
+
+
+def test_a_link_that_leads_nowhere_is_no_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("loop").symlink_to("loop")
+    Path("link").symlink_to("nowhere")
+    for name in ("loop", "link"):
+        line = f"train: {name}: expected a run's folder, got a link that leads nowhere"
+        refused(f"train --config smoke --out {name}", line, capsys)
+    for command, text in {
+        "evaluate": "no such folder",
+        "report": "expected a run's folder, with config.yaml or metrics.jsonl, got no folder",
+    }.items():
+        refused(f"{command} loop", f"{command}: loop: {text}", capsys)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "shown"),
+    [("WORLD_SIZE", "two", "two"), ("WORLD_SIZE", "0", "'0'"), ("RANK", "", "''")],
+)
+def test_numbers_of_processes_in_the_environment(
+    name: str, text: str, shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, text)
+    least = int(name == "WORLD_SIZE")
+    expected = f"expected a whole number >= {least}, as a launcher sets it, got {shown}"
+    with pytest.raises(ValueError, match=f"^{name} in the environment: {expected}$"):
+        make_accelerator(TrainerConfig())
 
 
 @pytest.mark.parametrize("text", ["trainer: 5", "trainer: {geco: 5}", "trainer: {steps: 10%}"])

@@ -31,6 +31,16 @@ def require_memory(needed: int, what: str) -> None:
         raise ValueError(f"{what} would take {size(needed)}; this machine has {size(there)}")
 
 
+def require_slots(slots: int, image_size: tuple[int, int]) -> None:
+    """Refuse slots that cannot be decoded: 4 float32 numbers for each pixel, of one image alone.
+
+    Raises:
+        ValueError: with both numbers.
+    """
+    height, width = image_size
+    require_memory(16 * slots * height * width, f"{slots} slots of {height}x{width} pixels")
+
+
 def size(count: int) -> str:
     """A number of bytes for a reader."""
     unit = 0

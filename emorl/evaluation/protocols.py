@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, distributed
 
 from emorl.data import ObjectDataset
+from emorl.data.resources import require_slots
 from emorl.evaluation.measuring import Measurement, PerceptualMetric, evaluating
 from emorl.evaluation.per_image import FROM_ATTENTION, MASKS, SOMETIMES_UNDEFINED
 from emorl.evaluation.summaries import INTERVAL, Summary, summarise
@@ -109,12 +110,15 @@ def evaluate(
         image by image, those of each seed after the other; "seed" and "image" are among the names.
 
     Raises:
-        ValueError: if a number is not positive or not the protocol's, there is no such protocol, or
-            what must be defined is NaN for an image: the model computes nonsense.
+        ValueError: if a number is not positive or not the protocol's, there is no such protocol, an
+            image's slots are more than all memory, or what must be defined is NaN for an image: the
+            model computes nonsense.
     """
     chosen = find_protocol(protocol)
     _require_numbers(chosen, images=images, batch_size=batch_size, samples=samples)
     seed = fit("seed", seed, int)
+    slots = fit("num_slots", num_slots, int | None) or model.config.num_slots
+    require_slots(slots, dataset.image_size)
     device = torch.device(device or next(model.parameters()).device)
     model.to(device)
     seeds, count = range(seed, seed + samples), dataset.count(images)

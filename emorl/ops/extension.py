@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -50,17 +51,25 @@ def _announce_triton() -> None:
     obstacle = None
     if importlib.util.find_spec("triton") is None:
         obstacle = "triton is not installed: pip install 'emorl[triton]'"
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    on_cpu = None if interpreted else "Triton needs a GPU (or its interpreter, TRITON_INTERPRET=1)"
     for name, reasons in obstacles.items():
         if "triton" not in reasons:
             continue
-        reasons["triton"] = {"cpu": obstacle or on_cpu, "cuda": obstacle}
+        reasons["triton"] = {"cpu": obstacle or _interpreter_obstacle(), "cuda": obstacle}
         for device, key in _DISPATCH_KEYS.items():
             if reasons["triton"][device] is None:
                 for suffix, part in (("", "forward"), ("_backward", "backward")):
                     launcher = partial(_launch_triton, name, part)
                     library.impl(f"{name}_triton{suffix}", launcher, key)
+
+
+def _interpreter_obstacle() -> str | None:
+    """Why Triton, which is installed, cannot run on the CPU, where it is interpreted."""
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        return "Triton needs a GPU (or its interpreter, TRITON_INTERPRET=1)"
+    triton, numpy = map(importlib.metadata.version, ("triton", "numpy"))
+    if triton.startswith("3.6.") and tuple(map(int, numpy.split(".")[:2])) >= (2, 5):
+        return f"the interpreter of Triton {triton} needs NumPy before 2.5, this is {numpy}"
+    return None
 
 
 def _launch_triton(name: str, part: str, *arguments: Any) -> Any:

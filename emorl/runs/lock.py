@@ -33,8 +33,7 @@ class RunLock:
         self._made = [p for p in (run.path, *run.path.parents) if not p.exists()]
         if not main:
             return
-        if run.path.exists() and not run.path.is_dir():
-            raise ValueError(f"{run.path}: expected a run's folder, got a file")
+        _require_no_file(run)
         try:
             run.path.mkdir(parents=True, exist_ok=True)
             self._is_new = is_unused(run)
@@ -77,8 +76,7 @@ def require_usable(run: RunFolder, *, resume: bool) -> None:
     Raises:
         ValueError: in one line.
     """
-    if run.path.exists() and not run.path.is_dir():
-        raise ValueError(f"{run.path}: expected a run's folder, got a file")
+    _require_no_file(run)
     if is_unused(run):
         return
     if not run.config.is_file():
@@ -91,6 +89,12 @@ def require_usable(run: RunFolder, *, resume: bool) -> None:
         raise ValueError(
             f"--out: {run.path} holds {state} with --resume auto or choose another --out"
         )
+
+
+def _require_no_file(run: RunFolder) -> None:
+    if os.path.lexists(run.path) and not run.path.is_dir():
+        kind = "a file" if run.path.exists() else "a link that leads nowhere"
+        raise ValueError(f"{run.path}: expected a run's folder, got {kind}")
 
 
 def is_unused(run: RunFolder) -> bool:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
 from accelerate.state import AcceleratorState
 
+from emorl.fields import shown
 from emorl.memory import keep_memory
 from emorl.ops.extension import extension
 from emorl.runs import RunFolder
@@ -21,7 +23,11 @@ def make_accelerator(config: TrainerConfig) -> Accelerator:
 
     On the CPU the process keeps its memory from now on (`keep_memory`) and counts float32 numbers
     below 1.2e-38 as 0.
+
+    Raises:
+        ValueError: if the environment has a number of processes or a rank that is none.
     """
+    _require_launcher()
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -43,6 +49,14 @@ def make_accelerator(config: TrainerConfig) -> Accelerator:
         keep_memory()
         _flush_denormals()
     return accelerator
+
+
+def _require_launcher() -> None:
+    for name, least in (("WORLD_SIZE", 1), ("RANK", 0), ("LOCAL_RANK", 0)):
+        text = os.environ.get(name, "1")
+        if not re.fullmatch("[0-9]{1,9}", text) or int(text) < least:
+            expected = f"a whole number >= {least}, as a launcher sets it"
+            raise ValueError(f"{name} in the environment: expected {expected}, got {shown(text)}")
 
 
 def precision_of(config: TrainerConfig) -> Precision:

@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from emorl.data import ObjectDataset
+from emorl.data.resources import require_slots
 from emorl.models import MODELS
 from emorl.paths import local
 from emorl.runs import RunFolder
@@ -63,6 +64,7 @@ def _prepare(
     if resume:
         config = _as_begun(config, run_dir)
     notes = check_folder(run_dir, config, resume)
+    require_slots(config.network.num_slots, config.network.image_size)
     device = accelerator.device if config.data.workers == 0 else torch.device("cpu")
     images = training_images(config.data, device)
     if is_open(config.trainer):

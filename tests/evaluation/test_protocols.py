@@ -71,6 +71,11 @@ def test_fewer_images_than_asked_for_are_announced():
     assert "squares has 5 images; 320 were asked for" in result["notes"]
 
 
+def test_slots_beyond_all_memory_are_refused():
+    with pytest.raises(ValueError, match=r"^99999999999 slots of 8x8 pixels would take "):
+        evaluate(FakeModel(), FakeImages(), images=1, num_slots=99_999_999_999)
+
+
 def test_images_without_masks_have_no_segmentation_metrics():
     class Unlabelled(FakeImages):
         def __getitems__(self, indices):

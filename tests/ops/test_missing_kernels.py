@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from emorl.bench import kernels
-from emorl.ops import library, slot_attention
+from emorl.ops import extension, library, slot_attention
 
 Q, K = torch.rand(1, 2, 4), torch.rand(1, 5, 4)
 
@@ -45,6 +45,20 @@ def test_one_warning_a_process_with_reason_and_cure(compiled: bool) -> None:
 @pytest.mark.usefixtures("no_kernels")
 def test_who_asks_for_the_reference_is_not_warned() -> None:
     assert told("reference") == []
+
+
+@pytest.mark.parametrize(
+    ("triton", "numpy", "runs"),
+    [("3.6.0", "2.4.6", True), ("3.6.0", "2.5.0rc1", False), ("3.9.0", "2.5.2", True)],
+)
+def test_an_interpreter_that_numpy_is_too_new_for_is_no_backend(triton, numpy, runs, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr("importlib.metadata.version", {"triton": triton, "numpy": numpy}.get)
+    obstacle = extension._interpreter_obstacle()
+    assert (obstacle is None) == runs
+    assert runs or obstacle == (
+        "the interpreter of Triton 3.6.0 needs NumPy before 2.5, this is 2.5.0rc1"
+    )
 
 
 def test_a_limit_of_the_kernels_is_no_fault_of_the_installation(monkeypatch) -> None:
