@@ -363,7 +363,7 @@ def _double() -> float:
     [
         ("--sizes 64 99999999999", "4 images of 99999999999x99999999999 would take 4.8e+05 EB"),
         ("--batch 99999999999", "99999999999 images of 64x64 would take 4.92 PB"),
-        ("--suite step --sizes 99999999999", "1 images of 99999999999x99999999999 would take"),
+        ("--suite step --sizes 99999999999", "4 images of 99999999999x99999999999 would take"),
     ],
 )
 def test_images_beyond_all_memory_are_named(
