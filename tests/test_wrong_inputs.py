@@ -288,6 +288,7 @@ RUN_FOLDERS: dict[str, tuple[dict[str, str], str, str]] = {
     "resume twice": ({"config.yaml": "data: {}\ndata: {}"}, "train --out folder --resume auto", "train: folder/config.yaml: data is given twice, in lines 1 and 2"),
     "a file": ({"x": ""}, "train --config smoke --out folder/x", "train: folder/x: expected a run's folder, got a file"),
     "a file for pictures": ({"config.yaml": "model: monet", "pictures": ""}, "train --config smoke --out folder --resume auto", "train: --out: folder/pictures: expected a folder, got a file"),
+    "a folder for the lock": ({"config.yaml": "model: monet", ".lock/x": ""}, "train --config smoke --out folder --resume auto", "train: --out: folder/.lock: expected a file, got a folder"),
     "a folder for metrics": ({"config.yaml": "model: monet", "metrics.jsonl/x": ""}, "train --config smoke --out folder --resume auto", "train: --out: folder/metrics.jsonl: expected a file, got a folder"),
     "report nothing": ({"x": ""}, "report folder", ("report: folder: expected a run's folder, with config.yaml or metrics.jsonl, got a folder without them")),
     "report a file": ({"x": ""}, "report folder/x", ("report: folder/x: expected a run's folder, with config.yaml or metrics.jsonl, got no folder")),

@@ -8,7 +8,7 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Raises:
         OSError: which names `path`, if the disk is full, say; what was there before stays.
+        ValueError: if a device or a pipe is there.
     """
     path = _place_of(path)
     with _written_beside(path) as unfinished:
@@ -103,7 +104,8 @@ def require_place(path: Path, option: str) -> None:
         raise ValueError(f"{option}: expected a file, got a folder: {path}")
     if path.exists() and not path.is_file():
         raise ValueError(f"{option}: expected a file, got a device or a pipe: {path}")
-    folder = next(parent for parent in real(path).parents if parent.exists())
+    place = real(path) if path.is_symlink() else path.absolute()
+    folder = next(parent for parent in place.parents if os.path.lexists(parent))
     if not folder.is_dir():
         raise ValueError(f"{option}: {path}: {folder} is not a folder")
     if not os.access(folder, os.W_OK | os.X_OK):
@@ -147,7 +149,8 @@ def _written_beside(path: Path, *, within: bool = False) -> Iterator[Path]:
         with naming(path):
             yield unfinished
     except BaseException as error:
-        _delete(unfinished)
+        with suppress(OSError):  # the error that is raised tells more
+            _delete(unfinished)
         remove_empty(made)
         if isinstance(error, OSError) and str(error.filename).startswith(str(unfinished)):
             error.filename = str(path)
@@ -175,7 +178,13 @@ def remove_empty(folders: list[Path]) -> None:
 
 
 def _place_of(path: Path) -> Path:
-    """Where a file or folder is written: a link's target, and a folder's own name for "." too."""
+    """Where a file or folder is written: a link's target, and a folder's own name for "." too.
+
+    Raises:
+        ValueError: if a device, a pipe or a socket is there, which would be replaced.
+    """
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path}: expected a file, got a device or a pipe")
     return real(path) if path.is_symlink() or path.name in ("", "..") else path
 
 

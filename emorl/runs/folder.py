@@ -47,11 +47,10 @@ class RunFolder:
         """What is in the place of one of the run's files or folders and is none, in words."""
         for path in (self.checkpoints, self.pictures, self.evaluations, self.tensorboard):
             if os.path.lexists(path) and not path.is_dir():
-                return f"{path}: expected a folder, got a file"
-        for path in (self.config, self.metrics, self.report):
+                return f"{path}: expected a folder, got {kind_of(path)}"
+        for path in (self.config, self.metrics, self.report, self.lock):
             if os.path.lexists(path) and not path.is_file():
-                kind = "a folder" if path.is_dir() else "a pipe, a device or a broken link"
-                return f"{path}: expected a file, got {kind}"
+                return f"{path}: expected a file, got {kind_of(path)}"
         return None
 
     def checkpoint(self, step: int) -> Path:
@@ -84,6 +83,15 @@ def by_step(folder: Path) -> list[Path]:
 def step_of(folder: Path) -> int:
     """The step that a folder of `by_step` belongs to."""
     return int(folder.name.removeprefix("step-"))
+
+
+def kind_of(path: Path) -> str:
+    """What is there, in words."""
+    if not path.exists():
+        return "a link that leads nowhere"
+    if path.is_dir():
+        return "a folder"
+    return "a file" if path.is_file() else "a device or a pipe"
 
 
 def _named(step: int) -> str:

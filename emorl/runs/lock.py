@@ -9,7 +9,7 @@ import weakref
 from typing import IO
 
 from emorl.runs.files import clean, remove_empty
-from emorl.runs.folder import RunFolder, by_step
+from emorl.runs.folder import RunFolder, by_step, kind_of
 
 
 class RunLock:
@@ -93,8 +93,7 @@ def require_usable(run: RunFolder, *, resume: bool) -> None:
 
 def _require_no_file(run: RunFolder) -> None:
     if os.path.lexists(run.path) and not run.path.is_dir():
-        kind = "a file" if run.path.exists() else "a link that leads nowhere"
-        raise ValueError(f"{run.path}: expected a run's folder, got {kind}")
+        raise ValueError(f"{run.path}: expected a run's folder, got {kind_of(run.path)}")
 
 
 def is_unused(run: RunFolder) -> bool:

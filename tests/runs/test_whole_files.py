@@ -188,6 +188,8 @@ def test_files_follow_the_umask(tmp_path, mask):
     [
         (".", "--json: expected a file, got a folder"),
         ("file/a/b.json", "file is not a folder"),
+        ("loop/a.json", "loop is not a folder"),
+        ("dangling/b/a.json", "dangling is not a folder"),
         ("pipe", "--json: expected a file, got a device or a pipe"),
         ("link-to-pipe", "--json: expected a file, got a device or a pipe"),
     ],
@@ -195,7 +197,8 @@ def test_files_follow_the_umask(tmp_path, mask):
 def test_a_place_is_checked_before_the_work(tmp_path, path, message):
     (tmp_path / "file").touch()
     os.mkfifo(tmp_path / "pipe")
-    (tmp_path / "link-to-pipe").symlink_to("pipe")
+    for name, target in {"link-to-pipe": "pipe", "loop": "loop", "dangling": "nowhere"}.items():
+        (tmp_path / name).symlink_to(target)
     before = {*tmp_path.iterdir()}
     with pytest.raises(ValueError, match=message):
         require_place(tmp_path / path, "--json")
@@ -215,6 +218,17 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["link.json", "model", "there"]
     assert (tmp_path / "model").is_symlink()
     FakeModel.from_pretrained(tmp_path / "there/model")
+
+
+def test_a_pipe_is_never_replaced(tmp_path):
+    """Nor is a device, as /dev/null is for root."""
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("pipe")
+    for name in ("pipe", "link"):
+        with pytest.raises(ValueError, match=f"{name}: expected a file, got a device or a pipe"):
+            write_atomically(tmp_path / name, b"x")
+    assert (tmp_path / "pipe").is_fifo()
+    assert sorted(os.listdir(tmp_path)) == ["link", "pipe"]
 
 
 @pytest.mark.parametrize("folder", [".", "..", "../in/.."])
