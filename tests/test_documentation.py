@@ -146,7 +146,7 @@ def exists(path: str) -> bool:
 def names_of(page: str) -> list[str]:
     """The modules, functions and classes of emorl that a page names."""
     codes = [token.content for token in inline_of(page) if token.type == "code_inline"]
-    return [name for code in codes for name in re.findall(r"emorl(?:\.[A-Za-z_]+)+", code)]
+    return [name for code in codes for name in re.findall(r"emorl(?:\.[A-Za-z_]\w*)+", code)]
 
 
 BLOCKS = [block for page in PAGES for block in blocks_of(page)]

@@ -3,6 +3,7 @@
 from emorl.nn.decoders import DeconvolutionDecoder, make_decoder
 from emorl.nn.networks import (
     AbsorbedAttention,
+    BroadcastSpec,
     ImageEncoder,
     LinearFeatures,
     PositionMap,
@@ -26,6 +27,7 @@ __all__ = [
     "AbsorbedAttention",
     "BatchNoise",
     "BatchShare",
+    "BroadcastSpec",
     "DeconvolutionDecoder",
     "Gaussian",
     "ImageEncoder",

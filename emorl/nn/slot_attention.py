@@ -22,6 +22,7 @@ from emorl.nn.initial_slots import LearnedSlots, SampledSlots
 from emorl.nn.initialisation import init_xavier
 from emorl.nn.networks import AbsorbedAttention, LinearFeatures, is_plain
 from emorl.ops import Backend, slot_attention
+from emorl.ops.library import mapped
 from emorl.ops.slot_attention import SoftmaxOver
 
 Gradient = Literal["full", "implicit", "bilevel"]
@@ -314,11 +315,23 @@ def _step(
     if layers.combine is not None:
         update = layers.combine(update)
     state = normed if rules.gru_state == "normalised" else slots
-    if layers.gru is None:
-        moved = state + update
-    else:
-        moved = layers.gru(update.flatten(0, 1), state.flatten(0, 1)).view_as(slots)
+    moved = state + update if layers.gru is None else _recur(layers.gru, update, state)
     return moved if layers.mlp is None else layers.mlp(moved), attention
+
+
+def _recur(gru: nn.Module, update: Tensor, state: Tensor) -> Tensor:
+    """The cell's next state, [B, K, D].
+
+    Under `torch.vmap` PyTorch's own cell fails where the update is mapped and the state is not.
+    """
+    if not (mapped() and is_plain(gru, nn.GRUCell)):
+        moved: Tensor = gru(update.flatten(0, 1), state.flatten(0, 1))
+        return moved.view_as(state)
+    of_update = F.linear(update, gru.weight_ih, gru.bias_ih).chunk(3, dim=-1)
+    of_state = F.linear(state, gru.weight_hh, gru.bias_hh).chunk(3, dim=-1)
+    reset, gate = (torch.sigmoid(x + h) for x, h in zip(of_update[:2], of_state[:2], strict=True))
+    candidate = torch.tanh(of_update[2] + reset * of_state[2])
+    return candidate + gate * (state - candidate)
 
 
 def _softmax(logits: Tensor, rules: SlotRules, slot_mask: Tensor | None) -> Tensor:

@@ -23,8 +23,7 @@ from emorl.bench.ops.operators import Inputs, Results
 from emorl.bench.ops.steps import Seen, loss_of, timed
 from emorl.bench.passes import BOTH, PARTS
 from emorl.bench.workers import TimedStep
-from emorl.models.slot_attention.attention import SlotAttention
-from emorl.ops import Backend
+from emorl.compat.lucidrains import SlotAttention
 
 NAME = "slot_attention_block"
 PACKAGE = "slot_attention"
@@ -44,38 +43,16 @@ class Block(NamedTuple):
         return f"{NAME} B{self.batch}N{self.inputs}D{self.width}K{self.slots} float32"
 
 
-# CLEVR6 at 64 x 64, the package's example, patches of a vision transformer, Tetrominoes.
+# CLEVR6 at 64 x 64, the package's example, patches of a vision transformer, Tetrominoes, a grid of
+# features, and one so small that Python and the recurrent update are most of it.
 BLOCKS = [
     Block(4, 4096, 64, 7),
     Block(2, 1024, 512, 5),
     Block(16, 196, 768, 11),
     Block(32, 1225, 64, 4),
     Block(32, 256, 256, 7),
+    Block(64, 49, 64, 7),
 ]
-
-
-class OurBlock(nn.Module):
-    """Our module with initial slots that are drawn as lucidrains' are.
-
-    Args:
-        block: its sizes.
-        backend: of the operator.
-    """
-
-    def __init__(self, block: Block, backend: Backend = "native") -> None:
-        super().__init__()
-        self.slots = block.slots
-        self.mean = nn.Parameter(0.1 * torch.randn(1, 1, block.width))
-        self.log_sigma = nn.Parameter(0.1 * torch.randn(1, 1, block.width))
-        hidden = max(block.width, 128)
-        self.attention = SlotAttention(block.width, block.width, hidden, backend=backend)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """Slots [B, K, D] of inputs [B, N, D]."""
-        shape = (inputs.shape[0], self.slots, inputs.shape[2])
-        noise = torch.randn(shape, dtype=inputs.dtype, device=inputs.device)
-        first = self.mean + self.log_sigma.exp() * noise
-        return self.attention(inputs, first, ITERATIONS).slots[-1]
 
 
 def obstacle_of(block: Block, variant: str, device: str) -> str | None:
@@ -112,8 +89,13 @@ def steps_of(
 def module_of(block: Block, variant: str) -> nn.Module:
     """Ours, or lucidrains' with the weights of ours."""
     torch.manual_seed(0)
-    ours = OurBlock(block)
-    return _lucidrains(block, ours) if "lucidrains" in variant else ours
+    ours = SlotAttention(block.slots, block.width, ITERATIONS, backend="native")
+    if "lucidrains" not in variant:
+        return ours
+    package = importlib.import_module(PACKAGE)
+    theirs: nn.Module = package.SlotAttention(block.slots, block.width, ITERATIONS)
+    theirs.load_state_dict(ours.state_dict())
+    return theirs
 
 
 def _call(module: Any, weights: list[Tensor], inputs: Inputs, part: str) -> Results:
@@ -125,27 +107,3 @@ def _call(module: Any, weights: list[Tensor], inputs: Inputs, part: str) -> Resu
     leaves = [inputs["x"], *weights]
     gradients = torch.autograd.grad(output, leaves, torch.ones_like(output))
     return Results(output.detach(), gradients[:1])
-
-
-def _lucidrains(block: Block, ours: OurBlock) -> nn.Module:
-    """Their module; what ours lacks, the biases of queries, keys and values, is zero."""
-    package = importlib.import_module(PACKAGE)
-    own = ours.attention
-    hidden = own.mlp[0].out_features
-    theirs: Any = package.SlotAttention(block.slots, block.width, ITERATIONS, hidden_dim=hidden)
-    pairs: dict[str, Any] = {
-        "to_q": own.query,
-        "to_k": own.key,
-        "to_v": own.value,
-        "gru": own.gru,
-        "mlp": own.mlp,
-        "norm_input": own.norm_inputs,
-        "norm_slots": own.norm_slots,
-        "norm_pre_ff": own.norm_mlp,
-    }
-    state = {name: torch.zeros_like(weight) for name, weight in theirs.state_dict().items()}
-    state |= {"slots_mu": ours.mean, "slots_logsigma": ours.log_sigma}
-    for name, module in pairs.items():
-        state |= {f"{name}.{key}": weight for key, weight in module.state_dict().items()}
-    theirs.load_state_dict(state)
-    return theirs

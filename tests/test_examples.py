@@ -1,0 +1,34 @@
+"""The examples, as short as they can be."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
+
+
+def example(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    return importlib.import_module(name)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("slot_attention") is None, reason="pip install slot-attention"
+)
+def test_one_import_is_swapped_and_the_losses_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    swap = example("swap_one_import", monkeypatch)
+    results = swap.main(["--steps", "5", "--batch", "2", "--inputs", "50", "--dim", "16"])
+    theirs, ours = (results[name][0] for name in (swap.THEIRS, swap.OURS))
+    assert ours == pytest.approx(theirs, rel=1e-4)
+    assert ours[-1] < ours[0]
+
+
+def test_a_new_model_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = example("new_model", monkeypatch).main(["--steps", "3"])
+    assert losses[-1] < losses[0]
