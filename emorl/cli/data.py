@@ -41,6 +41,10 @@ def _store(command: str, arguments: list[str]) -> int:
     parser.add_argument(
         "--workers", type=whole_number(0), default=0, help="processes that store parts; 0: this one"
     )
+    if command == "convert":
+        parser.add_argument(
+            "--max-objects", type=whole_number(0), help="keep images with so few; None: all"
+        )
     if command == "generate":
         parser.add_argument("--seed", type=whole_number(0), default=0, help="of the generator")
         parser.add_argument("--size", type=whole_number(1), help="height and width; None: its own")
@@ -57,7 +61,7 @@ def _store(command: str, arguments: list[str]) -> int:
     if command == "generate":
         own: dict[str, Any] = {"seed": options.seed, "size": options.size}
     else:
-        own = {"value_range": options.value_range}
+        own = {"value_range": options.value_range, "max_objects": options.max_objects}
     dataset = open_dataset(options.source, split=options.split, **own)
     path = convert(
         dataset, options.out, options.images, split=options.split, workers=options.workers

@@ -101,6 +101,8 @@ def _evaluate(
         _add_representations(result, model, dataset, options)
     if trained_on:
         result["notes"].append("the run was trained on these images")
+    if dataset.part:
+        result["notes"].append(dataset.part)
     per_image = result.pop("per_image")
     if is_main_process:
         contents = [as_json(result), as_csv(per_image)][: len(kept)]

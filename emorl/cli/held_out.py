@@ -63,6 +63,7 @@ def open_images(
             options.data,
             split=options.split,
             seed=data.seed,
+            max_objects=data.max_objects if _is_own(options.data, data) else None,
             crop=data.crop,
             size=data.size,
             value_range=options.value_range or _decided_range(options.data, data),
@@ -78,6 +79,14 @@ def open_images(
             f"was not trained on"
         )
     return held_out
+
+
+def _is_own(named: str, data: DataConfig) -> bool:
+    """Whether these data are a file of the run's."""
+    from emorl.data import GENERATORS
+    from emorl.training.images import absolute
+
+    return named not in GENERATORS and absolute(named) in (data.train, data.held_out)
 
 
 def _decided_range(named: str, data: DataConfig) -> ValueRange | None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from emorl.data.base import ObjectDataset
+from emorl.data.filtered import FilteredDataset
 from emorl.data.generators.clevr import Clevr, ClevrTexLike
 from emorl.data.generators.multi_dsprites import MultiDSprites
 from emorl.data.generators.real10 import TetrominoesReal10
@@ -53,6 +54,7 @@ def open_dataset(
     crop: str | None = None,
     size: int | None = None,
     value_range: Sequence[float] | None = None,
+    max_objects: int | None = None,
     device: torch.device | str = "cpu",
 ) -> ObjectDataset:
     """Open a data set by a generator's name or a file's path.
@@ -67,11 +69,13 @@ def open_dataset(
             `emorl.data.splits` says, if they have as many images; else they, as the ten records,
             are one split, whatever this says.
         seed: of a generator.
-        limit: keep only the first `limit` images.
+        limit: keep only the first `limit` images (of those with few objects).
         crop: "clevr" for the central 192 x 192 pixels of 240 x 320 images.
         size: height and width to resize to, after cropping.
         value_range: what the numbers of a file's images mean, [0, 1] or [0, 255]; None lets the
             file decide, as `emorl.data.values` says.
+        max_objects: of a file, keep the images with at most so many objects, by their visibility:
+            6 makes CLEVR6 of CLEVR.
         device: where a generator makes its images; files are read into main memory.
 
     Raises:
@@ -80,6 +84,8 @@ def open_dataset(
     require_split_name(split)
     if spec in GENERATORS and value_range is not None:
         raise ValueError(f"value_range: expected none for the generator {spec}, got {value_range}")
+    if spec in GENERATORS and max_objects is not None:
+        raise ValueError(f"max_objects: expected none for the generator {spec}, got {max_objects}")
     dataset: ObjectDataset
     if spec in _RENDERED:
         dataset = GENERATORS[str(spec)](size=size or 96, split=split, seed=seed, device=device)
@@ -88,6 +94,8 @@ def open_dataset(
         dataset = GENERATORS[str(spec)](split=split, seed=seed, device=device)
     else:
         dataset = open_file(spec, split=split, value_range=value_range)
+        if max_objects is not None:
+            dataset = FilteredDataset(dataset, max_objects)
     if limit is None and crop is None and size is None:
         return dataset
     return TransformedDataset(dataset, limit=limit, crop=crop, size=size)

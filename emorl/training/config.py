@@ -36,6 +36,8 @@ class DataConfig:
             that lets the file decide.
         split: the part of the data to train on.
         limit: use only the first images of the split; null uses all.
+        max_objects: of files, use the images with at most so many objects, as the factor visibility
+            tells: 6 makes CLEVR6 of CLEVR; null uses all.
         crop: "clevr" cuts rows 29 to 220 and columns 64 to 255 out of CLEVR's 240x320 images.
         size: side in pixels to which images are resized; null leaves them.
         seed: of the generator's images; another seed gives other images.
@@ -49,6 +51,7 @@ class DataConfig:
     held_out_value_range: ValueRange | None = None
     split: str = "train"
     limit: int | None = None
+    max_objects: int | None = None
     crop: Literal["clevr"] | None = None
     size: int | None = None
     seed: int = 0
@@ -60,6 +63,7 @@ class DataConfig:
             if (given := getattr(self, name)) is not None and not is_path(given):
                 raise ValueError(f"data.{name}: expected a path, got {shown(given)}")
         _at_least("data.limit", self.limit, 1)
+        _at_least("data.max_objects", self.max_objects, 0)
         _at_least("data.size", self.size, 1)
         _at_least("data.workers", self.workers, 0)
         for name in ("value_range", "held_out_value_range"):

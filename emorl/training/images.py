@@ -116,6 +116,7 @@ def _open(
         split=split,
         seed=data.seed,
         limit=limit,
+        max_objects=None if spec in GENERATORS else data.max_objects,
         crop=data.crop,
         size=data.size,
         value_range=asked,

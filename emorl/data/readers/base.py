@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -30,6 +30,20 @@ class FileDataset(ObjectDataset):
     @abstractmethod
     def read(self, indices: Sequence[int]) -> tuple[Batch, Tensor | None]:
         """The images at `indices` and their entity masks as stored, [B, E, H, W]."""
+
+    def visible(self, indices: Sequence[int]) -> Tensor:
+        """How many entities are visible in the images at `indices`, background included, [B].
+
+        Raises:
+            ValueError: if the file does not tell.
+        """
+        return self._count_visible(self.read(indices)[0].factors)
+
+    def _count_visible(self, factors: Mapping[str, Tensor]) -> Tensor:
+        if "visibility" not in factors:
+            known = ", ".join(factors) or "none"
+            raise ValueError(f"{self.path}: expected a factor visibility, got {known}")
+        return factors["visibility"].sum(1)
 
     def describe(self) -> list[str]:
         """What the file is and how it is stored, a line each, for `emorl data check`."""

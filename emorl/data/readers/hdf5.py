@@ -118,6 +118,11 @@ class HDF5Dataset(FileDataset):
         images = arranged(images, self.layout.image_axes, "NCHW")
         return torch.from_numpy(images).expand(-1, 3, -1, -1).contiguous()
 
+    def visible(self, indices: Sequence[int]) -> Tensor:
+        """As for any file; only factors are read."""
+        with named_errors(self.path):
+            return self._count_visible(self._factors([self._stored[index] for index in indices]))
+
     def describe(self) -> list[str]:
         """The layout, and how each data set is stored."""
         with named_errors(self.path):

@@ -135,6 +135,15 @@ class TFRecordDataset(FileDataset):
                 images.append(self.layout.decode_image(features, self.values, frame))
         return torch.from_numpy(np.stack(images))
 
+    def visible(self, indices: Sequence[int]) -> Tensor:
+        """As for any file; nothing else is decoded."""
+        counts = []
+        for record, _, features in self._features(indices, ("visibility",)):
+            with _named(record):
+                factors = {name: torch.tensor(values)[None] for name, values in features.items()}
+                counts.append(self._count_visible(factors)[0])
+        return torch.stack(counts)
+
     def describe(self) -> list[str]:
         """The data set's variant, and the files."""
         files = "a file" if len(self.paths) == 1 else f"{len(self.paths)} files"
