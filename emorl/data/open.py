@@ -18,7 +18,7 @@ from emorl.data.generators.clevr import Clevr, ClevrTexLike
 from emorl.data.generators.multi_dsprites import MultiDSprites
 from emorl.data.generators.real10 import TetrominoesReal10
 from emorl.data.generators.tetrominoes import Tetrominoes
-from emorl.data.transforms import TransformedDataset
+from emorl.data.transforms import TransformedDataset, shape_of
 from emorl.data.values import value_range as as_range
 from emorl.paths import local
 
@@ -38,7 +38,9 @@ GENERATORS: Mapping[str, Callable[..., ObjectDataset]] = {
 """Names that `open_dataset` takes instead of a path, and what makes their images."""
 
 _RENDERED = ("clevr6", "clevr10", "clevrtex-like")  # in any size, and cropped already
-FORMATS = "HDF5 in a published layout, TFRecord of DeepMind's multi-object data sets"
+FORMATS = (
+    "HDF5 in a published layout, TFRecord of DeepMind's multi-object data sets, folder of pictures"
+)
 WHERE = "docs/datasets.md tells where the published files are"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _NUMPY_MAGIC = b"\x93NUMPY"
@@ -51,8 +53,8 @@ def open_dataset(
     split: str = "train",
     seed: int = 0,
     limit: int | None = None,
-    crop: str | None = None,
-    size: int | None = None,
+    crop: str | Sequence[int] | None = None,
+    size: int | Sequence[int] | None = None,
     value_range: Sequence[float] | None = None,
     max_objects: int | None = None,
     device: torch.device | str = "cpu",
@@ -61,17 +63,19 @@ def open_dataset(
 
     Args:
         spec: one of `GENERATORS` ("tetrominoes-real10": ten published records; the others are
-            endless), or the path of an HDF5 or TFRecord file, which is recognised by its content;
-            "~" is a home folder, and a pattern with "*", "?" or "[...]" means all shards of a
-            TFRecord file.
+            endless), the path of an HDF5 or TFRecord file, which is recognised by its content, or
+            a folder of pictures (`emorl.data.readers.images`); "~" is a home folder, and a pattern
+            with "*", "?" or "[...]" means all shards of a TFRecord file.
         split: "train", "val" or "test": a generator's split shares no scene's random state with
             the others; of an HDF5 file it is the group. Files without groups are divided as
             `emorl.data.splits` says, if they have as many images; else they, as the ten records,
             are one split, whatever this says.
         seed: of a generator.
         limit: keep only the first `limit` images (of those with few objects).
-        crop: "clevr" for the central 192 x 192 pixels of 240 x 320 images.
-        size: height and width to resize to, after cropping.
+        crop: the name of a published crop, "centre", or four numbers: see
+            `emorl.data.transforms.cut`.
+        size: height and width to resize to, after cropping; one number for squares. Pictures of a
+            folder keep their aspect and lose margins, other images are stretched.
         value_range: what the numbers of a file's images mean, [0, 1] or [0, 255]; None lets the
             file decide, as `emorl.data.values` says.
         max_objects: of a file, keep the images with at most so many objects, by their visibility:
@@ -88,10 +92,16 @@ def open_dataset(
         raise ValueError(f"max_objects: expected none for the generator {spec}, got {max_objects}")
     dataset: ObjectDataset
     if spec in _RENDERED:
-        dataset = GENERATORS[str(spec)](size=size or 96, split=split, seed=seed, device=device)
+        side = 96 if size is None else min(shape_of(size))
+        dataset = GENERATORS[str(spec)](size=side, split=split, seed=seed, device=device)
         crop = None if crop == "clevr" else crop
     elif spec in GENERATORS:
         dataset = GENERATORS[str(spec)](split=split, seed=seed, device=device)
+    elif local(spec).is_dir():
+        if max_objects is not None:
+            raise ValueError(f"max_objects: expected none for a folder, got {max_objects}")
+        dataset = open_folder(local(spec), split, crop, size, value_range)
+        crop = size = None
     else:
         dataset = open_file(spec, split=split, value_range=value_range)
         if max_objects is not None:
@@ -132,22 +142,40 @@ def open_file(
     return TFRecordDataset([path, *others], asked, split)
 
 
+def open_folder(
+    path: Path,
+    split: str,
+    crop: str | Sequence[int] | None,
+    size: int | Sequence[int] | None,
+    value_range: Sequence[float] | None,
+) -> FileDataset:
+    """The reader of a folder of pictures, which frames each by itself.
+
+    Raises:
+        ValueError: as `emorl.data.readers.images.ImageFolder` does.
+    """
+    from emorl.data.readers.images import ImageFolder
+
+    asked = None if value_range is None else as_range(value_range, "value_range")
+    return ImageFolder(path, split, crop, size, asked)
+
+
 def data_files(spec: str | Path) -> list[Path]:
-    """The file of a data set, or the shards that a pattern matches, by name.
+    """The file or folder of a data set, or the shards that a pattern matches, by name.
 
     Raises:
         ValueError: if there is none.
     """
     path = local(spec)
-    if path.is_file():
+    if path.is_file() or path.is_dir():
         return [path]
     if "\0" not in str(path) and glob.has_magic(str(path)):
         if found := [Path(name) for name in sorted(glob.glob(str(path))) if os.path.isfile(name)]:
             return found
         raise ValueError(f"{path}: no file matches; {WHERE}")
-    kind = "a folder" if path.is_dir() else "neither a file nor a generator"
     raise ValueError(
-        f"{path}: {kind}; expected one of {', '.join(GENERATORS)} or a file ({FORMATS}); {WHERE}"
+        f"{path}: neither a file nor a generator; expected one of {', '.join(GENERATORS)} or a "
+        f"file ({FORMATS}); {WHERE}"
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,24 +14,128 @@ from torch import Tensor
 from emorl.data.base import Batch, ObjectDataset
 from emorl.data.resources import require_memory
 
-# Name -> (full height, full width), rows, columns.
-_CROPS = {"clevr": ((240, 320), slice(29, 221), slice(64, 256))}
+Box = tuple[int, int, int, int]
+"""First row, row after the last, first column, column after the last."""
+Shape = tuple[int, int]
+"""Height and width in pixels."""
+CENTRE = "centre"
 
 
-def resize(image: Tensor, size: int, *, nearest: bool = False) -> Tensor:
-    """Resize uint8 images [B, C, H, W] (C = 1 or 3) to [B, C, size, size] with Pillow.
+@dataclass(frozen=True)
+class Preset:
+    """How published code cuts and resizes the images of a data set.
 
-    Bicubic, as in the released EfficientMORL preprocessing; `nearest` for label maps, also int32.
+    Attributes:
+        full: the images that it is meant for.
+        box: what is cut out of them.
+        method: how images are resized, a filter of Pillow; label maps take the nearest pixel.
+    """
+
+    full: Shape
+    box: Box
+    method: Literal["bicubic", "bilinear"]
+
+
+CROPS = {
+    "clevr": Preset((240, 320), (29, 221, 64, 256), "bicubic"),  # EfficientMORL
+    "clevr-bilinear": Preset((240, 320), (29, 221, 64, 256), "bilinear"),  # IODINE, Slot Attention
+    "clevrtex": Preset((240, 320), (24, 216, 64, 256), "bilinear"),  # ClevrTex's own loader
+}
+
+
+def method_of(crop: str | Sequence[int] | None) -> str:
+    """The filter that images are resized with."""
+    preset = CROPS.get(crop) if isinstance(crop, str) else None
+    return "bicubic" if preset is None else preset.method
+
+
+def shape_of(size: int | Sequence[int]) -> Shape:
+    """Height and width: one number stands for both.
+
+    Raises:
+        ValueError: if these are no two numbers from 1, or an image takes more than all memory.
+    """
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2:
+        raise ValueError(f"size: expected a height and a width, got {size}")
+    if min(sides) < 1:
+        raise ValueError(f"size: expected at least 1, got {min(sides)}")
+    require_memory(3 * math.prod(sides), f"size: an image of {sides[0]}x{sides[1]}")
+    return sides[0], sides[1]
+
+
+def cut(full: Shape, crop: str | Sequence[int] | None, shape: Shape | None) -> Box:
+    """What a crop takes out of an image.
+
+    Args:
+        full: the image's height and width.
+        crop: one of `CROPS`; "centre" for the largest region in the middle with the aspect of
+            `shape` (a square without one); four numbers as in `Box`; None for all.
+        shape: height and width that the region is resized to.
+
+    Raises:
+        ValueError: if the crop is unknown, or does not lie in the image.
+    """
+    height, width = full
+    if crop is None:
+        return 0, height, 0, width
+    if crop == CENTRE:
+        return centred((0, height, 0, width), shape or (1, 1))
+    if isinstance(crop, str):
+        preset = CROPS.get(crop)
+        if preset is None:
+            names = ", ".join([*CROPS, CENTRE])
+            raise ValueError(f"crop: expected one of {names}, or four numbers, got {crop!r}")
+        if full != preset.full:
+            expected = f"{preset.full[0]}x{preset.full[1]}"
+            raise ValueError(f"crop {crop!r}: expected images of {expected}, got {height}x{width}")
+        return preset.box
+    top, bottom, left, right = box_of(crop)
+    if bottom > height or right > width:
+        raise ValueError(
+            f"crop {[*crop]}: expected images of at least {bottom}x{right}, got {height}x{width}"
+        )
+    return top, bottom, left, right
+
+
+def box_of(crop: Sequence[int], name: str = "crop") -> Box:
+    """A crop that was given as numbers.
+
+    Raises:
+        ValueError: if these are not four, or enclose no pixel, naming `name`.
+    """
+    if len(crop) != 4 or not (0 <= crop[0] < crop[1] and 0 <= crop[2] < crop[3]):
+        raise ValueError(
+            f"{name}: expected [FIRST_ROW, ROW_AFTER, FIRST_COLUMN, COLUMN_AFTER], got {[*crop]}"
+        )
+    return crop[0], crop[1], crop[2], crop[3]
+
+
+def centred(box: Box, shape: Shape) -> Box:
+    """The largest region in the middle of a box with this aspect, up to a pixel."""
+    height, width = box[1] - box[0], box[3] - box[2]
+    tall = max(1, min(height, round(width * shape[0] / shape[1])))
+    wide = max(1, min(width, round(height * shape[1] / shape[0])))
+    top, left = box[0] + (height - tall) // 2, box[2] + (width - wide) // 2
+    return top, top + tall, left, left + wide
+
+
+def resize(image: Tensor, shape: Shape, method: str = "bicubic") -> Tensor:
+    """Resize images [B, C, H, W] (uint8 with C = 1 or 3; int32 label maps) to a height and width.
+
+    Args:
+        image: the images.
+        shape: height and width.
+        method: a filter of Pillow, "bicubic", "bilinear" or, for label maps, "nearest".
     """
     from PIL import Image
 
-    method = Image.Resampling.NEAREST if nearest else Image.Resampling.BICUBIC
-    resized = torch.empty(*image.shape[:2], size, size, dtype=image.dtype)
+    resized = torch.empty(*image.shape[:2], *shape, dtype=image.dtype)
     for source, target in zip(image.cpu(), resized, strict=True):
         array = source.permute(1, 2, 0).contiguous().numpy()
         picture = Image.fromarray(array[..., 0] if len(source) == 1 else array)
-        pixels = np.array(picture.resize((size, size), method)).reshape(size, size, -1)
-        target.copy_(torch.from_numpy(pixels).permute(2, 0, 1))
+        small = picture.resize(shape[::-1], Image.Resampling[method.upper()])
+        target.copy_(torch.from_numpy(np.array(small).reshape(*shape, -1)).permute(2, 0, 1))
     return resized.to(image.device)
 
 
@@ -41,12 +147,12 @@ class TransformedDataset(ObjectDataset):
     Args:
         source: the data set to read from.
         limit: keep the first `limit` images (all, if there are fewer).
-        crop: "clevr" for rows 29:221 and columns 64:256 of 240 x 320 images.
-        size: new height and width in pixels.
+        crop: as in `cut`.
+        size: new height and width in pixels; one number for squares.
 
     Raises:
-        ValueError: if the crop is unknown or meant for another image size, a number is < 1, or
-            images are larger than all memory.
+        ValueError: if the crop is unknown or does not fit the images, a number is < 1, or images
+            are larger than all memory.
     """
 
     def __init__(
@@ -54,20 +160,18 @@ class TransformedDataset(ObjectDataset):
         source: ObjectDataset,
         *,
         limit: int | None = None,
-        crop: str | None = None,
-        size: int | None = None,
+        crop: str | Sequence[int] | None = None,
+        size: int | Sequence[int] | None = None,
     ) -> None:
         self.source, self.limit, self.crop, self.size = source, limit, crop, size
-        self.name, self.image_size = source.name, source.image_size
+        self.name = source.name
         self.value_range, self.part, self.slow = source.value_range, source.part, source.slow
-        if crop is not None:
-            self.image_size = _cropped_size(crop, source.image_size)
-        for name, value in (("limit", limit), ("size", size)):
-            if value is not None and value < 1:
-                raise ValueError(f"{name}: expected at least 1, got {value}")
-        if size is not None:
-            require_memory(3 * size**2, f"size: an image of {size}x{size}")
-            self.image_size = (size, size)
+        if limit is not None and limit < 1:
+            raise ValueError(f"limit: expected at least 1, got {limit}")
+        shape = None if size is None else shape_of(size)
+        self.box = cut(source.image_size, crop, shape)
+        top, bottom, left, right = self.box
+        self.image_size = shape or (bottom - top, right - left)
 
     def __len__(self) -> int:
         return len(self.source) if self.limit is None else self.source.count(self.limit)
@@ -96,21 +200,8 @@ class TransformedDataset(ObjectDataset):
             self._require_indices(indices, self.limit)
 
     def _transform(self, image: Tensor, *, nearest: bool = False) -> Tensor:
-        if self.crop is not None:
-            _, rows, columns = _CROPS[self.crop]
-            image = image[..., rows, columns].contiguous()
-        if self.size is None or tuple(image.shape[-2:]) == self.image_size:
+        top, bottom, left, right = self.box
+        image = image[..., top:bottom, left:right].contiguous()
+        if tuple(image.shape[-2:]) == self.image_size:
             return image
-        return resize(image, self.size, nearest=nearest)
-
-
-def _cropped_size(crop: str, full: tuple[int, int]) -> tuple[int, int]:
-    if crop not in _CROPS:
-        raise ValueError(f"crop: expected one of {', '.join(_CROPS)}, got {crop!r}")
-    expected, rows, columns = _CROPS[crop]
-    if full != expected:
-        raise ValueError(
-            f"crop {crop!r}: expected images of {expected[0]}x{expected[1]}, "
-            f"got {full[0]}x{full[1]}"
-        )
-    return rows.stop - rows.start, columns.stop - columns.start
+        return resize(image, self.image_size, "nearest" if nearest else method_of(self.crop))

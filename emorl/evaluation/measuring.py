@@ -104,7 +104,7 @@ def before_resizing(dataset: ObjectDataset) -> ObjectDataset | None:
     """The same images as they were before they were resized; None if they were not."""
     if not isinstance(dataset, TransformedDataset) or dataset.size is None:
         return None
-    return TransformedDataset(dataset.source, limit=dataset.limit, crop=dataset.crop)
+    return TransformedDataset(dataset.source, limit=dataset.limit, crop=dataset.box)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from emorl.data.resources import most_processes
+from emorl.data.transforms import box_of
 from emorl.data.values import ValueRange, value_range
 from emorl.fields import fit_fields, shown
 from emorl.models.geco import ACCELERATION, DECAY, STEP_SIZE, WARM_START
@@ -14,6 +15,7 @@ from emorl.paths import is_path
 from emorl.training.optimizers import OptimizerName
 
 Precision = Literal["auto", "no", "tf32", "bf16"]
+Crop = Literal["clevr", "clevr-bilinear", "clevrtex", "centre"]
 Curriculum = dict[str, list[tuple[int, int | float]]]
 
 SIZES = ("refinement_steps", "num_slots")
@@ -38,8 +40,12 @@ class DataConfig:
         limit: use only the first images of the split; null uses all.
         max_objects: of files, use the images with at most so many objects, as the factor visibility
             tells: 6 makes CLEVR6 of CLEVR; null uses all.
-        crop: "clevr" cuts rows 29 to 220 and columns 64 to 255 out of CLEVR's 240x320 images.
-        size: side in pixels to which images are resized; null leaves them.
+        crop: "clevr" cuts rows 29 to 220 and columns 64 to 255 out of CLEVR's 240x320 images, to be
+            resized as EfficientMORL did, "clevr-bilinear" as Slot Attention did; "clevrtex" rows 24
+            to 215 of ClevrTex's; "centre" the largest region in the middle with the aspect of
+            `size`; or four numbers, [FIRST_ROW, ROW_AFTER, FIRST_COLUMN, COLUMN_AFTER].
+        size: side, or [height, width], in pixels to which images are resized; null leaves them.
+            Pictures of a folder keep their aspect and lose margins.
         seed: of the generator's images; another seed gives other images.
         workers: processes that prepare batches; 0 prepares them in the training process, and lets
             a generator run on the training device.
@@ -52,8 +58,8 @@ class DataConfig:
     split: str = "train"
     limit: int | None = None
     max_objects: int | None = None
-    crop: Literal["clevr"] | None = None
-    size: int | None = None
+    crop: Crop | tuple[int, int, int, int] | None = None
+    size: int | tuple[int, int] | None = None
     seed: int = 0
     workers: int = 0
 
@@ -64,7 +70,10 @@ class DataConfig:
                 raise ValueError(f"data.{name}: expected a path, got {shown(given)}")
         _at_least("data.limit", self.limit, 1)
         _at_least("data.max_objects", self.max_objects, 0)
-        _at_least("data.size", self.size, 1)
+        for side in (self.size,) if isinstance(self.size, int) else self.size or ():
+            _at_least("data.size", side, 1)
+        if isinstance(self.crop, tuple):
+            box_of(self.crop, "data.crop")
         _at_least("data.workers", self.workers, 0)
         for name in ("value_range", "held_out_value_range"):
             if (given := getattr(self, name)) is not None:

@@ -49,10 +49,14 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def value_of(key: str, text: str, model: str) -> Any:
-    """What the text of an option means: itself where its key takes text, else a piece of YAML."""
+    """What the text of an option means: itself where its key takes text, else a piece of YAML.
+
+    Where a key takes text or a list, a list is what begins with "[".
+    """
     hint = _hint_of(key, model)
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-    if any(map(is_text, kinds)):
+    is_list = text.startswith("[") and any(get_origin(kind) is tuple for kind in kinds)
+    if any(map(is_text, kinds)) and not is_list:
         return None if text == "null" and type(None) in kinds else text
     try:
         value = read_text(text)

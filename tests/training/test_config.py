@@ -187,7 +187,10 @@ def test_geco_can_be_switched_off():
         (["--trainer.geco", "1"], "expected {target_per_dim: NUMBER, ...} or null, got 1"),
         (["--trainer.geco.step", "1"], "--trainer.geco.step; did you mean trainer.geco.step_size?"),
         (["--trainer.geco.target_per_dim=0", "--trainer.geco.decay=1"], "in [0, 1), got 1"),
-        (["--data.crop", "x"], "data.crop: expected one of clevr or null, got x"),
+        (
+            ["--data.crop", "x"],
+            "data.crop: expected one of clevr, clevr-bilinear, clevrtex, centre or [whole",
+        ),
         (["--data.workers", "-1"], "data.workers: expected at least 0, got -1"),
         (["--trainer.curriculum.beta", "[[0, 1]]"], "trainer.curriculum.beta: expected one of"),
         (["--network.prior", "x"], "prior"),

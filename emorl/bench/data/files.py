@@ -45,6 +45,20 @@ def write_contiguous_hdf5(images: ObjectDataset, path: Path) -> None:
         group["masks"] = _entity_masks(batch)[..., None]
 
 
+def write_picture_folder(images: ObjectDataset, path: Path) -> None:
+    """Write a data set as a folder of JPEG files, all for training, with label maps beside."""
+    from PIL import Image
+
+    folder = path / "train"
+    folder.mkdir(parents=True)
+    batch = images.__getitems__(range(len(images)))
+    assert batch.mask is not None
+    pairs = zip(batch.image.permute(0, 2, 3, 1).numpy(), batch.mask[:, 0].numpy(), strict=True)
+    for number, (image, labels) in enumerate(pairs):
+        Image.fromarray(image).save(folder / f"{number:05}.jpg", quality=90)
+        Image.fromarray(labels).save(folder / f"{number:05}_mask.png")
+
+
 def _entity_masks(batch: Batch) -> NDArray[np.uint8]:
     """A mask for each entity, 0 or 255 [B, E, H, W]."""
     assert batch.mask is not None

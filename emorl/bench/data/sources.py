@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from emorl.bench.data.files import write_contiguous_hdf5, write_tfrecord
+from emorl.bench.data.files import write_contiguous_hdf5, write_picture_folder, write_tfrecord
 from emorl.bench.data.scenes import DIFFERENT, Discs
 from emorl.data import ObjectDataset, convert, open_dataset
 from emorl.data.transforms import TransformedDataset
@@ -95,6 +95,13 @@ SOURCES = {
     ),
     "multi-dsprites-hdf5": Source(
         "Multi-dSprites, HDF5", _MULTI_DSPRITES, _write_hdf5(_sprites), 1024
+    ),
+    "clevr-pictures": Source(
+        "CLEVR, JPEG files and label maps",
+        _CLEVR6,
+        lambda path, images: write_picture_folder(_clevr(images), path),
+        96,
+        **_CUT,
     ),
     # 96 records inflate to 310 MB: too many for memory, as are the published file's.
     "clevr-tfrecord": Source(

@@ -1,0 +1,280 @@
+"""Folders of pictures, with or without label maps.
+
+The files of a folder and its subfolders, in the order of their names. Label maps are PNGs: those of
+FOLDER in a folder FOLDER_masks, under the same names (`FOLDER/a/b.jpg`, `FOLDER_masks/a/b.png`), or
+beside the pictures (`b.jpg`, `b_mask.png`). Either all pictures have one or none has.
+
+Subfolders that are called train, val and test are the splits, if there are no others. Else a
+picture belongs to a split by its name alone, so that further pictures move none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from emorl.data.base import Batch
+from emorl.data.random import SPLITS
+from emorl.data.readers.base import FileDataset
+from emorl.data.readers.pictures import (
+    ENDINGS,
+    Header,
+    brightest,
+    framed,
+    read_colours,
+    read_header,
+    read_labels,
+)
+from emorl.data.splits import ALL
+from emorl.data.transforms import Box, Shape, centred, cut, method_of, shape_of
+from emorl.data.values import BYTES, LOOKED_AT, PixelValues, ValueRange
+
+_BESIDE = "_mask"
+_SPLIT_IN = 10  # parts, of which one is "test", one "val", the rest "train"
+_DARK_16 = 255  # grey of 16 bits with nothing above it may be meant from 0 to 255
+
+
+class PictureFiles(FileDataset):
+    """Listed picture files, each framed to the same size.
+
+    Pictures keep their aspect: the largest region in the middle (of the crop, if one is given) with
+    the aspect of `size` is resized to it. Without `size` all must have the same size.
+
+    Args:
+        path: of the folder.
+        pictures: the files.
+        masks: the label map of each picture; none at all if there are none.
+        crop: as in `emorl.data.transforms.cut`.
+        size: height and width; one number for squares.
+        value_range: what the numbers mean, if not what their format says.
+
+    Raises:
+        ValueError: naming the file, if one of the first cannot be used.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        pictures: Sequence[str],
+        masks: Sequence[str],
+        crop: str | Sequence[int] | None,
+        size: int | Sequence[int] | None,
+        value_range: ValueRange | None,
+    ) -> None:
+        self.path, self.name = path, path.name
+        self.pictures, self.masks, self.crop = [*pictures], [*masks], crop
+        self._shape = None if size is None else shape_of(size)
+        told = value_range is not None
+        reason = "as value_range says" if told else "as their format says"
+        self.values = PixelValues(value_range or BYTES, reason, told=True)
+        self._asked = self.values if told else None
+        headers = [read_header(picture) for picture in self.pictures[:LOOKED_AT]]
+        self.image_size = self._shape or self._common_shape(headers)
+        for picture, header in zip(self.pictures, headers, strict=False):
+            self._frame(picture, header.shape)
+        if not told:
+            self._require_bright(headers)
+        deep = any(read_header(mask).is_16_bit for mask in self.masks[:LOOKED_AT])
+        self._most = np.iinfo(np.int32 if deep else np.uint8).max
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def read(self, indices: Sequence[int]) -> tuple[Batch, Tensor | None]:
+        """The pictures at `indices` with their label maps; there are no masks of entities.
+
+        Raises:
+            ValueError: if a file is damaged, not in its range of values, or of another size.
+        """
+        self._require_indices(indices, len(self))
+        read = [self._read(index) for index in indices]
+        images = torch.from_numpy(np.stack([image for image, _ in read])).permute(0, 3, 1, 2)
+        labels = [label for _, label in read if label is not None]
+        batch = Batch(
+            image=images.contiguous(),
+            mask=torch.from_numpy(np.stack(labels))[:, None] if labels else None,
+            factors=self._factors(indices),
+            index=torch.tensor(indices, dtype=torch.int64),
+        )
+        return batch, None
+
+    def read_images(self, indices: Sequence[int]) -> Tensor:
+        """The pictures alone, uint8 [B, 3, H, W]; errors as `read`'s."""
+        self._require_indices(indices, len(self))
+        images = np.stack([self._framed_picture(index)[0] for index in indices])
+        return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+    @abstractmethod
+    def _factors(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        """Factors by name."""
+
+    def _read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.generic] | None]:
+        image, full, box = self._framed_picture(index)
+        if not self.masks:
+            return image, None
+        labels = read_labels(self.masks[index], full, self._most)
+        return image, framed(labels, box, self.image_size, "nearest")
+
+    def _framed_picture(self, index: int) -> tuple[NDArray[np.uint8], Shape, Box]:
+        """A picture, the size of its file's, and the region that is shown."""
+        pixels = read_colours(self.pictures[index], self._asked)
+        full = pixels.shape[0], pixels.shape[1]
+        box = self._frame(self.pictures[index], full)
+        return framed(pixels, box, self.image_size, method_of(self.crop)), full, box
+
+    def _frame(self, picture: str, full: Shape) -> Box:
+        try:
+            box = cut(full, self.crop, self._shape)
+        except ValueError as error:
+            raise ValueError(f"{picture}: {error}") from None
+        if self._shape is not None:
+            return centred(box, self._shape)
+        if (found := (box[1] - box[0], box[3] - box[2])) != self.image_size:
+            height, width = self.image_size
+            raise ValueError(
+                f"{picture}: expected {height}x{width} pixels as the first picture has, got "
+                f"{found[0]}x{found[1]}; data.size (--size) resizes all to the same"
+            )
+        return box
+
+    def _common_shape(self, headers: Sequence[Header]) -> Shape:
+        """The first picture's size, which all must have."""
+        try:
+            top, bottom, left, right = cut(headers[0].shape, self.crop, None)
+        except ValueError as error:
+            raise ValueError(f"{self.pictures[0]}: {error}") from None
+        return bottom - top, right - left
+
+    def _require_bright(self, headers: Sequence[Header]) -> None:
+        """Refuse grey of 16 bits that goes from 0 to 255 only, which would look black."""
+        deep = [p for p, h in zip(self.pictures, headers, strict=False) if h.is_16_bit]
+        if deep and all(brightest(picture) <= _DARK_16 for picture in deep):
+            raise ValueError(
+                f"{deep[0]}: 16 bits, but nothing above {_DARK_16} in the first {len(deep)} such "
+                "pictures; if they go from 0 to 255, say so: value_range [0, 255]"
+            )
+
+
+class ImageFolder(PictureFiles):
+    """A folder of pictures, as the module says.
+
+    Args:
+        path: the folder.
+        split: "train", "val", "test" or "all".
+        crop: as in `emorl.data.transforms.cut`.
+        size: height and width; one number for squares.
+        value_range: what the numbers mean, if not what their format says.
+
+    Raises:
+        ValueError: if the folder has no picture of the split, label maps for some pictures alone,
+            or a file that cannot be used.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        split: str = "train",
+        crop: str | Sequence[int] | None = None,
+        size: int | Sequence[int] | None = None,
+        value_range: ValueRange | None = None,
+    ) -> None:
+        path = Path(os.path.abspath(path))
+        names = find_pictures(path)
+        beside = _masks_beside(names)
+        names = [name for name in names if name not in beside.values()]
+        chosen = _of_split(path, names, split)
+        masks = _masks_of(path, chosen, beside)
+        pictures = [str(path / name) for name in chosen]
+        super().__init__(path, pictures, masks, crop, size, value_range)
+
+    def _factors(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        return {}
+
+
+def find_pictures(folder: Path) -> list[str]:
+    """The picture files below a folder, by name, with "/" between their parts.
+
+    What is hidden, and links to folders, are left out.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            path = Path(place, name)
+            if path.suffix.lower() in ENDINGS and name[0] != "." and path.is_file():
+                found.append(path.relative_to(folder).as_posix())
+    if not found:
+        raise ValueError(f"{folder}: a folder without pictures ({', '.join(ENDINGS)})")
+    return sorted(found)
+
+
+def split_of(name: str) -> str:
+    """The split that a picture belongs to, by its name: one in ten is "test", one "val"."""
+    digest = hashlib.sha256(os.fsencode(name)).digest()
+    return {0: "test", 1: "val"}.get(int.from_bytes(digest[:8], "big") % _SPLIT_IN, "train")
+
+
+def _of_split(path: Path, names: Sequence[str], split: str) -> list[str]:
+    """The pictures of a split.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    if split == ALL:
+        return [*names]
+    if split not in SPLITS:
+        raise ValueError(f"{path}: expected a split, {', '.join(SPLITS)} or {ALL}, got {split!r}")
+    are_folders = {name.partition("/")[0] for name in names} <= {*SPLITS}
+    chosen = [n for n in names if (n.partition("/")[0] if are_folders else split_of(n)) == split]
+    if not chosen:
+        raise ValueError(f"{path}: none of the {len(names)} pictures belongs to split {split!r}")
+    return chosen
+
+
+def _masks_beside(names: Sequence[str]) -> dict[str, str]:
+    """The label map beside each picture, by the picture's name without ending."""
+    stems = {name.rpartition(".")[0] for name in names}
+    found = {}
+    for name in names:
+        stem, _, ending = name.rpartition(".")
+        if ending.lower() == "png" and (of := stem.removesuffix(_BESIDE)) != stem and of in stems:
+            found[of] = name
+    return found
+
+
+def _masks_of(path: Path, names: Sequence[str], beside: dict[str, str]) -> list[str]:
+    """The label map of each picture; nothing if there are none.
+
+    Raises:
+        ValueError: naming the first that is missing.
+    """
+    parallel = path.with_name(f"{path.name}_masks")
+    stems = [name.rpartition(".")[0] for name in names]
+    if parallel.is_dir():
+        masks = [str(parallel / f"{stem}.png") for stem in stems]
+        missing = next((mask for mask in masks if not os.path.isfile(mask)), None)
+        if missing is not None:
+            raise ValueError(f"{missing}: no such file; {parallel} must have one for each picture")
+        return masks
+    if not beside:
+        return []
+    without = next(
+        (name for name, stem in zip(names, stems, strict=True) if stem not in beside), None
+    )
+    if without is not None:
+        raise ValueError(
+            f"{path / without}: no label map beside it ({Path(without).stem}{_BESIDE}.png), as "
+            f"{len(beside)} other pictures have"
+        )
+    return [str(path / beside[stem]) for stem in stems]

@@ -1,0 +1,332 @@
+"""Folders of pictures, written by Pillow, read back exactly; and what is refused."""
+
+from __future__ import annotations
+
+import io
+import os
+import pickle
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from emorl.data import check, open_dataset
+from emorl.data.readers.images import ImageFolder, split_of
+from emorl.data.readers.pictures import read_header
+
+RNG = np.random.default_rng(0)
+COLOURS = RNG.integers(0, 256, (12, 16, 3), np.uint8)
+LABELS = RNG.integers(0, 5, (12, 16), np.uint8)
+
+
+def save(path: Path, pixels: NDArray[np.generic], mode: str | None = None, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(pixels)
+    (image if mode is None else image.convert(mode)).save(path, **options)
+    return path
+
+
+def only(path: Path, **options) -> NDArray[np.uint8]:
+    """The single picture of a folder, [H, W, 3]."""
+    dataset = open_dataset(path, split="all", **options)
+    assert len(dataset) == 1
+    return dataset[0]["image"].permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize(
+    ("ending", "mode", "options"),
+    [
+        ("png", None, {}),
+        ("bmp", None, {}),
+        ("webp", None, {"lossless": True}),
+        ("PNG", None, {"interlace": 1}),
+        ("png", "L", {}),
+        ("bmp", "L", {}),
+        ("png", "1", {}),
+        ("png", "P", {}),
+        ("jpg", None, {"quality": 90}),
+        ("jpeg", "L", {}),
+        ("jpg", "CMYK", {}),
+        ("jpg", None, {"progressive": True}),
+        ("webp", None, {"quality": 80}),
+    ],
+)
+def test_a_picture_is_read_as_pillow_shows_it(ending, mode, options, tmp_path):
+    path = save(tmp_path / f"a.{ending}", COLOURS, mode, **options)
+    shown = np.array(Image.open(path).convert("RGB"))
+    assert (only(tmp_path) == shown).all()
+    if mode is None and (ending.lower() in ("png", "bmp") or "lossless" in options):
+        assert (shown == COLOURS).all()
+
+
+@pytest.mark.parametrize("ending", ["png", "webp"])
+def test_what_is_transparent_shows_black(ending, tmp_path):
+    alpha = RNG.integers(0, 2, (12, 16, 1), np.uint8) * 255
+    save(tmp_path / f"a.{ending}", np.concatenate([COLOURS, alpha], 2), lossless=True)
+    assert (only(tmp_path) == np.where(alpha > 0, COLOURS, 0)).all()
+
+
+def test_half_transparent_and_transparent_palettes(tmp_path):
+    half = np.concatenate([COLOURS, np.full((12, 16, 1), 128, np.uint8)], 2)
+    save(tmp_path / "a/a.png", half)
+    assert np.abs(only(tmp_path / "a") - COLOURS * (128 / 255)).max() <= 1
+    image = Image.fromarray(LABELS, "P")
+    image.putpalette([255, 0, 0, 0, 255, 0] + [9] * 9)
+    (tmp_path / "b").mkdir()
+    image.save(tmp_path / "b/a.png", transparency=1)
+    shown = only(tmp_path / "b")
+    assert (shown[LABELS == 0] == (255, 0, 0)).all()
+    assert (shown[LABELS == 1] == 0).all()
+    assert (shown[LABELS > 1] == 9).all()
+
+
+def test_grey_of_16_bits_goes_to_65535(tmp_path):
+    grey = RNG.integers(0, 2**16, (12, 16), np.uint16)
+    save(tmp_path / "a.png", grey)
+    expected = np.rint(grey / 65535 * 255)  # no tie: 65535 / 255 is odd
+    assert (only(tmp_path) == expected[..., None]).all()
+
+
+def test_dark_grey_of_16_bits_is_asked_about(tmp_path):
+    path = save(tmp_path / "a.png", COLOURS[..., 0].astype(np.uint16))
+    with pytest.raises(ValueError, match=rf"^{path}: 16 bits, .* value_range \[0, 255\]$"):
+        open_dataset(tmp_path, split="all")
+    assert (only(tmp_path, value_range=(0, 255)) == COLOURS[..., :1]).all()
+
+
+def test_a_told_range_is_held_against_the_numbers(tmp_path):
+    path = save(tmp_path / "a.png", np.full((4, 4), 1, np.uint8))
+    assert (only(tmp_path) == 1).all()
+    assert (only(tmp_path, value_range=(0, 1)) == 255).all()
+    save(path, np.full((4, 4), 2, np.uint8))
+    with pytest.raises(ValueError, match=rf"^{path}: expected values from 0 to 1 \(as value_range"):
+        only(tmp_path, value_range=(0, 1))
+
+
+def test_a_photograph_is_turned_as_its_camera_says(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for ending in ("jpg", "png"):
+        folder = tmp_path / ending
+        path = save(folder / f"a.{ending}", COLOURS, exif=exif)
+        stored = np.array(Image.open(path).convert("RGB"))
+        assert read_header(path).shape == (16, 12)
+        assert (only(folder) == np.rot90(stored, -1)).all()
+
+
+def mixed(folder: Path) -> None:
+    for name, shape in {"a": (30, 50), "b": (50, 30), "c": (20, 20)}.items():
+        save(folder / f"{name}.png", RNG.integers(0, 256, (*shape, 3), np.uint8))
+
+
+def test_pictures_of_mixed_sizes_keep_their_aspect(tmp_path):
+    """The middle is cut out with the asked aspect, then resized: for rectangles too."""
+    mixed(tmp_path)
+    batch = open_dataset(tmp_path, split="all", size=(8, 12))[:]
+    assert batch.image.shape == (3, 3, 8, 12)
+    boxes = [(2, 0, 47, 30), (0, 15, 30, 35), (0, 3, 20, 16)]  # left, top, right, bottom
+    for index, (name, box) in enumerate(zip("abc", boxes, strict=True)):
+        image = Image.open(tmp_path / f"{name}.png").crop(box).resize((12, 8), Image.BICUBIC)
+        assert (batch.image[index].permute(1, 2, 0).numpy() == np.array(image)).all()
+
+
+def test_a_given_crop_comes_first(tmp_path):
+    mixed(tmp_path)
+    dataset = open_dataset(tmp_path, split="all", crop=(2, 12, 4, 20))
+    assert dataset.image_size == (10, 16)
+    stored = np.array(Image.open(tmp_path / "b.png"))
+    assert (dataset[1]["image"].permute(1, 2, 0).numpy() == stored[2:12, 4:20]).all()
+    with pytest.raises(ValueError, match=r"b\.png: crop .*: expected images of at least 12x40"):
+        open_dataset(tmp_path, split="all", crop=(2, 12, 4, 40))
+
+
+def test_mixed_sizes_without_a_size_are_refused(tmp_path):
+    mixed(tmp_path)
+    with pytest.raises(ValueError, match=r"b\.png: expected 30x50 .* got 50x30; data\.size"):
+        open_dataset(tmp_path, split="all")
+
+
+@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("mode", [None, "P"])
+def test_label_maps_are_found_and_cut_like_their_pictures(beside, mode, tmp_path):
+    folder = tmp_path / "photos"
+    save(folder / "x/a.jpg", COLOURS)
+    save(folder / "b.png", COLOURS)
+    for stem in ("x/a", "b"):
+        place = folder / f"{stem}_mask.png" if beside else tmp_path / f"photos_masks/{stem}.png"
+        image = Image.fromarray(LABELS, mode)
+        if mode == "P":
+            image.putpalette(list(range(30)))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        image.save(place)
+    batch = open_dataset(folder, split="all")[:]
+    assert len(batch) == 2
+    assert batch.mask is not None
+    assert batch.mask.dtype == torch.uint8
+    assert (batch.mask[:, 0].numpy() == LABELS).all()
+    small = open_dataset(folder, split="all", size=6)[0]["mask"][0].numpy()
+    nearest = Image.fromarray(LABELS[:, 2:14]).resize((6, 6), Image.NEAREST)
+    assert (small == np.array(nearest)).all()
+
+
+def test_more_than_255_objects_are_int32(tmp_path):
+    many = RNG.integers(0, 1000, (12, 16), np.uint16)
+    save(tmp_path / "a.png", COLOURS)
+    save(tmp_path / "a_mask.png", many)
+    for size in (None, 6):
+        mask = open_dataset(tmp_path, split="all", size=size)[0]["mask"]
+        assert mask.dtype == torch.int32
+    assert (open_dataset(tmp_path, split="all")[0]["mask"][0].numpy() == many).all()
+
+
+WRONG_MASKS = {
+    "size": (LABELS[:5], r"a_mask\.png: expected a label map of 12x16 as its picture, got 5x16"),
+    "colours": (COLOURS, r"a_mask\.png: expected a label map \(.*\), got RGB"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG_MASKS)
+def test_wrong_label_maps_are_named(kind, tmp_path):
+    pixels, message = WRONG_MASKS[kind]
+    save(tmp_path / "a.png", COLOURS)
+    save(tmp_path / "a_mask.png", pixels)
+    with pytest.raises(ValueError, match=message):
+        open_dataset(tmp_path, split="all")[0]
+
+
+def test_all_pictures_have_label_maps_or_none_has(tmp_path):
+    for name in ("a.png", "a_mask.png", "b.png"):
+        save(tmp_path / "in" / name, COLOURS[..., 0])
+    with pytest.raises(ValueError, match=r"in/b\.png: no label map beside it \(b_mask\.png\)"):
+        open_dataset(tmp_path / "in", split="all")
+    (tmp_path / "in_masks").mkdir()
+    with pytest.raises(ValueError, match=r"in_masks/a\.png: no such file"):
+        open_dataset(tmp_path / "in", split="all")
+
+
+def test_splits_follow_the_names_alone(tmp_path):
+    """Other pictures move none; one in ten is for testing."""
+    names = [f"{number:05}.png" for number in range(4000)]
+    counts = {split: sum(split_of(n) == split for n in names) for split in ("train", "val", "test")}
+    assert all(abs(counts[split] - 400) < 5 * 19 for split in ("val", "test"))  # binomial: 19
+    few = names[:30]
+    for name in few:
+        save(tmp_path / name, COLOURS)
+    listed = {}
+    for split in ("train", "val", "test"):
+        listed[split] = {Path(p).name for p in ImageFolder(tmp_path, split).pictures}
+        assert listed[split] == {name for name in few if split_of(name) == split}
+    save(tmp_path / "another.png", COLOURS)
+    assert {Path(p).name for p in ImageFolder(tmp_path, "val").pictures} - {"another.png"} == (
+        listed["val"]
+    )
+    with pytest.raises(ValueError, match="expected a split, train, val, test or all, got 'dev'"):
+        open_dataset(tmp_path, split="dev")
+
+
+def test_folders_that_are_called_so_are_the_splits(tmp_path):
+    for number, split in enumerate(("train", "test")):
+        save(tmp_path / split / "a.png", np.full((2, 2), number, np.uint8))
+    assert open_dataset(tmp_path)[0]["image"].max() == 0
+    assert open_dataset(tmp_path, split="test")[0]["image"].min() == 1
+    with pytest.raises(ValueError, match="none of the 2 pictures belongs to split 'val'"):
+        open_dataset(tmp_path, split="val")
+
+
+def chunk(name: bytes, content: bytes) -> bytes:
+    return (
+        struct.pack(">I", len(content))
+        + name
+        + content
+        + struct.pack(">I", zlib.crc32(name + content))
+    )
+
+
+def huge_png(side: int) -> bytes:
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    content = (
+        chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b"")
+    )
+    return b"\x89PNG\r\n\x1a\n" + content
+
+
+def png(pixels: NDArray[np.generic]) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+DAMAGED = {
+    "empty": (b"", "not a picture"),
+    "text": (b"no picture", "not a picture"),
+    "cut": (png(COLOURS)[:-40], "truncated|incomplete|broken"),
+    "cut header": (png(COLOURS)[:20], "."),
+    "bomb": (huge_png(9_000), r"declares 9000x9000 pixels, but only \d+ bytes are stored"),
+    "larger bomb": (huge_png(11_000), "declares 11000x11000 pixels, more than Pillow's limit"),
+    "largest bomb": (huge_png(2**31 - 1), "."),
+    "postscript": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damage_is_one_line_that_names_the_file(kind, tmp_path):
+    content, message = DAMAGED[kind]
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{path}: .*({message})") as caught:
+        open_dataset(tmp_path, split="all")[0]
+    assert "\n" not in str(caught.value)
+
+
+def error_of(folder: Path) -> str | None:
+    """What reading a folder's only picture complains about."""
+    try:
+        only(folder)
+    except ValueError as error:
+        return str(error)
+    return None
+
+
+def test_random_damage_is_an_error_or_a_picture(tmp_path):
+    stream = io.BytesIO()
+    Image.fromarray(COLOURS).save(stream, "JPEG")
+    for ending, whole in {"png": png(COLOURS), "jpg": stream.getvalue()}.items():
+        for trial in range(25):
+            rng = np.random.default_rng(trial)
+            content = np.frombuffer(whole, np.uint8).copy()
+            content[rng.integers(0, len(content), 3)] = rng.integers(0, 256, 3)
+            path = tmp_path / ending / f"a.{ending}"
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(content.tobytes())
+            error = error_of(path.parent)
+            assert error is None or (error.startswith(f"{path}: ") and "\n" not in error)
+
+
+def test_what_is_no_picture_file_is_left_alone(tmp_path):
+    """Pipes would wait for ever; hidden files are other programs'; links may go in circles."""
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "loop").symlink_to(tmp_path)
+    (tmp_path / "notes.txt").write_text("x")
+    save(tmp_path / ".thumbnails/a.png", COLOURS)
+    save(tmp_path / "._a.png", COLOURS)
+    with pytest.raises(ValueError, match=r"a folder without pictures \(\.png, "):
+        open_dataset(tmp_path)
+    save(tmp_path / "a.png", COLOURS)
+    assert len(open_dataset(tmp_path, split="all")) == 1
+
+
+def test_other_uses(tmp_path):
+    """Pickled for spawned workers, limited, described."""
+    mixed(tmp_path)
+    dataset = open_dataset(tmp_path, split="all", size=8, limit=2)
+    assert len(dataset) == 2
+    again = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(again.read_images([1, 0]), dataset[:].image.flip(0))
+    for name in "abc":
+        save(tmp_path / f"{name}.png", COLOURS)
+    assert "12x16 pixels" in check(tmp_path)
