@@ -145,7 +145,7 @@ gpu-carry:
 
 demo: venv
 	$(BIN)/emorl train --config tetrominoes-laptop --out $(RUN) --resume auto
-	$(BIN)/emorl evaluate $(RUN) --data tetrominoes --images 320
+	$(BIN)/emorl evaluate $(RUN) --data tetrominoes --images 320 --disentanglement no
 	$(BIN)/emorl evaluate $(RUN) --data tetrominoes-real10
 	$(if $(REAL),$(BIN)/emorl evaluate $(RUN) --data $(REAL))
 	$(BIN)/emorl report $(RUN)
