@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from emorl.cli import INTERRUPTED
 from emorl.paths import is_path
@@ -14,7 +14,13 @@ from emorl.runs import RunFolder
 from emorl.runs.lock import require_usable
 from emorl.terminal import Terminal
 
-_USAGE = "emorl train --config NAME|FILE [--out DIR] [--resume auto] [--KEY VALUE ...]"
+if TYPE_CHECKING:
+    from emorl.training.config import RunConfig
+
+_USAGE = (
+    "emorl train --config NAME|FILE [--out DIR] [--resume auto] [--KEY VALUE ...]\n"
+    "       emorl train --data.train FOLDER [...]"
+)
 
 
 class _Options(NamedTuple):
@@ -32,15 +38,18 @@ def run(arguments: list[str]) -> int:
     options, overrides = _split([a for a in arguments if a not in ("-h", "--help")])
     if asked_help:
         return _print_help(options.model)
-    path = _config_path(options)
+    path = _config_path(options, overrides)
     if options.out and os.environ.get("WORLD_SIZE", "1") == "1":  # else another may have begun
         require_usable(RunFolder(options.out), resume=options.resume is not None)
 
     from emorl.training.config_file import load_config
     from emorl.training.images import require_files
+    from emorl.training.own_images import is_own
 
     config = load_config(path, options.model, overrides)
     require_files(config.data)
+    if is_own(path):
+        config = _following(config, path, options.model, overrides)
     out = options.out or f"runs/{config.model}/{path.stem}"
 
     from emorl.report import write_report
@@ -80,17 +89,37 @@ def _split(arguments: Sequence[str]) -> tuple[_Options, list[str]]:
     return options, [f"--{name}={text}" for name, text in pairs if name not in own]
 
 
-def _config_path(options: _Options) -> Path:
-    """The configuration's file."""
-    from emorl.training.options import config_names, find_config
+def _following(
+    config: RunConfig, path: Path, model: str | None, overrides: Sequence[str]
+) -> RunConfig:
+    """The run with the sizes that its images ask for, which are printed."""
+    from emorl.training.config_file import load_config
+    from emorl.training.options import pairs_of
+    from emorl.training.own_images import describe_memory, follow
 
+    found, lines = follow(config, dict(pairs_of(overrides)))
+    config = load_config(path, model, [*found, *overrides])
+    if os.environ.get("RANK", "0") == "0":
+        print(*lines, describe_memory(config), sep="\n", file=Terminal(sys.stdout))
+    return config
+
+
+def _config_path(options: _Options, overrides: Sequence[str]) -> Path:
+    """The configuration's file; images alone are enough for one of them."""
+    from emorl.training.options import YOUR_IMAGES, config_names, find_config
+
+    has_images = any(override.startswith("--data.train=") for override in overrides)
     if options.config is None and options.out and options.resume:
         run = RunFolder(options.out)
+        if not run.config.is_file() and has_images:
+            return find_config(YOUR_IMAGES, options.model)
         if not run.config.is_file():
             raise ValueError(
                 f"--out: {run.path} holds no run to resume; to begin one give --config"
             )
         return run.config
+    if options.config is None and has_images:
+        return find_config(YOUR_IMAGES, options.model)
     if options.config is None:
         names = ", ".join(config_names(options.model))
         raise ValueError(f"--config: a file or one of {names} is needed")
@@ -99,12 +128,16 @@ def _config_path(options: _Options) -> Path:
 
 def _print_help(model: str | None) -> int:
     from emorl.training.config_help import describe_keys, option
-    from emorl.training.options import DEFAULT_MODEL, config_names
+    from emorl.training.options import DEFAULT_MODEL, YOUR_IMAGES, config_names
 
     model = model or DEFAULT_MODEL
     names = ", ".join(config_names(model))
     print(f"usage: {_USAGE}\n\nTrain a model.\n")
-    print(option("--config", f"a YAML file, or one of {names}"))
+    print(
+        option(
+            "--config", f"a YAML file, or one of {names} (default with --data.train: {YOUR_IMAGES})"
+        )
+    )
     print(option("--model", f"the model's name (default: the file's, or {DEFAULT_MODEL})"))
     print(option("--out", "the run's folder (default: runs/MODEL/CONFIG)"))
     print(option("--resume", "auto: go on from the newest checkpoint, or begin if there is none"))

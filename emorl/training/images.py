@@ -9,6 +9,7 @@ import torch
 
 from emorl.data import GENERATORS, ObjectDataset, open_dataset
 from emorl.data.open import data_files
+from emorl.data.splits import ALL
 from emorl.paths import local
 from emorl.training.config import DataConfig
 
@@ -39,6 +40,11 @@ def held_out_images(
     except ValueError:
         return None
     return None if same_images(train, held_out) else held_out
+
+
+def has_masks(images: ObjectDataset) -> bool:
+    """Whether images come with label maps, as the first tells."""
+    return images.__getitems__([0]).mask is not None
 
 
 def require_files(data: DataConfig) -> None:
@@ -95,9 +101,10 @@ def absolute(spec: str) -> str:
 
 
 def _first_split(data: DataConfig, spec: str, device: torch.device | str) -> ObjectDataset:
-    """A file of its own may call its only split anything."""
+    """A file of its own may call its only split anything; of a folder, all pictures count."""
     errors = []
-    for split in ("test", "val", "train"):
+    whole = (ALL,) if local(spec).is_dir() else ()
+    for split in (*whole, "test", "val", "train"):
         try:
             return _open(data, spec, split, device)
         except ValueError as error:

@@ -11,6 +11,8 @@ from emorl.suggestions import near
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 DEFAULT_MODEL = "efficient_morl"
+YOUR_IMAGES = "your-images"
+"""The configuration whose sizes follow the images that are given."""
 
 
 def find_config(name: str, model: str | None = None) -> Path:

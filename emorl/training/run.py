@@ -19,6 +19,7 @@ from emorl.training.config_file import load_config, save_config
 from emorl.training.config_keys import flat
 from emorl.training.devices import lock_run, make_accelerator
 from emorl.training.images import (
+    has_masks,
     held_out_images,
     same_images,
     training_images,
@@ -73,11 +74,15 @@ def _prepare(
     held_out = held_out_images(config.data, device=device)
     data = with_decided_ranges(config.data, images, held_out)
     config = dataclasses.replace(config, data=data)
+    measured = config.trainer
+    if measured.eval_every and not has_masks(images if held_out is None else held_out):
+        measured = dataclasses.replace(measured, eval_every=0)
+        notes.append("trainer.eval_every: off, since there are no label maps to measure with")
     torch.manual_seed(config.trainer.seed)
     trainer = Trainer(
         MODELS[config.model](config.network),
         images,
-        config.trainer,
+        measured,
         run_dir,
         held_out=held_out,
         workers=config.data.workers,

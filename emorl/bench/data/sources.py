@@ -96,13 +96,6 @@ SOURCES = {
     "multi-dsprites-hdf5": Source(
         "Multi-dSprites, HDF5", _MULTI_DSPRITES, _write_hdf5(_sprites), 1024
     ),
-    "clevr-pictures": Source(
-        "CLEVR, JPEG files and label maps",
-        _CLEVR6,
-        lambda path, images: write_picture_folder(_clevr(images), path),
-        96,
-        **_CUT,
-    ),
     # 96 records inflate to 310 MB: too many for memory, as are the published file's.
     "clevr-tfrecord": Source(
         "CLEVR, TFRecord by an index",
@@ -117,6 +110,13 @@ SOURCES = {
         _CLEVR6,
         lambda path, images: write_contiguous_hdf5(_clevr(images), path),
         64,
+        **_CUT,
+    ),
+    "clevr-pictures": Source(
+        "CLEVR, JPEG files and label maps",
+        _CLEVR6,
+        lambda path, images: write_picture_folder(_clevr(images), path),
+        96,
         **_CUT,
     ),
 }

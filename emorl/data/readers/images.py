@@ -77,7 +77,7 @@ class PictureFiles(FileDataset):
         self.values = PixelValues(value_range or BYTES, reason, told=True)
         self._asked = self.values if told else None
         headers = [read_header(picture) for picture in self.pictures[:LOOKED_AT]]
-        self.image_size = self._shape or self._common_shape(headers)
+        self.image_size = self._shape or _cropped(self.pictures[0], headers[0].shape, crop)
         for picture, header in zip(self.pictures, headers, strict=False):
             self._frame(picture, header.shape)
         if not told:
@@ -145,14 +145,6 @@ class PictureFiles(FileDataset):
             )
         return box
 
-    def _common_shape(self, headers: Sequence[Header]) -> Shape:
-        """The first picture's size, which all must have."""
-        try:
-            top, bottom, left, right = cut(headers[0].shape, self.crop, None)
-        except ValueError as error:
-            raise ValueError(f"{self.pictures[0]}: {error}") from None
-        return bottom - top, right - left
-
     def _require_bright(self, headers: Sequence[Header]) -> None:
         """Refuse grey of 16 bits that goes from 0 to 255 only, which would look black."""
         deep = [p for p, h in zip(self.pictures, headers, strict=False) if h.is_16_bit]
@@ -187,12 +179,7 @@ class ImageFolder(PictureFiles):
         value_range: ValueRange | None = None,
     ) -> None:
         path = Path(os.path.abspath(path))
-        names = find_pictures(path)
-        beside = _masks_beside(names)
-        names = [name for name in names if name not in beside.values()]
-        chosen = _of_split(path, names, split)
-        masks = _masks_of(path, chosen, beside)
-        pictures = [str(path / name) for name in chosen]
+        pictures, masks = _listed(path, split)
         super().__init__(path, pictures, masks, crop, size, value_range)
 
     def _factors(self, indices: Sequence[int]) -> dict[str, Tensor]:
@@ -219,10 +206,44 @@ def find_pictures(folder: Path) -> list[str]:
     return sorted(found)
 
 
+def shapes_of(
+    folder: str | Path, split: str = "train", crop: str | Sequence[int] | None = None
+) -> list[Shape]:
+    """Heights and widths of the first pictures of a split, cropped.
+
+    Raises:
+        ValueError: as `ImageFolder` does.
+    """
+    pictures, _ = _listed(Path(os.path.abspath(folder)), split)
+    return [_cropped(p, read_header(p).shape, crop) for p in pictures[:LOOKED_AT]]
+
+
 def split_of(name: str) -> str:
     """The split that a picture belongs to, by its name: one in ten is "test", one "val"."""
     digest = hashlib.sha256(os.fsencode(name)).digest()
     return {0: "test", 1: "val"}.get(int.from_bytes(digest[:8], "big") % _SPLIT_IN, "train")
+
+
+def _listed(path: Path, split: str) -> tuple[list[str], list[str]]:
+    """The pictures of a split, and their label maps, if they have any."""
+    names = find_pictures(path)
+    beside = _masks_beside(names)
+    maps = {*beside.values()}
+    chosen = _of_split(path, [name for name in names if name not in maps], split)
+    return [str(path / name) for name in chosen], _masks_of(path, chosen, beside)
+
+
+def _cropped(picture: str, full: Shape, crop: str | Sequence[int] | None) -> Shape:
+    """The size of a picture's crop.
+
+    Raises:
+        ValueError: naming the picture, if the crop does not lie in it.
+    """
+    try:
+        top, bottom, left, right = cut(full, crop, None)
+    except ValueError as error:
+        raise ValueError(f"{picture}: {error}") from None
+    return bottom - top, right - left
 
 
 def _of_split(path: Path, names: Sequence[str], split: str) -> list[str]:
