@@ -34,7 +34,7 @@ from emorl.training.config import DataConfig, GECOConfig, TrainerConfig
 from emorl.training.config_file import load_config
 from emorl.training.devices import make_accelerator
 
-CONFIGS = "clevr6, clevr6-128, clevrtex, multi_dsprites, multi_dsprites-laptop, smoke, tetrominoes, tetrominoes-laptop"
+CONFIGS = "clevr6, clevr6-128, clevrtex, multi_dsprites, multi_dsprites-laptop, smoke, tetrominoes, tetrominoes-laptop, your-images"
 FORMATS = (
     "HDF5 in a published layout, TFRecord of DeepMind's multi-object data sets, folder of pictures"
 )

@@ -28,6 +28,7 @@ from emorl.bench.suite import Options
 from emorl.bench.workers import Timing
 from emorl.cli import main
 from emorl.data import GENERATORS, ObjectDataset, Tetrominoes, open_dataset
+from emorl.data.filtered import FilteredDataset
 from emorl.data.readers.tfrecord import TFRecordDataset
 from emorl.data.readers.tfrecord_layouts import LAYOUTS
 from emorl.data.transforms import TransformedDataset
@@ -94,7 +95,7 @@ def test_everything_that_can_be_opened_is_a_source(tmp_path: Path) -> None:
 
     for module in pkgutil.walk_packages(emorl.data.__path__, "emorl.data."):
         importlib.import_module(module.name)
-    assert found == set(concrete(ObjectDataset)) - {TransformedDataset}
+    assert found == set(concrete(ObjectDataset)) - {FilteredDataset, TransformedDataset}
     trained_on = {"tetrominoes", "multi-dsprites", "clevr"}
     assert layouts == trained_on < {layout.name for layout in LAYOUTS}
     assert {key for key, source in SOURCES.items() if source.write is None} == set(GENERATORS)
@@ -199,7 +200,7 @@ def test_the_plot_is_drawn() -> None:
     bars = len(WAYS) // 2 * len(SOURCES)
     assert [len(axes.patches) for axes in (images, masks)] == [bars, bars]
     # A line for each source and configuration: Tetrominoes' four have two.
-    assert sum(len(hungriest(record, key)) for key in SOURCES) == 4 * 2 + 11
+    assert sum(len(hungriest(record, key)) for key in SOURCES) == 4 * 2 + 12
     svg = picture(figure, "svg")
     assert b"Some Processor at 2.5 GHz, 2 threads; 2026-11-27" in svg
     assert b"CLEVR, HDF5, contiguous" in svg
