@@ -39,11 +39,13 @@ GENERATORS: Mapping[str, Callable[..., ObjectDataset]] = {
 
 _RENDERED = ("clevr6", "clevr10", "clevrtex-like")  # in any size, and cropped already
 FORMATS = (
-    "HDF5 in a published layout, TFRecord of DeepMind's multi-object data sets, folder of pictures"
+    "HDF5 in a published layout, TFRecord of DeepMind's multi-object data sets, arrays of NumPy, "
+    "folder of pictures"
 )
 WHERE = "docs/datasets.md tells where the published files are"
 _HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 _NUMPY_MAGIC = b"\x93NUMPY"
+_ZIP_MAGIC = b"PK\x03\x04"
 _HEADER = 256  # bytes of a .npy file in which its data type is written
 
 
@@ -126,16 +128,15 @@ def open_file(
         from emorl.data.readers.hdf5 import HDF5Dataset
 
         return HDF5Dataset(path, split, asked)
+    if is_arrays(path) and not others:
+        from emorl.data.readers.arrays import ArrayDataset
+
+        return ArrayDataset(path, asked)
     from emorl.data.readers.tfrecord import TFRecordDataset
     from emorl.data.readers.tfrecord_container import is_compressed
 
     with path.open("rb") as file:
         start = file.read(_HEADER)
-    if start.startswith(_NUMPY_MAGIC) and b"'|O'" in start:
-        raise ValueError(
-            f"{path}: pickled Python objects, which can run any code when they are read, so they "
-            "are not; object-centric-library's metadata are not needed: open its .hdf5 file"
-        )
     if is_compressed(start[:12]) is None:
         found = f"a file that starts with {start[:4].hex(' ')}" if start else "an empty file"
         raise ValueError(f"{path}: expected {FORMATS}; got {found}")
@@ -154,10 +155,12 @@ def open_folder(
     Raises:
         ValueError: as `emorl.data.readers.images.ImageFolder` does.
     """
+    from emorl.data.readers.clevrtex import ClevrTex, is_clevrtex
     from emorl.data.readers.images import ImageFolder
 
     asked = None if value_range is None else as_range(value_range, "value_range")
-    return ImageFolder(path, split, crop, size, asked)
+    reader = ClevrTex if is_clevrtex(path) else ImageFolder
+    return reader(path, split, crop, size, asked)
 
 
 def data_files(spec: str | Path) -> list[Path]:
@@ -187,6 +190,23 @@ def require_split_name(split: str) -> None:
     """
     if not re.fullmatch(r"\w[\w. -]*", split):
         raise ValueError(f"split: expected a name of letters, digits, '-', '_', got {split!r}")
+
+
+def is_arrays(path: Path) -> bool:
+    """Whether the file is NumPy's: an array (.npy) or an archive of arrays (.npz).
+
+    Raises:
+        ValueError: if the array is of Python objects.
+    """
+    with path.open("rb") as file:
+        start = file.read(_HEADER)
+    if start.startswith(_NUMPY_MAGIC) and b"'|O'" in start:
+        raise ValueError(
+            f"{path}: pickled Python objects, which can run any code when they are read, so they "
+            "are not; object-centric-library's metadata are not needed: open its .hdf5 file"
+        )
+    is_archive = start.startswith(_ZIP_MAGIC) and b".npy" in start
+    return is_archive or start.startswith(_NUMPY_MAGIC)
 
 
 def is_hdf5(path: Path) -> bool:

@@ -86,7 +86,7 @@ def test_sizes_and_slots_follow_the_images_unless_given(tmp_path):
 
 def test_memory_grows_with_the_batch(tmp_path):
     """The slope is that of two measured batches."""
-    folder = photographs(tmp_path / "in", (64, 64))
+    folder = photographs(tmp_path / "in", (16, 16))
 
     def bytes_for(batch: int) -> float:
         line = describe_memory(run_config(folder, *TINY, f"--trainer.batch_size={batch}"))

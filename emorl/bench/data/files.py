@@ -59,6 +59,31 @@ def write_picture_folder(images: ObjectDataset, path: Path) -> None:
         Image.fromarray(labels).save(folder / f"{number:05}_mask.png")
 
 
+def write_clevrtex(images: ObjectDataset, path: Path) -> None:
+    """Write a data set as ClevrTex's outd, which is one split, is stored."""
+    from PIL import Image
+
+    path.mkdir(parents=True)
+    batch = images.__getitems__(range(len(images)))
+    assert batch.mask is not None
+    pairs = zip(batch.image.permute(0, 2, 3, 1).numpy(), batch.mask[:, 0].numpy(), strict=True)
+    for number, (image, labels) in enumerate(pairs):
+        stem = path / f"CLEVRTEX_outd_{number:06}"
+        Image.fromarray(image).save(f"{stem}.png")
+        Image.fromarray(labels).save(f"{stem}_flat.png")
+        Path(f"{stem}.json").write_text('{"objects": []}')
+
+
+def write_npz(images: ObjectDataset, path: Path) -> None:
+    """Write a data set as a compressed archive of NumPy's."""
+    batch = images.__getitems__(range(len(images)))
+    assert batch.mask is not None
+    with path.open("wb") as file:
+        np.savez_compressed(
+            file, image=batch.image.permute(0, 2, 3, 1).numpy(), mask=batch.mask[:, 0].numpy()
+        )
+
+
 def _entity_masks(batch: Batch) -> NDArray[np.uint8]:
     """A mask for each entity, 0 or 255 [B, E, H, W]."""
     assert batch.mask is not None

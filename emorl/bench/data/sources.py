@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from emorl.bench.data.files import write_contiguous_hdf5, write_picture_folder, write_tfrecord
+from emorl.bench.data.files import (
+    write_clevrtex,
+    write_contiguous_hdf5,
+    write_npz,
+    write_picture_folder,
+    write_tfrecord,
+)
 from emorl.bench.data.scenes import DIFFERENT, Discs
 from emorl.data import ObjectDataset, convert, open_dataset
 from emorl.data.transforms import TransformedDataset
@@ -43,7 +49,7 @@ class Source:
     eaten_by: tuple[str, ...]
     write: Callable[[Path, int], object] | None = None
     images: int = 0
-    crop: Literal["clevr"] | None = None
+    crop: Literal["clevr", "clevrtex"] | None = None
     size: int | None = None
 
     def open(self, spec: str | Path, device: str) -> ObjectDataset:
@@ -118,5 +124,20 @@ SOURCES = {
         lambda path, images: write_picture_folder(_clevr(images), path),
         96,
         **_CUT,
+    ),
+    "clevr-npz": Source(
+        "CLEVR, archive of arrays",
+        _CLEVR6,
+        lambda path, images: write_npz(_clevr(images), path),
+        64,
+        **_CUT,
+    ),
+    "clevrtex": Source(
+        "ClevrTex, PNG files and label maps",
+        _CLEVR6,
+        lambda path, images: write_clevrtex(_clevr(images), path),
+        64,
+        crop="clevrtex",
+        size=96,
     ),
 }

@@ -1,0 +1,234 @@
+"""NumPy's files: an array of images (.npy), or an archive of images, masks and factors (.npz).
+
+Images [N, H, W], [N, H, W, 1 or 3] or [N, 1 or 3, H, W] are called image, images or imgs in an
+archive; masks or label maps mask, masks, label or labels. The masks of NAME.npy are NAME_masks.npy,
+if there is such a file. Other arrays of numbers [N, ...] of up to three axes are factors. A .npy
+file is read where it is needed; an archive is inflated into memory, once in each process. Such a
+file is one split.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+from torch import Tensor
+
+from emorl.data.base import Batch
+from emorl.data.readers.axes import arranged, image_axes, is_label_map, labels_of, mask_axes
+from emorl.data.readers.base import MOST_ENTITIES, FileDataset, label_map
+from emorl.data.resources import require_memory
+from emorl.data.values import LOOKED_AT, ValueRange, decide
+
+_IMAGES = ("image", "images", "imgs")
+_MASKS = ("mask", "masks", "label", "labels")
+_INFLATES = 1032  # deflate's most bytes out of one
+_TOGETHER = 32  # images that are looked at in one piece
+
+Arrays = dict[str, NDArray[Any]]
+
+
+class ArrayDataset(FileDataset):
+    """The images of a .npy or .npz file.
+
+    Args:
+        path: the file.
+        value_range: what the numbers mean; None lets the file decide, as `emorl.data.values` says.
+
+    Raises:
+        ValueError: naming the file, if it is damaged, has no images, or these are not in their
+            range.
+    """
+
+    def __init__(self, path: str | Path, value_range: ValueRange | None = None) -> None:
+        self.path = Path(path)
+        self.name = self.path.stem
+        self._opened: Arrays | None = None
+        with _named(self.path):
+            arrays = self._arrays()
+            self._images = _one_of(arrays, _IMAGES)
+            if self._images is None:
+                raise ValueError(f"expected {_IMAGES[0]}, got {', '.join(arrays) or 'nothing'}")
+            images = arrays[self._images]
+            self._axes = image_axes(images.shape, self._images)
+            sizes = dict(zip(self._axes, images.shape, strict=True))
+            self._length, self.image_size = sizes["N"], (sizes["H"], sizes["W"])
+            self._masks = _one_of(arrays, _MASKS)
+            if self._masks is not None:
+                self._inspect_masks(arrays[self._masks], sizes)
+            self.values = decide(value_range, None, None, images.dtype)
+            self.value_range = self.values.range
+            self._check_first(images)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_opened": None}
+
+    def __len__(self) -> int:
+        return self._length
+
+    def read(self, indices: Sequence[int]) -> tuple[Batch, Tensor | None]:
+        """The images at `indices`, and masks of entities if such are stored, [B, E, H, W].
+
+        Raises:
+            ValueError: if an image is not in the file's range of values.
+        """
+        image = self.read_images(indices)
+        labels, entities = None, None
+        with _named(self.path):
+            arrays = self._arrays()
+            if self._masks is not None:
+                rows = arrays[self._masks][list(indices)]
+                if self._most is None:
+                    entities = torch.from_numpy(_plain(arranged(rows, self._mask_axes, "NEHW")))
+                    labels = label_map(entities)
+                else:
+                    stored = arranged(rows, self._mask_axes, "NHW")
+                    labels = torch.from_numpy(labels_of(stored, self._most))[:, None]
+        batch = Batch(image, labels, self._factors(indices), torch.tensor(indices).long())
+        return batch, entities
+
+    def read_images(self, indices: Sequence[int]) -> Tensor:
+        """The images alone, uint8 [B, 3, H, W]; errors as `read`'s."""
+        self._require_indices(indices, len(self))
+        with _named(self.path):
+            rows = self._arrays()[self._images or ""][list(indices)]
+            images = self.values.to_bytes(rows, lambda row: f"image {indices[row]}: ")
+        pixels = torch.from_numpy(np.ascontiguousarray(arranged(images, self._axes, "NCHW")))
+        return pixels.expand(-1, 3, -1, -1).contiguous()
+
+    def _inspect_masks(self, masks: NDArray[Any], sizes: dict[str, int]) -> None:
+        """Tell label maps from masks of entities, and fix the type of labels."""
+        known = {axis: sizes[axis] for axis in "NHW"}
+        entities, labels = mask_axes(masks.shape, known)
+        if entities and labels:
+            entities, labels = (
+                (None, labels) if is_label_map(masks[:LOOKED_AT]) else (entities, None)
+            )
+        axes = entities or labels
+        if axes is None or masks.dtype.kind not in "buif":
+            raise ValueError(
+                f"expected {self._masks} [{sizes['N']}, E, {sizes['H']}, {sizes['W']}] or label "
+                f"maps without E, got {[*masks.shape]} of {masks.dtype}"
+            )
+        self._mask_axes, self._most = axes, None
+        if entities is None:
+            small = int(np.iinfo(np.uint8).max)
+            self._most = small if masks.max() <= small else int(np.iinfo(np.int32).max)
+        elif masks.shape[axes.index("E")] > MOST_ENTITIES:
+            raise ValueError(f"expected masks of up to {MOST_ENTITIES} entities")
+
+    def _check_first(self, images: NDArray[Any]) -> None:
+        """Check the first images, and more where they are so dark that they may mean 0 to 1."""
+        brightest, end = 0.0, 0
+        while end < min(LOOKED_AT, self._length):
+            start, end = end, min(end + _TOGETHER, LOOKED_AT, self._length)
+            first = start
+            self.values.to_bytes(
+                images[start:end], lambda row, first=first: f"image {first + row}: "
+            )
+            brightest = max(brightest, float(images[start:end].max()))
+            if self.values.is_settled(brightest):
+                return
+        self.values.require_bright(brightest, end)
+
+    def _factors(self, indices: Sequence[int]) -> dict[str, Tensor]:
+        found = {}
+        for name, array in self._arrays().items():
+            is_factor = array.ndim in (1, 2, 3) and len(array) == self._length
+            if (
+                name in (self._images, self._masks)
+                or not is_factor
+                or array.dtype.kind not in "buif"
+            ):
+                continue
+            rows = torch.from_numpy(array[list(indices)].astype(np.float32))
+            found[name] = rows[:, None] if rows.dim() == 1 else rows
+        return found
+
+    def _arrays(self) -> Arrays:
+        if self._opened is None:
+            self._opened = (
+                _archive(self.path) if zipfile.is_zipfile(self.path) else _files(self.path)
+            )
+        return self._opened
+
+
+def _files(path: Path) -> Arrays:
+    """An array that stays in its file, and that of its masks."""
+    arrays = {_IMAGES[0]: _mapped(path)}
+    beside = path.with_name(f"{path.stem}_masks{path.suffix}")
+    if beside.is_file():
+        with _named(beside):
+            arrays[_MASKS[0]] = _mapped(beside)
+    return arrays
+
+
+def _mapped(path: Path) -> NDArray[Any]:
+    with path.open("rb") as file:
+        _declared(file, os.path.getsize(path), path.name)
+    mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    return mapped
+
+
+def _archive(path: Path) -> Arrays:
+    """All arrays of an archive that are numbers."""
+    arrays: Arrays = {}
+    with zipfile.ZipFile(path) as archive:
+        needed = 0
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                most = min(member.file_size, _INFLATES * (member.compress_size + 1))
+                needed += _declared(file, most, member.filename)
+        require_memory(needed, "its arrays")
+        for member in archive.infolist():
+            with archive.open(member) as file:
+                name = member.filename.removesuffix(".npy")
+                arrays[name] = npy.read_array(file, allow_pickle=False)
+    return arrays
+
+
+def _declared(file: IO[bytes], present: int, name: str) -> int:
+    """The bytes that an array declares.
+
+    Raises:
+        ValueError: if it is no array, of Python objects, or declares more than there is.
+    """
+    version = npy.read_magic(file)
+    read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+    shape, _, dtype = read(file)
+    if dtype.hasobject:
+        raise ValueError(f"{name}: pickled Python objects, which are not read")
+    declared = math.prod(shape) * dtype.itemsize
+    if declared > present:
+        raise ValueError(f"{name} declares {declared} bytes, but only {present} are stored")
+    return declared
+
+
+def _one_of(arrays: Arrays, names: Sequence[str]) -> str | None:
+    return next((name for name in names if name in arrays), None)
+
+
+def _plain(masks: NDArray[Any]) -> NDArray[Any]:
+    """Masks as uint8 or float32."""
+    return np.ascontiguousarray(masks if masks.dtype == np.uint8 else masks.astype(np.float32))
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Whatever NumPy or zipfile raises about a file, as one line that begins with its name."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged headers are parsed as Python, and raise anything
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(text if text.startswith(f"{path.parent}") else f"{path}: {text}") from None

@@ -1,0 +1,102 @@
+"""NumPy's files, written by NumPy, read back exactly; and what is refused."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from emorl.data import open_dataset
+
+RNG = np.random.default_rng(0)
+IMAGES = RNG.integers(0, 256, (4, 6, 8, 3), np.uint8)
+LABELS = RNG.integers(0, 3, (4, 6, 8), np.uint8)
+ENTITIES = (LABELS[:, None] == np.arange(3)[:, None, None]) * np.uint8(255)
+
+
+def require_images(batch, images=IMAGES) -> None:
+    assert (batch.image.permute(0, 2, 3, 1).numpy() == images).all()
+
+
+@pytest.mark.parametrize("stored", [IMAGES, IMAGES.transpose(0, 3, 1, 2), IMAGES / 255])
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@pytest.mark.parametrize("masks", [LABELS, LABELS[..., None], ENTITIES, ENTITIES[..., None] / 255])
+def test_archives_are_read_exactly(stored, save, masks, tmp_path):
+    factors = {"x": RNG.random((4, 3)), "color": RNG.random((4, 3, 3)), "name": np.array("text")}
+    save(tmp_path / "a.npz", image=stored, mask=masks, **factors)
+    dataset = open_dataset(tmp_path / "a.npz")
+    batch = pickle.loads(pickle.dumps(dataset)).__getitems__([2, 0])
+    require_images(batch, IMAGES[[2, 0]])
+    assert (batch.mask[:, 0].numpy() == LABELS[[2, 0]]).all()
+    assert batch.factors.keys() == {"x", "color"}
+    assert torch.equal(batch.factors["x"], torch.tensor(factors["x"][[2, 0]]).float())
+
+
+def test_a_published_archive_is_read(fixtures_dir):
+    dataset = open_dataset(fixtures_dir / "data" / "tetrominoes_mini_train10.npz")
+    other = open_dataset(fixtures_dir / "data" / "tetrominoes_mini.tfrecords")
+    assert torch.equal(dataset[:].image, other[:].image)
+    assert torch.equal(dataset[:].mask, other[:].mask)
+
+
+def test_arrays_are_read_with_their_masks(tmp_path):
+    np.save(tmp_path / "a.npy", IMAGES)
+    assert open_dataset(tmp_path / "a.npy")[:].mask is None
+    np.save(tmp_path / "a_masks.npy", LABELS.astype(np.int64) * 200)
+    batch = open_dataset(tmp_path / "a.npy")[:]
+    require_images(batch)
+    assert batch.mask.dtype == torch.int32
+    assert (batch.mask[:, 0].numpy() == LABELS.astype(np.int32) * 200).all()
+    np.save(tmp_path / "grey.npy", IMAGES[..., 0])
+    require_images(open_dataset(tmp_path / "grey.npy")[:], IMAGES[..., :1])
+
+
+def test_values_follow_the_policy(tmp_path):
+    path = tmp_path / "a.npy"
+    np.save(path, IMAGES.astype(np.float32))
+    with pytest.raises(ValueError, match=rf"^{path}: image 0: .* value_range \[0, 255\]"):
+        open_dataset(path)
+    require_images(open_dataset(path, value_range=(0, 255))[:])
+    np.save(path, IMAGES // 255)
+    with pytest.raises(ValueError, match="say what they mean by value_range"):
+        open_dataset(path)
+
+
+def declared(path: Path, *, archived: bool) -> None:
+    """An array that declares far more than it stores."""
+    text = "{'descr': '|u1', 'fortran_order': False, 'shape': (900000, 900, 900, 3), }"
+    header = text.ljust(117) + "\n"
+    content = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + b"\0" * 9
+    if archived:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("image.npy", content)
+    else:
+        path.write_bytes(content)
+
+
+def test_damage_is_one_line_that_names_the_file(tmp_path):
+    for name, archived in (("a.npy", False), ("a.npz", True)):
+        path = tmp_path / name
+        declared(path, archived=archived)
+        with pytest.raises(ValueError, match=rf"^{path}: .*declares \d+ bytes, but only"):
+            open_dataset(path)
+        save = np.savez if archived else np.save
+        save(path, **{"image" if archived else "arr": IMAGES})
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-30])
+        with pytest.raises(ValueError, match=f"^{path}: ") as caught:
+            open_dataset(path)
+        assert "\n" not in str(caught.value)
+    np.savez(path, image=IMAGES, mask=np.array([{}], dtype=object))
+    with pytest.raises(ValueError, match="pickled Python objects"):
+        open_dataset(path)
+    np.savez(path, pictures=IMAGES)
+    with pytest.raises(ValueError, match="expected image, got pictures"):
+        open_dataset(path)
+    np.savez(path, image=IMAGES, mask=LABELS[:, :3])
+    with pytest.raises(ValueError, match=r"expected mask \[4, E, 6, 8\]"):
+        open_dataset(path)
