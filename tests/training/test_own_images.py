@@ -89,11 +89,12 @@ def test_memory_grows_with_the_batch(tmp_path):
     folder = photographs(tmp_path / "in", (16, 16))
 
     def bytes_for(batch: int) -> float:
-        line = describe_memory(run_config(folder, *TINY, f"--trainer.batch_size={batch}"))
+        options = ["--network.image_size=[16,16]", f"--trainer.batch_size={batch}"]
+        line = describe_memory(run_config(folder, *TINY, *options))
         number, unit = line.split("about ")[1].split()[:2]
         return float(number) * {"MB": 1e6, "GB": 1e9, "TB": 1e12}[unit]
 
-    activations = 100_000 * 64 * 64 * 4  # bytes: one number a pixel and image, the least there is
+    activations = 100_000 * 16 * 16 * 4  # bytes: one number a pixel and image, the least there is
     assert bytes_for(100_000) > bytes_for(2) + activations
 
 

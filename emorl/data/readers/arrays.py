@@ -14,6 +14,7 @@ import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -101,7 +102,7 @@ class ArrayDataset(FileDataset):
         self._require_indices(indices, len(self))
         with _named(self.path):
             rows = self._arrays()[self._images or ""][list(indices)]
-            images = self.values.to_bytes(rows, lambda row: f"image {indices[row]}: ")
+            images = self.values.to_bytes(rows, partial(_numbered, indices))
         pixels = torch.from_numpy(np.ascontiguousarray(arranged(images, self._axes, "NCHW")))
         return pixels.expand(-1, 3, -1, -1).contiguous()
 
@@ -131,10 +132,8 @@ class ArrayDataset(FileDataset):
         brightest, end = 0.0, 0
         while end < min(LOOKED_AT, self._length):
             start, end = end, min(end + _TOGETHER, LOOKED_AT, self._length)
-            first = start
-            self.values.to_bytes(
-                images[start:end], lambda row, first=first: f"image {first + row}: "
-            )
+            where = partial(_numbered, range(start, end))
+            self.values.to_bytes(images[start:end], where)
             brightest = max(brightest, float(images[start:end].max()))
             if self.values.is_settled(brightest):
                 return
@@ -211,6 +210,11 @@ def _declared(file: IO[bytes], present: int, name: str) -> int:
     if declared > present:
         raise ValueError(f"{name} declares {declared} bytes, but only {present} are stored")
     return declared
+
+
+def _numbered(indices: Sequence[int], row: int) -> str:
+    """What a complaint about a row of a batch begins with."""
+    return f"image {indices[row]}: "
 
 
 def _one_of(arrays: Arrays, names: Sequence[str]) -> str | None:
