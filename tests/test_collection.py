@@ -21,8 +21,8 @@ sys.exit(pytest.main([*options, "tests", "benchmarks"]))
 
 # Tests of no one folder or module of the package.
 CROSS_CUTTING = {
-    *("build", "collection", "cuda_compile", "dependencies", "documentation", "gpu_script"),
-    *("host_waits", "parity", "path_to_kernel", "private_names", "wrong_inputs"),
+    *("build", "collection", "cuda_compile", "dependencies", "documentation", "examples"),
+    *("gpu_script", "host_waits", "parity", "path_to_kernel", "private_names", "wrong_inputs"),
 }
 
 

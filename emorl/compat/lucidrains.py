@@ -161,7 +161,7 @@ class MultiHeadSlotAttention(_Slots):
 
 def _mlp(dim: int, hidden_dim: int) -> nn.Sequential:
     hidden = max(dim, hidden_dim)
-    return nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(inplace=True), nn.Linear(hidden, dim))
+    return nn.Sequential(nn.Linear(dim, hidden), nn.ReLU(), nn.Linear(hidden, dim))
 
 
 class AdaptiveSlotWrapper(nn.Module):
