@@ -200,7 +200,7 @@ def test_the_plot_is_drawn() -> None:
     bars = len(WAYS) // 2 * len(SOURCES)
     assert [len(axes.patches) for axes in (images, masks)] == [bars, bars]
     # A line for each source and configuration: Tetrominoes' four have two.
-    assert sum(len(hungriest(record, key)) for key in SOURCES) == 4 * 2 + 13
+    assert sum(len(hungriest(record, key)) for key in SOURCES) == 4 * 2 + 14
     svg = picture(figure, "svg")
     assert b"Some Processor at 2.5 GHz, 2 threads; 2026-11-27" in svg
     assert b"CLEVR, HDF5, contiguous" in svg
