@@ -72,6 +72,10 @@ def test_the_published_numbers_of_images():
     assert splits.published("clevr", "test") == range(70_000, 70_320)
     assert splits.needed("object-centric-library's files") == 100_000
     assert splits.published("cater", "train") is None
+    library, torch_files = ORDERS
+    assert splits.published(library, "val") == splits.published(torch_files, "test")
+    assert splits.published(library, "test") == splits.published(torch_files, "val")
+    assert splits.published(library, "test") == range(95_000, 100_000)
 
 
 def test_dark_images_of_a_split_are_noticed(tmp_path, monkeypatch):

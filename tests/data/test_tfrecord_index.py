@@ -56,6 +56,17 @@ def test_counting_stops_where_enough_is_seen(files, most):
     assert records.count() == 121
 
 
+@pytest.mark.parametrize("zeros", [1, 512, 200_000])
+def test_zeros_behind_the_data_are_no_records(zeros, tmp_path):
+    """However many; another member may follow them."""
+    path = tmp_path / "a"
+    content = packed(GZIP)
+    path.write_bytes(content + bytes(zeros))
+    assert Records([path]).count() == 60
+    path.write_bytes(content + bytes(zeros) + content)
+    assert Records([path]).count() == 120
+
+
 def test_places_are_few(files, monkeypatch):
     monkeypatch.setattr(tfrecord_index, "MOST_MARKS", 30)
     records = Records(files)
