@@ -250,6 +250,26 @@ def test_a_texture_has_its_two_colours_and_smooth_noise() -> None:
     assert near.abs().max() < 3 * 1.5 * step
 
 
+@pytest.mark.parametrize(("size", "most"), [(96, 4), (32, 8)])
+def test_no_more_is_rendered_ahead_than_is_rendered_at_once(
+    monkeypatch: pytest.MonkeyPatch, size: int, most: int
+) -> None:
+    """A batch read after others must not wait for hundreds of images, which nobody may ask for."""
+    made = []
+
+    def generate(self: Clevr, index: Tensor) -> Batch:
+        made.append(len(index))
+        return Batch(torch.zeros(len(index), 3, 1, 1), None, {}, index)
+
+    monkeypatch.setattr(Clevr, "generate", generate)
+    images = Clevr(6, size=size)
+    for start in range(0, 24, 4):
+        assert images.__getitems__(range(start, start + 4)).index.tolist() == list(
+            range(start, start + 4)
+        )
+    assert max(made) == most
+
+
 def test_any_size_and_crop() -> None:
     small = open_dataset("clevr10", size=32, crop="clevr", seed=3)
     assert small.image_size == (32, 32)

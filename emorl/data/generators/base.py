@@ -20,11 +20,18 @@ class GeneratedDataset(ObjectDataset):
 
     A call costs much more than an image, so after two requests with the same stride the next
     few are made in one call. What an index gives never depends on it.
+
+    Args:
+        device: where images are made.
+        most_at_once: how many images a call makes ahead at most, where more would gain nothing.
     """
 
-    def __init__(self, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, device: torch.device | str = "cpu", *, most_at_once: int | None = None
+    ) -> None:
         self.device = torch.device(device)
-        self._most_ahead = _AHEAD if self.device.type == "cpu" else _AHEAD_ON_GPU
+        ahead = _AHEAD if self.device.type == "cpu" else _AHEAD_ON_GPU
+        self._most_ahead = ahead if most_at_once is None else min(ahead, most_at_once)
         self._ahead: dict[tuple[int, int], Batch] = {}
         self._latest: tuple[int, int, int] = (0, 0, 0)
 

@@ -66,12 +66,15 @@ class Clevr(GeneratedDataset):
         seed: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
-        super().__init__(device)
         if split not in random.SPLITS:
             raise ValueError(f"split: expected one of {', '.join(random.SPLITS)}, got {split!r}")
         for name, value, low, high in (("most", most, 3, 10), ("size", size, 1, 1024)):
             if not low <= value <= high:
                 raise ValueError(f"{name}: expected {low} to {high}, got {value}")
+        # On the CPU the rays of 96x96 pixels stay in the cache; a GPU wants more work per call.
+        on_cpu = torch.device(device).type == "cpu"
+        self._chunk = max(1, 96**2 // size**2) if on_cpu else 128
+        super().__init__(device, most_at_once=self._chunk)
         self.name = f"clevr{most}-like"
         self.image_size = (size, size)
         self.most, self.split, self.seed = most, split, seed
@@ -82,10 +85,8 @@ class Clevr(GeneratedDataset):
 
     def generate(self, index: Tensor) -> Batch:
         """The scenes of `index`, int64 [B]."""
-        # On the CPU the rays of 96x96 pixels stay in the cache; a GPU wants more work per call.
-        chunk = 128 if self.device.type != "cpu" else max(1, 96**2 // self.image_size[0] ** 2)
         scenes = Scenes(*map(torch.cat, zip(*map(self.scenes, index.split(64)), strict=True)))
-        rows = torch.arange(len(index), device=index.device).split(chunk)
+        rows = torch.arange(len(index), device=index.device).split(self._chunk)
         parts = [self.render(scenes.rows(part), index[part]) for part in rows]
         image, mask = (torch.cat(x) for x in zip(*parts, strict=True))
         return Batch(image, mask, self._factors(scenes), index)
