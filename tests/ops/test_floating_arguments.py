@@ -346,11 +346,21 @@ NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
     *(SLOTS + name for name in ("SlotLayers", "SlotRules", "require_choice")),
     *(PLAIN + "position_map", PLAIN + "coordinates"),
     *(f"emorl.metrics.segmentation.{name}" for name in (
-        "adjusted_rand_index", "mean_iou", "match_segments",  # of integers, others are refused
+        # of integers, others are refused
+        "adjusted_rand_index", "mean_iou", "match_segments", "match_objects", "mean_best_overlap",
+        "segmentation_covering",
     )),
+    *(f"emorl.metrics.disentanglement.{name}" for name in (
+        # of NumPy's arrays
+        "DCI", "Factor", "completeness", "dci", "dimension_correlation", "dimension_redundancy",
+        "disentanglement", "learn_matching", "make_factors", "mean_scores", "probe",
+        "released_dci", "targets_of",
+    )),
+    "emorl.metrics.perceptual.require_weights",
 }  # fmt: skip
 DETACHED = {  # what they return or hold is documented to be detached, or is a gradient
     *(POSTERIOR + name for name in ("Score", "ScoredPosterior", "loss_gradient")),
+    "emorl.metrics.perceptual.PerceptualDistance",
 }
 
 
