@@ -17,7 +17,7 @@ from PIL import Image
 
 from emorl.data import check, open_dataset
 from emorl.data.readers.images import ImageFolder, split_of
-from emorl.data.readers.pictures import read_header
+from emorl.data.readers.pictures import read_colours, read_header
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (12, 16, 3), np.uint8)
@@ -143,6 +143,25 @@ def test_a_given_crop_comes_first(tmp_path):
     assert (dataset[1]["image"].permute(1, 2, 0).numpy() == stored[2:12, 4:20]).all()
     with pytest.raises(ValueError, match=r"b\.png: crop .*: expected images of at least 12x40"):
         open_dataset(tmp_path, split="all", crop=(2, 12, 4, 40))
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_large_jpeg_is_decoded_at_a_fraction(orientation, tmp_path):
+    """At twice the asked size or more; the same picture, up to what JPEG and resizing blur."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    ramps = np.broadcast_to(np.linspace(0, 255, 400), (200, 400))[..., None].repeat(3, 2)
+    ramps = ramps.astype(np.uint8)
+    path = save(tmp_path / "a.jpg", ramps, exif=exif, quality=95)
+    save(tmp_path / "a_mask.png", np.rot90(ramps[..., 0] // 128, -int(orientation == 6)))
+    size = (10, 20) if orientation == 1 else (20, 10)
+    assert read_header(path).shape == ((200, 400) if orientation == 1 else (400, 200))
+    assert read_colours(path, None, size).shape[:2] == tuple(5 * side // 2 for side in size)
+    sample = open_dataset(tmp_path, split="all", size=size)[0]
+    whole = read_colours(path, None)
+    expected = np.array(Image.fromarray(whole).resize(size[::-1], Image.BICUBIC)).astype(int)
+    assert np.abs(sample["image"].permute(1, 2, 0).numpy() - expected).max() <= 2
+    assert (sample["mask"][0].numpy() == (expected[..., 0] > 127)).all()
 
 
 def test_mixed_sizes_without_a_size_are_refused(tmp_path):

@@ -34,11 +34,12 @@ from emorl.data.readers.pictures import (
     read_labels,
 )
 from emorl.data.splits import ALL
-from emorl.data.transforms import Box, Shape, centred, cut, method_of, shape_of
+from emorl.data.transforms import CENTRE, Box, Shape, centred, cut, method_of, shape_of
 from emorl.data.values import BYTES, LOOKED_AT, PixelValues, ValueRange
 
 _BESIDE = "_mask"
 _SPLIT_IN = 10  # parts, of which one is "test", one "val", the rest "train"
+_FINER = 2  # times the asked size, at which a JPEG may be decoded before it is resized
 _DARK_16 = 255  # grey of 16 bits with nothing above it may be meant from 0 to 255
 
 
@@ -72,6 +73,9 @@ class PictureFiles(FileDataset):
         self.path, self.name = path, path.name
         self.pictures, self.masks, self.crop = [*pictures], [*masks], crop
         self._shape = None if size is None else shape_of(size)
+        self._enough: Shape | None = None
+        if self._shape is not None and crop in (None, CENTRE):  # a given crop counts all pixels
+            self._enough = _FINER * self._shape[0], _FINER * self._shape[1]
         told = value_range is not None
         reason = "as value_range says" if told else "as their format says"
         self.values = PixelValues(value_range or BYTES, reason, told=True)
@@ -109,7 +113,7 @@ class PictureFiles(FileDataset):
     def read_images(self, indices: Sequence[int]) -> Tensor:
         """The pictures alone, uint8 [B, 3, H, W]; errors as `read`'s."""
         self._require_indices(indices, len(self))
-        images = np.stack([self._framed_picture(index)[0] for index in indices])
+        images = np.stack([self._framed_picture(self.pictures[index]) for index in indices])
         return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
     @abstractmethod
@@ -117,18 +121,18 @@ class PictureFiles(FileDataset):
         """Factors by name."""
 
     def _read(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.generic] | None]:
-        image, full, box = self._framed_picture(index)
+        picture = self.pictures[index]
         if not self.masks:
-            return image, None
+            return self._framed_picture(picture), None
+        full = read_header(picture).shape
         labels = read_labels(self.masks[index], full, self._most)
-        return image, framed(labels, box, self.image_size, "nearest")
+        box = self._frame(picture, full)
+        return self._framed_picture(picture), framed(labels, box, self.image_size, "nearest")
 
-    def _framed_picture(self, index: int) -> tuple[NDArray[np.uint8], Shape, Box]:
-        """A picture, the size of its file's, and the region that is shown."""
-        pixels = read_colours(self.pictures[index], self._asked)
-        full = pixels.shape[0], pixels.shape[1]
-        box = self._frame(self.pictures[index], full)
-        return framed(pixels, box, self.image_size, method_of(self.crop)), full, box
+    def _framed_picture(self, picture: str) -> NDArray[np.uint8]:
+        pixels = read_colours(picture, self._asked, self._enough)
+        box = self._frame(picture, (pixels.shape[0], pixels.shape[1]))
+        return framed(pixels, box, self.image_size, method_of(self.crop))
 
     def _frame(self, picture: str, full: Shape) -> Box:
         try:

@@ -65,17 +65,24 @@ def read_header(path: str | Path) -> Header:
         return Header(_shown_shape(file), file.mode)
 
 
-def read_colours(path: str | Path, values: PixelValues | None) -> NDArray[np.uint8]:
+def read_colours(
+    path: str | Path, values: PixelValues | None, least: Shape | None = None
+) -> NDArray[np.uint8]:
     """A picture as it is shown, uint8 [H, W, 3].
 
     Args:
         path: the file.
         values: what the numbers mean, where the user has said so; None for the format's meaning.
+        least: height and width that are enough: a large JPEG is then decoded at a half, a quarter
+            or an eighth of its size, which takes a tenth of the time. None reads all pixels.
 
     Raises:
         ValueError: naming the file, if it is damaged, or its numbers are not in their range.
     """
     with _opened(path) as file:
+        if least is not None:
+            upright = _shown_shape(file) == (file.height, file.width)
+            file.draft(None, least[::-1] if upright else least)
         numbers = _numbers(ImageOps.exif_transpose(file))
         if values is not None:
             numbers = values.to_bytes(numbers[None])[0]
