@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from layout_testing import HDF5, Scenes
+from own_files_writing import OWN
 from record_writing import TFRECORDS
 
 from emorl.data import Batch, ObjectDataset, check, open_dataset
@@ -22,7 +24,7 @@ from emorl.training.config import TrainerConfig
 from emorl.training.trainer import Trainer
 from tests.training_fakes import SIZE, FakeModel
 
-LAYOUTS = {**HDF5, **TFRECORDS}
+LAYOUTS = {**HDF5, **TFRECORDS, **OWN}
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "datasets.md"
 COLUMNS = {
     "recognised": "test_recognised",
@@ -35,7 +37,13 @@ COLUMNS = {
     "`train` step": "test_train_step",
     "`evaluate`": "test_evaluate",
 }
-WITHOUT_FACTORS = ("arrays at the root", "Objects Room")
+WITHOUT_FACTORS = (
+    "arrays at the root",
+    "Objects Room",
+    "folder of pictures",
+    "NumPy array (.npy)",
+)
+WITHOUT_CHECKSUMS = (*HDF5, "NumPy array (.npy)")
 PUBLISHED = {
     "object-centric-library": "90,000 / 5,000 / 5,000",
     "multi_object_datasets_torch": "90,000 / 5,000 / 5,000",
@@ -44,6 +52,9 @@ PUBLISHED = {
     "Multi-dSprites, binarized": "60,000 / 320",
     "Multi-dSprites, colored on colored": "60,000 / 320",
     "CLEVR with masks": "70,000 / 320",
+    "EfficientMORL": "group",
+    "folder of pictures": "folders, or names",
+    "ClevrTex": "tenths: 8 / 1 / 1",
 }
 Stored = tuple[str, Path, Scenes]
 
@@ -102,7 +113,7 @@ def test_factors(stored: Stored, opened: ObjectDataset) -> None:
 
 
 def test_split(stored: Stored, opened: ObjectDataset) -> None:
-    """A group; else the whole file, which is smaller than the published numbers here.
+    """A group, a folder, tenths; else the whole file, smaller than the published numbers here.
 
     tests/data/test_splits.py has files that are as large.
     """
@@ -110,6 +121,12 @@ def test_split(stored: Stored, opened: ObjectDataset) -> None:
     if name == "EfficientMORL":
         with pytest.raises(ValueError, match="expected a group 'test', got train/"):
             open_dataset(path, split="test")
+    elif name == "folder of pictures":
+        with pytest.raises(ValueError, match="none of the 6 pictures belongs to split 'test'"):
+            open_dataset(path, split="test")
+    elif name == "ClevrTex":
+        counts = [len(open_dataset(path, split=split)) for split in ("train", "val", "test")]
+        assert counts == [8, 1, 1]
     else:
         assert len(open_dataset(path, split="test")) == len(opened)
 
@@ -135,18 +152,23 @@ def outcome(path: Path) -> Batch | str:
 
 
 def test_damaged(stored: Stored, tmp_path: Path) -> None:
-    """One line that names the file; HDF5 has no checksums, so that other numbers may be read."""
+    """One line that names the file; where there are no checksums other numbers may be read."""
     name, path, made = stored
     broken = tmp_path / "broken"
-    for number, content in enumerate(damaged(path.read_bytes())):
-        broken.write_bytes(content)
+    (shutil.copytree if path.is_dir() else shutil.copy)(path, broken)
+    file = broken if path.is_file() else min(broken.rglob("*[0-3].png"))
+    file = file.with_name("CLEVRTEX_full_000002.png") if name == "ClevrTex" else file
+    for number, content in enumerate(damaged(file.read_bytes())):
+        file.write_bytes(content)
         found = outcome(broken)
         if isinstance(found, str):
-            assert re.match(rf"{broken}: [^\n]+$", found)
+            assert re.match(rf"{file}: [^\n]+$", found)
         else:
             assert number > 2, "of a file cut short"
             right = made.images.transpose(0, 3, 1, 2)
-            assert name in HDF5 or np.array_equal(found.image[:, : right.shape[1]], right)
+            assert name in WITHOUT_CHECKSUMS or np.array_equal(
+                found.image[:, : right.shape[1]], right
+            )
 
 
 def test_check(stored: Stored) -> None:
@@ -174,7 +196,7 @@ def matrix() -> str:
     for layout in LAYOUTS:
         own = {
             "factors": "none there" if layout in WITHOUT_FACTORS else "yes",
-            "split": "group" if layout == "EfficientMORL" else PUBLISHED.get(layout, "one"),
+            "split": PUBLISHED.get(layout, "one"),
             "damaged": "one line",
         }
         cells = " | ".join(own.get(column, "yes") for column in COLUMNS)

@@ -76,6 +76,14 @@ class ArrayDataset(FileDataset):
     def __len__(self) -> int:
         return self._length
 
+    def describe(self) -> list[str]:
+        """The layout, and each array."""
+        with _named(self.path):
+            arrays = self._arrays()
+        kind = "archive" if zipfile.is_zipfile(self.path) else "array"
+        stored = [f"stored: {name} {a.dtype} {list(a.shape)}" for name, a in arrays.items()]
+        return [f"layout: NumPy {kind}", *stored]
+
     def read(self, indices: Sequence[int]) -> tuple[Batch, Tensor | None]:
         """The images at `indices`, and masks of entities if such are stored, [B, E, H, W].
 

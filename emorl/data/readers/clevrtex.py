@@ -49,6 +49,8 @@ class ClevrTex(PictureFiles):
             cannot be used.
     """
 
+    layout = "ClevrTex"
+
     def __init__(
         self,
         path: Path,

@@ -61,6 +61,8 @@ class PictureFiles(FileDataset):
         ValueError: naming the file, if one of the first cannot be used.
     """
 
+    layout = "folder of pictures"
+
     def __init__(
         self,
         path: Path,
@@ -91,6 +93,10 @@ class PictureFiles(FileDataset):
 
     def __len__(self) -> int:
         return len(self.pictures)
+
+    def describe(self) -> list[str]:
+        """The layout, and whether there are label maps."""
+        return [f"layout: {self.layout}, {'with' if self.masks else 'without'} label maps"]
 
     def read(self, indices: Sequence[int]) -> tuple[Batch, Tensor | None]:
         """The pictures at `indices` with their label maps; there are no masks of entities.
