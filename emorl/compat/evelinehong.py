@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorl.nn.networks import convolve
-from emorl.nn.slot_attention import SlotLayers, SlotRules, iterate
+from emorl.nn.slot_iterations import SlotLayers, SlotRules, iterate
 from emorl.ops import Backend
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from emorl.nn.slot_attention import SlotLayers, SlotRules, iterate
+from emorl.nn.slot_iterations import SlotLayers, SlotRules, iterate
 from emorl.ops import Backend
 
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorl.compat.gaussian import drawn
-from emorl.nn.slot_attention import SlotLayers, SlotRules, iterate
+from emorl.nn.slot_iterations import SlotLayers, SlotRules, iterate
 from emorl.ops import Backend, slot_attention
 
 

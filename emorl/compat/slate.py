@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from emorl.compat.gaussian import drawn
-from emorl.nn.slot_attention import SlotLayers, SlotRules, iterate
+from emorl.nn.slot_iterations import SlotLayers, SlotRules, iterate
 from emorl.ops import Backend
 
 

@@ -213,6 +213,7 @@ ATTENTION, NLL, CONVOLUTION, BROADCAST = (
 )
 NETWORKS, POSTERIOR, PLAIN = "emorl.nn.networks.", "emorl.nn.posterior.", "emorl.nn.plain."
 SLOTS = "emorl.nn.slot_attention."
+ITERATIONS = "emorl.nn.slot_iterations."
 HEADS = "emorl.ops.slot_attention_heads."
 ENTRIES: dict[str, Entry] = {
     ATTENTION + "slot_attention": Entry(
@@ -318,9 +319,8 @@ ENTRIES: dict[str, Entry] = {
 TESTED_WITH_ANOTHER = {
     *(HEADS + name for name in ("SingleHead", "images_as_heads", "slots_as_heads")),
     *(POSTERIOR + name for name in ("kl_divergence", "leaves", "gradients")),
-    *(SLOTS + name for name in (
-        "DenseAttention", "SlotAttentionLayers", "SlotIterations", "iterate",
-    )),
+    SLOTS + "SlotAttentionLayers",
+    *(ITERATIONS + name for name in ("DenseAttention", "SlotIterations", "iterate")),
 }  # fmt: skip
 NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
     *(f"emorl.ops.library.{name}" for name in (
@@ -343,7 +343,7 @@ NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
         "frozen",
     )),
     "emorl.nn.initialisation.init_xavier",
-    *(SLOTS + name for name in ("SlotLayers", "SlotRules", "require_choice")),
+    *(ITERATIONS + name for name in ("SlotLayers", "SlotRules", "require_choice")),
     *(PLAIN + "position_map", PLAIN + "coordinates"),
     *(f"emorl.metrics.segmentation.{name}" for name in (
         # of integers, others are refused

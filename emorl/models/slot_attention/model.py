@@ -10,7 +10,7 @@ from emorl.models.slot_attention.config import SlotAttentionConfig
 from emorl.models.slot_autoencoder import SlotAutoencoder
 from emorl.nn.initial_slots import LearnedSlots, SampledSlots
 from emorl.nn.networks import ImageEncoder
-from emorl.nn.slot_attention import SlotIterations
+from emorl.nn.slot_iterations import SlotIterations
 
 
 class SlotAttentionModel(SlotAutoencoder):

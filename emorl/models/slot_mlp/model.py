@@ -12,7 +12,7 @@ from emorl.models.slot_autoencoder import SlotAutoencoder
 from emorl.models.slot_mlp.config import SlotMLPConfig
 from emorl.nn.initialisation import init_xavier
 from emorl.nn.networks import ImageEncoder
-from emorl.nn.slot_attention import SlotIterations
+from emorl.nn.slot_iterations import SlotIterations
 
 
 class SlotMLP(SlotAutoencoder):
