@@ -74,4 +74,4 @@ def _without_nan(value: Any) -> Any:
         return {name: _without_nan(inner) for name, inner in value.items()}
     if isinstance(value, list):
         return [_without_nan(inner) for inner in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -52,6 +52,7 @@ def run(arguments: list[str]) -> int:
     from emorl.training.devices import make_accelerator
 
     paths = find_pictures(options.folder)
+    _require_different_names(paths, options.folder)
     _, model = find_model(options.target)
     accelerator = make_accelerator(TrainerConfig(device=options.device, precision="no"))
     results = segment(
@@ -62,30 +63,46 @@ def run(arguments: list[str]) -> int:
         batch_size=options.batch_size,
         seed=options.seed,
     )
-    tiles, unread = [], 0
+    tiles, written, unread = [], 0, 0
     for result in results:
         if isinstance(result, ValueError):
             unread += 1
             print(f"left out: {result}", file=Terminal(sys.stderr))
             continue
-        tiles.append(_write(result, options.folder, options.out))
+        pair = _write(result, options.folder, options.out)
+        written += 1
+        if written <= _SHEET:
+            tiles.append(pair)
     accelerator.end_training()
     if not tiles:
         raise ValueError(f"{options.folder}: none of its {unread} pictures can be read")
-    sheet = _contact_sheet(tiles[:_SHEET], options.out / "contact.png")
+    sheet = _contact_sheet(tiles, options.out / "contact.png")
     left_out = f", {unread} left out" if unread else ""
-    print(f"written: {len(tiles)} pictures{left_out}, in {options.out / 'labels'} and ", end="")
+    print(f"written: {written} pictures{left_out}, in {options.out / 'labels'} and ", end="")
     print(f"{options.out / 'overlays'}; {sheet}")
     return 0
+
+
+def _result_name(path: Path, folder: Path) -> Path:
+    name = path.relative_to(folder)
+    if name.suffix.lower() == ".png":
+        return name
+    return name.with_name(f"{name.name}.png")  # a.jpg and a.png are two pictures
+
+
+def _require_different_names(paths: list[Path], folder: Path) -> None:
+    owners: dict[Path, Path] = {}
+    for path in paths:
+        other = owners.setdefault(_result_name(path, folder), path)
+        if other != path:
+            raise ValueError(f"{path}: expected another name, its results would replace {other}'s")
 
 
 def _write(result: Segmented, folder: Path, out: Path) -> list[Bytes]:
     """Write a picture's label map and overlay; its two tiles for the contact sheet."""
     from emorl.report.tiles import label_png, overlay, png, thumbnail
 
-    name = result.path.relative_to(folder)
-    if name.suffix.lower() != ".png":
-        name = name.with_name(f"{name.name}.png")  # a.jpg and a.png are two pictures
+    name = _result_name(result.path, folder)
     painted = overlay(result.image, result.labels)
     write_atomically(out / "labels" / name, label_png(result.labels))
     write_atomically(out / "overlays" / name, png(painted))

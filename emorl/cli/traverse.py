@@ -51,6 +51,8 @@ def run(arguments: list[str]) -> int:
     low, high = ranges(samples)
     activity = activeness(model, samples, seed=options.seed)
     dimensions = active(activity)[: options.dimensions]
+    if not len(dimensions):
+        raise ValueError(f"{folder}: expected a dimension that changes a picture, got none")
     record = {
         "checkpoint": str(folder),
         "data": dataset.name,

@@ -220,9 +220,10 @@ def _gathered(
 
 
 def _summary(name: str, values: Tensor) -> Summary:
-    if name not in SOMETIMES_UNDEFINED and values.isnan().any():
-        image = int(values.isnan().nonzero()[0])
-        raise ValueError(f"{name}: expected a number for each image, got nan for image {image}")
+    if name not in SOMETIMES_UNDEFINED and not values.isfinite().all():
+        image = int((~values.isfinite()).nonzero()[0])
+        found = float(values[image])
+        raise ValueError(f"{name}: expected a number for each image, got {found} for image {image}")
     return summarise(values)
 
 

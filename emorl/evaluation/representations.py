@@ -23,6 +23,7 @@ from emorl.metrics import match_objects
 from emorl.metrics.disentanglement import (
     DCI,
     Factor,
+    Probe,
     dci,
     dimension_correlation,
     dimension_redundancy,
@@ -42,6 +43,7 @@ CODES = (
     "posterior means of slots; objects of 50 pixels or more, matched to slots by the IoU of the "
     "decoder's masks, 0.1 or more"
 )
+_PROBES: tuple[Probe, ...] = ("linear", "mlp")
 _NO_PROPERTIES = ("visibility", "pixel_coords")
 
 
@@ -115,19 +117,13 @@ def measure_representations(
     factors = make_factors(objects.factors)
     if not factors:
         return {}, {}, ["no DCI: all objects have the same factors"]
-    scores = dci(objects.codes, factors, trees=trees, seed=seed)
-    released = released_dci(objects.codes, factors, trees=trees, seed=seed)
-    values = {
-        **_dci_values("dci", scores, factors),
-        "dci_released_disentanglement": released.disentanglement,
-        "dci_released_completeness": released.completeness,
-        "dci_released_informativeness": float(np.mean([*released.informativeness.values()])),
-        **_learned_values(objects, trees, seed),
-    }
-    for kind in ("linear", "mlp"):
-        read = probe(objects.codes, factors, kind, seed=seed)
-        named = {**mean_scores(read, factors), **read}
-        values.update({f"probe_{kind}_{name}": value for name, value in named.items()})
+    try:
+        values, importance = _scored(objects, factors, trees, seed)
+        learned = _learned_values(objects, trees, seed)
+    except ValueError as error:  # a factor is the same for all objects of a half
+        return {}, {}, [f"no DCI: {error}"]
+    notes = [] if learned else ["no learned DCI: an image has more objects than slots"]
+    values |= learned
     activity = _activity(model, dataset, count, seed, sizes)
     chosen = active(activity).numpy()
     spread = chosen[objects.codes[:, chosen].std(axis=0) > 0]
@@ -137,13 +133,32 @@ def measure_representations(
     details = {
         "codes": CODES,
         "factors": [f"{f.name}: {'discrete' if f.discrete else 'continuous'}" for f in factors],
-        "importance": scores.importance.tolist(),
+        "importance": importance.tolist(),
         "activeness": activity.tolist(),
         "activeness_images": min(count, ACTIVENESS_IMAGES),
     }
     metrics = {name: single(float(x), matched, lost) for name, x in values.items()}
     metrics["active_dimensions"] = single(len(chosen), min(count, ACTIVENESS_IMAGES), 0)
-    return metrics, details, []
+    return metrics, details, notes
+
+
+def _scored(
+    objects: MatchedObjects, factors: list[Factor], trees: int, seed: int
+) -> tuple[dict[str, float], NDArray[np.float64]]:
+    """DCI right and as released, and probes, of matched objects; the importances of the first."""
+    scores = dci(objects.codes, factors, trees=trees, seed=seed)
+    released = released_dci(objects.codes, factors, trees=trees, seed=seed)
+    values = {
+        **_dci_values("dci", scores, factors),
+        "dci_released_disentanglement": released.disentanglement,
+        "dci_released_completeness": released.completeness,
+        "dci_released_informativeness": float(np.mean([*released.informativeness.values()])),
+    }
+    for kind in _PROBES:
+        read = probe(objects.codes, factors, kind, seed=seed)
+        named = {**mean_scores(read, factors), **read}
+        values.update({f"probe_{kind}_{name}": value for name, value in named.items()})
+    return values, scores.importance
 
 
 def match(

@@ -53,8 +53,12 @@ def bootstrap(values: Tensor) -> tuple[float, float]:
         values: float64 [N], one or more.
     """
     generator = torch.Generator().manual_seed(0)
-    picks = torch.randint(len(values), (_RESAMPLED, len(values)), generator=generator)
-    means = values[picks].mean(1)
+    means = torch.stack(
+        [
+            values[torch.randint(len(values), (len(values),), generator=generator)].mean()
+            for _ in range(_RESAMPLED)
+        ]
+    )
     low, high = means.quantile(torch.tensor([_TAIL, 1 - _TAIL], dtype=values.dtype)).tolist()
     return low, high
 
@@ -65,7 +69,8 @@ def across_runs(
     """Summarise the evaluations of several runs, such as one configuration's with several seeds.
 
     Args:
-        results: of `evaluate`, with "checkpoint" and "data", of one protocol and the same data.
+        results: of `evaluate`, with "checkpoint", "data" and "split"; of one protocol and the same
+            data, split and number of images.
         failures: run -> why it could not be evaluated.
         least_fg_ari: a run whose mean FG-ARI is below has failed, and counts as such; it stays in
             the means.
@@ -76,7 +81,8 @@ def across_runs(
         the runs' means, for the metrics that all runs have.
 
     Raises:
-        ValueError: if there are no results, or those of two protocols or data sets.
+        ValueError: if there are no results, or those of two protocols, data sets, splits or numbers
+            of images.
     """
     for key in ("protocol", "data", "split", "images"):
         if len(found := {str(result[key]) for result in results}) != 1:

@@ -323,7 +323,7 @@ def _ensemble(discrete: bool, trees: int, seed: int | None) -> Any:
     from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
 
     kind = GradientBoostingClassifier if discrete else GradientBoostingRegressor
-    return kind(n_estimators=trees, random_state=seed)
+    return kind(n_estimators=trees, random_state=_state(seed))
 
 
 def _probe(kind: Probe, discrete: bool, seed: int) -> Any:
@@ -333,7 +333,12 @@ def _probe(kind: Probe, discrete: bool, seed: int) -> Any:
     if kind == "linear":
         return LogisticRegression(max_iter=1000) if discrete else Ridge()
     network = MLPClassifier if discrete else MLPRegressor
-    return network(hidden_layer_sizes=(128,), random_state=seed)
+    return network(hidden_layer_sizes=(128,), random_state=_state(seed))
+
+
+def _state(seed: int | None) -> int | None:
+    """A seed as scikit-learn takes it."""
+    return None if seed is None else seed % 2**32
 
 
 @contextmanager

@@ -111,15 +111,17 @@ def match_segments(true: Tensor, predicted: Tensor) -> list[dict[int, int]]:
         ValueError: if shapes differ or labels are not non-negative integers.
     """
     table = _contingency(true, predicted)
-    true_labels, predicted_labels = (
-        [label % 2**64 for label in labels.tolist()]
-        for labels in (table.true_labels, table.predicted_labels)
-    )
+    true_labels, predicted_labels = _labels(table.true_labels), _labels(table.predicted_labels)
     matches = []
     for iou in _intersection_over_union(table.counts).cpu().numpy():
         pairs = zip(*_assigned(iou), strict=True)
         matches.append({predicted_labels[p]: true_labels[t] for t, p in pairs if iou[t, p] > 0})
     return matches
+
+
+def _labels(labels: Tensor) -> list[int]:
+    """Labels as they were given: those from 2**63 on are negative in int64."""
+    return [label % 2**64 for label in labels.tolist()]
 
 
 def match_objects(
@@ -149,10 +151,11 @@ def match_objects(
     objects &= table.true_labels != 0
     matches = []
     for iou, rows in zip(_intersection_over_union(table.counts).cpu(), objects.cpu(), strict=True):
-        true_labels, kept = table.true_labels[rows.to(table.true_labels.device)], iou[rows].numpy()
+        true_labels = _labels(table.true_labels[rows.to(table.true_labels.device)])
+        predicted_labels, kept = _labels(table.predicted_labels), iou[rows].numpy()
         matches.append(
             {
-                int(table.predicted_labels[p]): int(true_labels[t])
+                predicted_labels[p]: true_labels[t]
                 for t, p in zip(*_assigned(kept), strict=True)
                 if kept[t, p] > 0 and kept[t, p] >= least_iou
             }

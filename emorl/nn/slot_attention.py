@@ -42,7 +42,7 @@ class SlotAttentionLayers(nn.Module):
         combine_heads: map the heads' updates to D by one more layer.
         gain: of the initial weights (Xavier normal) of projections and MLP; the GRU keeps
             PyTorch's initialisation.
-        rules: what is computed with these layers; `scale` None is (Q / H) ** -0.5.
+        rules: what is computed with these layers.
     """
 
     def __init__(
@@ -246,7 +246,7 @@ class SlotAttention(SlotAttentionLayers):
             num_slots: K of the module's own slots, instead of the constructor's.
             iterations: T, instead of the constructor's; at least 1.
             slot_mask: [B, K], bool, True where the slot takes part. Others get an update of 0.
-            input_mask: [B, N], bool, True where the input counts.
+            input_mask: [B, N], bool, True where the input counts, of each image one at least.
             return_attention: whether the last iteration's softmax is returned; it is
                 differentiable.
             generator: of the noise of sampled slots.
@@ -256,7 +256,7 @@ class SlotAttention(SlotAttentionLayers):
             several heads, [B, K, H, N].
 
         Raises:
-            ValueError: if there are no initial slots, or not one iteration.
+            ValueError: if there are no initial slots, or not one iteration, or a mask does not fit.
         """
         times = self.iterations if iterations is None else iterations
         if times < 1:

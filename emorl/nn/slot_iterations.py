@@ -9,7 +9,7 @@ of queries and keys and E of values (all heads'), T iterations.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Self, get_args
@@ -226,7 +226,16 @@ def iterate(
 
     Returns:
         Slots and attention; all slots but the last are detached unless the gradient is "full".
+
+    Raises:
+        ValueError: if a mask is not bool or of another shape, or there is an `input_mask` and
+            masked slots are to get the mean of all values.
     """
+    _check_mask("slot_mask", slot_mask, slots.shape[:2])
+    if input_mask is not None:
+        _check_mask("input_mask", input_mask, (len(slots), input_mask.shape[-1]))
+        if rules.masked_update == "mean":
+            raise ValueError("slot attention: masked_update: a mean of all inputs knows no mask")
     inputs = _attended(layers, rules, features, slots.shape[1] * iterations, input_mask)
     initial, states, maps = slots, [slots], []
     for i in range(iterations):
@@ -249,6 +258,13 @@ def iterate(
                 attention = attention.masked_fill(out if attention.dim() == 3 else out[:, None], 0)
             maps.append(attention)
     return SlotIterations(states[1:], maps)
+
+
+def _check_mask(name: str, mask: Tensor | None, shape: Sequence[int]) -> None:
+    if mask is not None and (mask.dtype != torch.bool or mask.shape != torch.Size(shape)):
+        raise ValueError(
+            f"slot attention: {name}: expected bool {[*shape]}, got {mask.dtype} {[*mask.shape]}"
+        )
 
 
 def _attended(
@@ -275,8 +291,8 @@ def _attended(
 def _absorbs(layers: SlotLayers, rules: SlotRules, features: Tensor, queries: int) -> bool:
     """Whether absorbed projections are plain, and take fewer multiplications than dense ones.
 
-    Those of an image: dense, both projections of N inputs, then Q a query and input; absorbed,
-    both projections of the queries, then C a query, head and input.
+    Those of an image: dense, both projections of N inputs, then Q a query, head and input;
+    absorbed, both projections of the queries, then C a query, head and input.
     """
     key, value = layers.key, layers.value
     if not (is_plain(key, nn.Linear) and is_plain(value, nn.Linear)):

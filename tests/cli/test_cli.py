@@ -444,6 +444,9 @@ def test_own_pictures_are_segmented(run_dir, tmp_path, capsys):
     assert (out / "contact.png").is_file()
     assert main(["segment", str(run_dir), str(pictures), "--out", str(pictures / "out")]) == 2
     assert "expected a folder outside" in complaint(capsys)
+    Image.new("RGB", (9, 9)).save(pictures / "a.jpg.png")
+    assert main(["segment", str(run_dir), str(pictures), "--out", str(out)]) == 2
+    assert "expected another name, its results would replace" in complaint(capsys)
     (pictures / "sub/b.png").write_bytes(b"no")
     assert main(["segment", str(run_dir), str(pictures / "sub"), "--out", str(out)]) == 2
     assert "none of its 1 pictures can be read" in capsys.readouterr().err

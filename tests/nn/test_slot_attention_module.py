@@ -167,3 +167,19 @@ def test_impossible_calls() -> None:
         m(torch.randn(1, 4, 8), num_slots=2, iterations=0)
     with pytest.raises(TypeError, match="positional"):
         SlotAttention(7, 64)
+
+
+@pytest.mark.parametrize(
+    ("masks", "message"),
+    [
+        (
+            {"input_mask": torch.ones(2, 5)},
+            r"input_mask: expected bool \[2, 5\], got torch.float32",
+        ),
+        ({"slot_mask": torch.ones(2, 4, dtype=torch.bool)}, r"slot_mask: expected bool \[2, 3\]"),
+    ],
+)
+def test_masks_that_do_not_fit_are_named(masks: dict, message: str) -> None:
+    attention = SlotAttention(dim=4, num_slots=3)
+    with pytest.raises(ValueError, match=message):
+        attention(torch.randn(2, 5, 4), **masks)
