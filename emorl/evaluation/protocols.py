@@ -16,6 +16,7 @@ from emorl.evaluation.summaries import INTERVAL, Summary, summarise
 from emorl.fields import fit, shown
 from emorl.models import ObjectCentricModel
 
+Share = list[dict[str, Tensor]] | Exception  # what a process has measured, or why it could not
 NOISE = "each image's own, of seed and index; so is the loss that refinement descends"
 
 
@@ -193,13 +194,18 @@ def _measured(
 ) -> dict[str, Tensor]:
     """Every number of the first `count` images, name -> [samples, count]."""
     starts = range(0, count, batch_size)
-    with evaluating(measurement.model):
-        batches = [
-            measurement.of(range(start, min(start + batch_size, count)))
-            for start in starts[rank::processes]
-        ]
+    failure: Exception | None = None
+    batches: list[dict[str, Tensor]] = []
+    try:
+        with evaluating(measurement.model):
+            for start in starts[rank::processes]:
+                batches.append(measurement.of(range(start, min(start + batch_size, count))))
+    except (ValueError, ArithmeticError) as error:
+        if processes == 1:
+            raise
+        failure = error
     if processes > 1:
-        batches = _gathered(batches, len(starts), processes)
+        batches = _gathered(failure or batches, len(starts), processes)
     return {name: torch.cat([b[name] for b in batches], dim=1) for name in batches[0]}
 
 
@@ -210,12 +216,17 @@ def _rank_and_processes(sharded: bool) -> tuple[int, int]:
     return distributed.get_rank(), distributed.get_world_size()
 
 
-def _gathered(
-    own: list[dict[str, Tensor]], batches: int, processes: int
-) -> list[dict[str, Tensor]]:
-    """All batches in order: the process of rank r has measured r, r + processes, ..."""
-    shares: list[list[dict[str, Tensor]]] = [[] for _ in range(processes)]
+def _gathered(own: Share, batches: int, processes: int) -> list[dict[str, Tensor]]:
+    """All batches in order: the process of rank r has measured r, r + processes, ...
+
+    Raises:
+        ValueError, ArithmeticError: in every process, if one of them has failed.
+    """
+    shares: list[Any] = [None] * processes
     distributed.all_gather_object(shares, own)
+    for share in shares:
+        if isinstance(share, Exception):
+            raise share
     return [shares[batch % processes][batch // processes] for batch in range(batches)]
 
 

@@ -11,7 +11,7 @@ from training_fakes import SIZE, FakeConfig, FakeImages, FakeModel
 
 from emorl.data import Batch
 from emorl.data.transforms import TransformedDataset
-from emorl.evaluation import evaluate
+from emorl.evaluation import evaluate, protocols
 from emorl.metrics import adjusted_rand_index
 from emorl.models import Decomposition
 from emorl.models.base import Request
@@ -264,3 +264,15 @@ def test_a_perceptual_distance_gets_its_name():
 
     metrics = evaluate(FakeModel(), FakeImages(), images=3, perceptual=distance)["metrics"]
     assert metrics["lpips"]["mean"] == 1
+
+
+def test_an_error_of_one_process_is_one_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the others would wait, or take the batches of the next run for those of this one."""
+    error = ValueError("a.h5: image 3: damaged")
+
+    def gather(shares: list, own: object) -> None:
+        shares[:] = [own, error]
+
+    monkeypatch.setattr(protocols.distributed, "all_gather_object", gather)
+    with pytest.raises(ValueError, match=r"a\.h5: image 3: damaged"):
+        protocols._gathered([{"mse": torch.zeros(1, 2)}], 2, 2)
