@@ -83,7 +83,7 @@ def _report(dataset: ObjectDataset, images: int) -> str:
     height, width = dataset.image_size
     named = ", ".join(f"{name} {list(value.shape[1:])}" for name, value in together.items())
     stored = dataset if isinstance(dataset, FileDataset) else None
-    asked = [*(stored.answers() if stored else []), *answers(together, labels)]
+    asked = [*(stored.answers() if stored else []), *answers(together, labels, dataset.image_size)]
     listed = [
         f"  {problem}: {n} of {count} images; {cure(problem)}" for problem, n in found.items() if n
     ]

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor
 
+from emorl.data.generators.tetromino_shapes import FRAME
+
 Factors = Mapping[str, Tensor]
 """Name -> float32 [N, E] or [N, E, n] of all images that were read."""
 
@@ -18,21 +20,23 @@ _KS_ONE_PERCENT = 1.628  # Kolmogorov-Smirnov: sqrt(n) * distance exceeds it onc
 _TOUCHING = 0.15  # pairs of Tetrominoes that touch, if whole scenes are drawn until none overlap
 _SPRITE_AREAS = (19.2**2, 3.1416 * 12.8 * 7.2, 225.0)  # square, ellipse, heart at scale 1, pixels
 _WHOLE = 0.8  # of its area a sprite has at least, if none lies on it: edges cost some pixels
+_OF_TETROMINOES = {"x", "y", "shape", "color", "visibility"}
 _CLEVR_CODES = {"size": 2, "material": 2, "shape": 3, "color": 8}
 
 
-def answers(factors: Factors, pixels: Tensor | None) -> list[str]:
+def answers(factors: Factors, pixels: Tensor | None, image_size: tuple[int, int]) -> list[str]:
     """The questions that these factors can answer, one line each.
 
     Args:
         factors: of the images that were read.
         pixels: of each label, int64 [N, L]; None without masks.
+        image_size: height and width; Tetrominoes have 35x35, others' factors have such names too.
     """
     if {"orientation", "scale", "color", "visibility", "shape"} <= factors.keys():
         found = _multi_dsprites(factors, pixels)
     elif {"pixel_coords", "z", *_CLEVR_CODES, "visibility"} <= factors.keys():
         found = _clevr(factors)
-    elif factors.keys() == {"x", "y", "shape", "color", "visibility"}:
+    elif image_size == (FRAME, FRAME) and factors.keys() == _OF_TETROMINOES:
         found = _tetrominoes(factors)
     else:
         return []

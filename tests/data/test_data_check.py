@@ -43,7 +43,7 @@ def pixels(*areas: int) -> torch.Tensor:
 
 
 def failed(factors: dict[str, torch.Tensor], counts: torch.Tensor | None = None) -> list[str]:
-    found = answers(factors, counts)
+    found = answers(factors, counts, (35, 35))
     assert len(found) >= 2
     return [line.removeprefix("FAIL ") for line in found if line.startswith("FAIL")]
 
@@ -73,6 +73,7 @@ def test_questions_of_tetrominoes():
     assert any("of pairs touch" in line for line in failed(apart))
     batch.factors["shape"][0, 1] = 25
     assert "shapes from 1 to 19" in failed(batch.factors)[0]
+    assert answers(batch.factors, None, (9, 8)) == []  # another file's, of the same names
 
 
 def test_questions_of_clevr(tmp_path):
