@@ -75,7 +75,8 @@ def _evaluate(
         require_place(path, "RUN")
     named = dataset.name if options.data is None else absolute(options.data)
     if kept:
-        _require_replaceable(kept[0], folder, named, dataset.count(options.images))
+        images, left_out = dataset.count(options.images), _not_asked_for(options)
+        _require_replaceable(kept[0], folder, named, images, left_out)
     result = {
         "checkpoint": str(folder),
         "data": named,
@@ -260,8 +261,20 @@ def _kept(options: argparse.Namespace, run: RunFolder | None, stem: str) -> list
     return [path, path.with_suffix(".csv")]
 
 
-def _require_replaceable(path: Path, checkpoint: Path, data: str, images: int) -> None:
-    """Refuse to replace the result of other data, or of more images of the same checkpoint.
+def _not_asked_for(options: argparse.Namespace) -> tuple[str, ...]:
+    """Beginnings of the names of metrics that these options leave out."""
+    wanted = {
+        "attention_": options.attention,
+        "lpips": options.lpips,
+        "dci_": options.disentanglement != "no",
+    }
+    return tuple(name for name, is_wanted in wanted.items() if not is_wanted)
+
+
+def _require_replaceable(
+    path: Path, checkpoint: Path, data: str, images: int, left_out: tuple[str, ...]
+) -> None:
+    """Refuse to replace a result of other data, or one of the same checkpoint that holds more.
 
     Raises:
         ValueError: if such a result is there.
@@ -270,13 +283,16 @@ def _require_replaceable(path: Path, checkpoint: Path, data: str, images: int) -
         before = read_json(path)
         its_data, its_images = Path(before["data"]), int(before["images"])
         same_checkpoint = Path(before["checkpoint"]).name == checkpoint.name
-    except (OSError, ValueError, TypeError, KeyError, OverflowError):
+        more = [name for name in before["metrics"] if name.startswith(left_out)]
+    except (OSError, ValueError, TypeError, KeyError, OverflowError, AttributeError):
         return  # nothing that could be lost
     holds = None
     if its_data.is_absolute() and Path(data).is_absolute() and its_data != Path(data):
         holds = f"the result of {its_data}"
     elif same_checkpoint and its_images > images:
         holds = f"the result of {its_images} images, more than {images}"
+    elif same_checkpoint and more:
+        holds = f"{', '.join(more[:3])}, which would be lost"
     if holds:
         raise ValueError(
             f"{path}: holds {holds}; move it away, or evaluate {checkpoint} with --json FILE"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -320,3 +321,10 @@ def test_each_evaluation_of_a_run_is_kept(run, capsys):
     assert content(run) == before
     assert evaluate(run, "--images", "3") == 0
     assert "replaced: " in capsys.readouterr().out
+    path = run / "evaluation/tetrominoes.json"
+    result = json.loads(path.read_text())
+    result["metrics"]["lpips"] = result["metrics"]["mse"]
+    path.write_text(json.dumps(result))
+    assert evaluate(run, "--images", "3") == 2
+    assert "holds lpips, which would be lost; move it away" in complaint(capsys)
+    assert json.loads(path.read_text()) == result
