@@ -116,9 +116,8 @@ void backward_tile(
   for (int64_t j = 0; j < count; ++j) {
     std::fill_n(grad_logits + j * kTile, kTile, -incoming.dot[j]);
   }
-  tile_gemm<T, 1>(
-      count, kTile, e, {incoming.g_transposed.data(), count}, v_transposed, kTile, grad_logits,
-      kTile, Store::kAdd, ahead);
+  add_over_width(
+      count, e, incoming.g_transposed, v_transposed, grad_logits, Store::kAdd, ahead);
   softmax_backward(count, pixels, in.eps, scratch);
   add_over_pixels(count, pixels, grad_logits, lanes);
   if (grad.grad_q != nullptr) {

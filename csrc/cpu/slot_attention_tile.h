@@ -86,6 +86,22 @@ struct Scratch {
   T* grad_logits(int64_t slots) { return attention.data() + slots * kTile; }
 };
 
+// c[j, p] = or += sum_d a[d, j] b[d, p] for a tile's pixels, where d counts a key's or a value's
+// width. Wide sums are added up in parts: in a row, each addition would round a larger number.
+template <typename T>
+void add_over_width(
+    int64_t slots, int64_t width, const AlignedVector<T>& a, const T* b, T* c, Store store,
+    Ahead& ahead) {
+  constexpr int64_t kPart = 64;
+  int64_t d = 0;
+  do {  // once where the width is 0
+    tile_gemm<T, 1>(
+        slots, kTile, std::min(kPart, width - d), {a.data() + d * slots, slots}, b + d * kTile,
+        kTile, c, kTile, d == 0 ? store : Store::kAddSum, ahead);
+    d += kPart;
+  } while (d < width);
+}
+
 // The keys and values of the tile after the one that begins at pixel `first` of an image.
 template <typename T>
 Ahead next_tile(const Shape& s, const Inputs<T>& in, int64_t image, int64_t first) {
@@ -132,9 +148,9 @@ void attend(
     Ahead& ahead) {
   T* attention = scratch.attention.data();
   transpose(pixels, s.key_width, k, s.key_width, scratch.k.data(), kTile);
-  tile_gemm<T, 1>(
-      slots.count(), kTile, s.key_width, {slots.q_transposed.data(), slots.count()},
-      scratch.k.data(), kTile, attention, kTile, Store::kWrite, ahead);
+  add_over_width(
+      slots.count(), s.key_width, slots.q_transposed, scratch.k.data(), attention, Store::kWrite,
+      ahead);
   softmax_over_slots(slots.count(), s.slots - slots.count(), pixels, slots.bias.data(), attention);
 }
 
