@@ -12,6 +12,7 @@ import torch
 from emorl.data import ObjectDataset
 from emorl.data.resources import size as in_bytes
 from emorl.data.transforms import Shape, shape_of
+from emorl.memory import most_allocated
 from emorl.models import MODELS
 from emorl.paths import local
 from emorl.training.config import DataConfig, RunConfig
@@ -24,7 +25,6 @@ SLOTS = 7
 _KEPT, _SHORTER, _MULTIPLE, _LONGEST = 128, 64, 8, 2  # pixels, and a side in shorter ones
 _LOOKED_AT = 64  # images whose objects are counted
 _MOST_SLOTS = 16
-_PROC = Path("/proc/self")
 
 
 def is_own(path: Path) -> bool:
@@ -90,33 +90,27 @@ def slots_for(images: ObjectDataset) -> tuple[int, str]:
 
 
 def describe_memory(config: RunConfig) -> str:
-    """A line about the memory of a training step: two small ones are run, and drawn out.
-
-    Nothing is said where the system does not tell what a process takes.
-    """
+    """A line about the memory of a training step: two small ones are run, and drawn out."""
     batch = config.trainer.batch_size // config.trainer.accumulation
-    try:
-        first, second = (_peak(config, images) for images in (1, 2))
-    except OSError:
-        return "memory: this system does not tell"
-    needed = second + max(0, batch - 2) * max(0, second - first)
-    return f"memory: about {in_bytes(needed)} for steps of {batch} images at a time"
+    first, second = (_peak(config, images) for images in (1, 2))
+    needed = second + max(0, batch - 2) * (second - first)
+    return f"memory: about {in_bytes(needed)} of tensors for steps of {batch} images at a time"
 
 
 def _peak(config: RunConfig, images: int) -> int:
-    """The most bytes during the forward and backward pass of some images."""
+    """The most bytes of tensors during the forward and backward pass of some images."""
     on_gpu = torch.cuda.is_available() and config.trainer.device != "cpu"
-    model = MODELS[config.model](config.network).to("cuda" if on_gpu else "cpu")
-    pictures = torch.zeros(images, 3, *config.network.image_size, dtype=torch.uint8)
-    if on_gpu:
-        torch.cuda.reset_peak_memory_stats()
-    else:
-        (_PROC / "clear_refs").write_text("5")  # the peak counts from here
-    model.objective(pictures.to("cuda" if on_gpu else "cpu")).loss.backward()
-    if on_gpu:
-        return torch.cuda.max_memory_allocated()
-    status = dict(line.split(":", 1) for line in (_PROC / "status").read_text().splitlines())
-    return int(status["VmHWM"].split()[0]) * 1024
+
+    def step() -> None:
+        model = MODELS[config.model](config.network).to("cuda" if on_gpu else "cpu")
+        pictures = torch.zeros(images, 3, *config.network.image_size, dtype=torch.uint8)
+        model.objective(pictures.to("cuda" if on_gpu else "cpu")).loss.backward()
+
+    if not on_gpu:
+        return most_allocated(step)
+    torch.cuda.reset_peak_memory_stats()
+    step()
+    return torch.cuda.max_memory_allocated()
 
 
 def _shapes(data: DataConfig) -> list[Shape]:

@@ -5,20 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from iodine_testing import TINY, form, some_images, tiny
-from torch.profiler import ProfilerActivity, profile
 
+from emorl.memory import most_allocated
 from emorl.models import IODINE, IODINEConfig
 
 
 def peak(model: IODINE, steps: int) -> int:
     """Most bytes in tensors at one time of a training step, beyond those before it."""
     images = torch.rand(1, 3, 24, 24)
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        model.objective(images, refinement_steps=steps).loss.backward()
-    events = record.profiler.kineto_results.events()  # type: ignore[union-attr]
-    changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
-    sizes = torch.tensor([size for _, size in sorted(changes)])
-    return int(sizes.cumsum(0).max())
+    return most_allocated(lambda: model.objective(images, refinement_steps=steps).loss.backward())
 
 
 @form
