@@ -1,5 +1,6 @@
 # make demo   train on Tetrominoes, evaluate, report; REAL=file evaluates on that data set as well
-# make test   what CI runs: lint, types, tests (in .venv, made when missing); make lint
+# make test   lint, types, tests (in .venv, made when missing); make lint
+# make test-slow      the tests that are marked as slow, which `make test` leaves out; CI runs both
 # make test-all       everything that tests anything: all below but timings, with coverage; hours
 # make coverage   the tests with coverage, which takes a quarter more time
 # make test-simt      of these, the CUDA kernels on the CPU (docs/simt.md); test-simt-all: every way
@@ -27,7 +28,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet -c const
 NATIVE := setup.py CMakeLists.txt $(shell find csrc -type f)
 CXX_SOURCES = $(shell find csrc tests/simt -regex '.*\.\(h\|cpp\|cuh?\)')
 
-.PHONY: venv lint test test-all coverage test-simt test-simt-all test-aot \
+.PHONY: venv lint test test-slow test-all coverage test-simt test-simt-all test-aot \
         bench bench-ops bench-step bench-rewritings bench-check sanitize torture test-machines gpu gpu-wheels gpu-carry demo format clean help
 
 venv: $(VENV)/.installed
@@ -63,7 +64,10 @@ lint: venv
 	$(BIN)/mypy
 
 test: lint
-	$(PYTEST)
+	$(PYTEST) -m "not slow"
+
+test-slow: venv
+	$(PYTEST) -m slow
 
 coverage: venv
 	$(PYTEST) --cov=emorl

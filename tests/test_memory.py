@@ -74,7 +74,10 @@ print(done, faults() - before)
 
 
 @needs_extension
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(x, marks=pytest.mark.slow if x != "efficient_morl" else ()) for x in MODELS],
+)
 def test_a_steady_training_step_has_hardly_any_fault(model: str) -> None:
     """Sizes are mixed; where freed blocks kept theirs, four of the models had 1,500 to 2,600."""
     program = f"""

@@ -304,6 +304,7 @@ def test_a_step_trains_and_an_inference_does_not(model: str) -> None:
     assert len(found) == 1
 
 
+@pytest.mark.slow
 def test_a_real_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

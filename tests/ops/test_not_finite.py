@@ -52,11 +52,15 @@ def operators() -> dict[str, Operator]:
 
 
 def cases() -> list[Any]:
-    return [
-        pytest.param(name, backend.values[0], marks=backend.marks, id=f"{name}-{backend.values[0]}")
-        for name in operators()
-        for backend in backend_params(name.partition("-")[0], compiled=True)
-    ]
+    """Each operator with each backend; a broadcast in Triton's interpreter takes seconds."""
+    found = []
+    for name in operators():
+        for backend in backend_params(name.partition("-")[0], compiled=True):
+            test = f"{name}-{backend.values[0]}"
+            slow = test in ("spatial_broadcast-relu-triton", "spatial_broadcast-none-triton")
+            marks = [*backend.marks, *([pytest.mark.slow] if slow else [])]
+            found.append(pytest.param(name, backend.values[0], marks=marks, id=test))
+    return found
 
 
 def spoilt(inputs: dict[str, Tensor], argument: str, value: float) -> dict[str, Tensor]:
