@@ -15,7 +15,7 @@ OBSTACLE = simt_build.obstacle()
 pytestmark = pytest.mark.skipif(OBSTACLE is not None, reason=str(OBSTACLE))
 
 
-def test_of(operator: str) -> Any:
+def chosen(operator: str) -> Any:
     """An operator's test; those of two take twice the time of the others."""
     slow = operator in ("convolution", "spatial_broadcast")
     return pytest.param(operator, marks=pytest.mark.slow if slow else ())
@@ -28,7 +28,7 @@ def simulator() -> Simulator:
     return built
 
 
-@pytest.mark.parametrize("tests", [*map(test_of, OPERATORS), "odd_cases", "not_finite"])
+@pytest.mark.parametrize("tests", [*map(chosen, OPERATORS), "odd_cases", "not_finite"])
 def test_native_operators(
     tests: str, simulator: Simulator, record_property: Callable[[str, object], None]
 ) -> None:
