@@ -16,12 +16,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emorl.compat.rules import RuledModule, rule
 from emorl.nn.networks import convolve
 from emorl.nn.slot_iterations import SlotLayers, SlotRules, iterate
 from emorl.ops import Backend
 
 
-class SlotAttention(nn.Module):
+class SlotAttention(RuledModule):
     """Slots that compete for inputs; queries, keys and values have biases.
 
     Args:
@@ -32,6 +33,8 @@ class SlotAttention(nn.Module):
         hidden_dim: width of the MLP's hidden layer, at least D.
         backend: of `emorl.ops.slot_attention`; not in the original.
     """
+
+    eps, scale = rule("eps"), rule("scale")
 
     def __init__(
         self,
@@ -44,8 +47,8 @@ class SlotAttention(nn.Module):
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
-        self.num_slots, self.iters, self.eps, self.scale = num_slots, iters, eps, dim**-0.5
-        self._rules = SlotRules(scale=self.scale, eps=eps, backend=backend)
+        self.num_slots, self.iters = num_slots, iters
+        self._rules = SlotRules(scale=dim**-0.5, eps=eps, backend=backend)
         self.slots_mu = nn.Parameter(torch.randn(1, 1, dim))
         self.slots_sigma = nn.Parameter(torch.rand(1, 1, dim))
         self.to_q = nn.Linear(dim, dim)
@@ -110,10 +113,14 @@ class Encoder(nn.Module):
     Args:
         resolution: (H, W).
         hid_dim: D.
+        backend: of the convolutions; not in the original.
     """
 
-    def __init__(self, resolution: Sequence[int], hid_dim: int) -> None:
+    def __init__(
+        self, resolution: Sequence[int], hid_dim: int, *, backend: Backend = "auto"
+    ) -> None:
         super().__init__()
+        self.backend = backend
         self.conv1 = nn.Conv2d(3, hid_dim, 5, padding=2)
         self.conv2 = nn.Conv2d(hid_dim, hid_dim, 5, padding=2)
         self.conv3 = nn.Conv2d(hid_dim, hid_dim, 5, padding=2)
@@ -123,7 +130,7 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Features [B, H * W, D] of images [B, 3, H, W]."""
         for layer in (self.conv1, self.conv2, self.conv3, self.conv4):
-            x = convolve(layer, x, "relu", "auto")
+            x = convolve(layer, x, "relu", self.backend)
         embedded: Tensor = self.encoder_pos(x.permute(0, 2, 3, 1))
         return embedded.flatten(1, 2)
 
@@ -134,10 +141,14 @@ class Decoder(nn.Module):
     Args:
         hid_dim: D.
         resolution: (H, W), at most 128 each.
+        backend: of the convolutions; not in the original.
     """
 
-    def __init__(self, hid_dim: int, resolution: Sequence[int]) -> None:
+    def __init__(
+        self, hid_dim: int, resolution: Sequence[int], *, backend: Backend = "auto"
+    ) -> None:
         super().__init__()
+        self.backend = backend
 
         def doubling() -> nn.ConvTranspose2d:
             return nn.ConvTranspose2d(hid_dim, hid_dim, 5, stride=2, padding=2, output_padding=1)
@@ -154,7 +165,7 @@ class Decoder(nn.Module):
         """Colours and mask logits [M, H, W, 4] of slots [M, 8, 8, D]."""
         x = self.decoder_pos(x).permute(0, 3, 1, 2)
         for layer in (self.conv1, self.conv2, self.conv3, self.conv4, self.conv5):
-            x = convolve(layer, x, "relu", "auto")
+            x = convolve(layer, x, "relu", self.backend)
         x = self.conv6(x)[:, :, : self.resolution[0], : self.resolution[1]]
         return x.permute(0, 2, 3, 1)
 
@@ -167,19 +178,26 @@ class SlotAttentionAutoEncoder(nn.Module):
         num_slots: K.
         num_iterations: of slot attention.
         hid_dim: D.
+        backend: of all three; not in the original.
     """
 
     def __init__(
-        self, resolution: Sequence[int], num_slots: int, num_iterations: int, hid_dim: int
+        self,
+        resolution: Sequence[int],
+        num_slots: int,
+        num_iterations: int,
+        hid_dim: int,
+        *,
+        backend: Backend = "auto",
     ) -> None:
         super().__init__()
         self.hid_dim, self.resolution = hid_dim, resolution
         self.num_slots, self.num_iterations = num_slots, num_iterations
-        self.encoder_cnn = Encoder(resolution, hid_dim)
-        self.decoder_cnn = Decoder(hid_dim, resolution)
+        self.encoder_cnn = Encoder(resolution, hid_dim, backend=backend)
+        self.decoder_cnn = Decoder(hid_dim, resolution, backend=backend)
         self.fc1 = nn.Linear(hid_dim, hid_dim)
         self.fc2 = nn.Linear(hid_dim, hid_dim)
-        self.slot_attention = SlotAttention(num_slots, hid_dim, num_iterations)
+        self.slot_attention = SlotAttention(num_slots, hid_dim, num_iterations, backend=backend)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Reconstruct images [B, 3, H, W].

@@ -6,15 +6,19 @@ gradients differ by rounding. What differs: a second derivative needs `backend="
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 from torch import Tensor, nn
 
-from emorl.nn.slot_iterations import SlotLayers, SlotRules, iterate
+from emorl.compat.rules import RuledModule
+from emorl.nn.slot_iterations import Gradient, SlotLayers, SlotRules, iterate
 from emorl.ops import Backend
 
+TruncBP = Literal["bi-level"] | None
 
-class SlotAttention(nn.Module):
+
+class SlotAttention(RuledModule):
     """Slot attention whose eps is added to a slot's sum of weights.
 
     Args:
@@ -34,20 +38,18 @@ class SlotAttention(nn.Module):
         ffn_dim: int,
         dropout: float = 0,
         kv_dim: int | None = None,
-        trunc_bp: Literal["bi-level"] | None = None,
+        trunc_bp: TruncBP = None,
         *,
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
-        if trunc_bp not in ("bi-level", None):
-            raise ValueError(f"SlotAttention: trunc_bp: expected bi-level or None, got {trunc_bp}")
         channels = kv_dim or embed_dim
-        self.num_iter, self.trunc_bp = num_iter, trunc_bp
+        self.num_iter = num_iter
         self._rules = SlotRules(
             scale=embed_dim**-0.5,
             eps=1e-5,
             eps_in="sum",
-            gradient="full" if trunc_bp is None else "bilevel",
+            gradient=_gradient(trunc_bp),
             backend=backend,
         )
         self.norm1q = nn.LayerNorm(embed_dim)
@@ -61,6 +63,15 @@ class SlotAttention(nn.Module):
         self.ffn = nn.Sequential(
             nn.Linear(embed_dim, ffn_dim), nn.GELU(), *dropouts, nn.Linear(ffn_dim, embed_dim)
         )
+
+    @property
+    def trunc_bp(self) -> TruncBP:
+        """As the constructor's."""
+        return "bi-level" if self._rules.gradient == "bilevel" else None
+
+    @trunc_bp.setter
+    def trunc_bp(self, value: TruncBP) -> None:
+        self._rules = replace(self._rules, gradient=_gradient(value))
 
     def forward(
         self,
@@ -98,3 +109,9 @@ class SlotAttention(nn.Module):
     def _refined(self, slots: Tensor) -> Tensor:
         refined: Tensor = slots + self.ffn(self.norm2(slots))
         return refined
+
+
+def _gradient(trunc_bp: TruncBP) -> Gradient:
+    if trunc_bp not in ("bi-level", None):
+        raise ValueError(f"SlotAttention: trunc_bp: expected bi-level or None, got {trunc_bp}")
+    return "full" if trunc_bp is None else "bilevel"

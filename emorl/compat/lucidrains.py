@@ -1,11 +1,9 @@
 """The modules of `slot-attention` on PyPI (Phil Wang, MIT), version 1.5, with our operator.
 
 Constructors, calls, attributes, keys and shapes of the state dict, first weights and noise under a
-seed are the package's; outputs and gradients differ by rounding. What differs:
-
-- A second derivative needs `backend="reference"`, which is plain PyTorch: the fused operator
-  refuses it. `torch.func` and forward mode get plain PyTorch by themselves.
-- `eps` and `scale` cannot be assigned; they are given to the constructor.
+seed are the package's; outputs and gradients differ by rounding. What differs: a second derivative
+needs `backend="reference"`, which is plain PyTorch; the fused operator refuses it. `torch.func` and
+forward mode get plain PyTorch by themselves.
 
 Legend: B batch, N inputs, D width of inputs and slots, K slots.
 """
@@ -20,15 +18,31 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorl.compat.gaussian import drawn
+from emorl.compat.rules import RuledModule, rule
 from emorl.nn.slot_iterations import SlotLayers, SlotRules, iterate
 from emorl.ops import Backend, slot_attention
 
 
-class _Slots(nn.Module):
-    """What both modules do: draw slots, then iterate."""
+class _DrawnSlots(nn.Module):
+    """A Gaussian of slots [1, 1, D], and how often what is drawn from it is updated."""
 
-    slots_mu: nn.Parameter
-    slots_logsigma: nn.Parameter
+    def __init__(self, num_slots: int, dim: int, iters: int) -> None:
+        super().__init__()
+        self.num_slots, self.iters = num_slots, iters
+        self.slots_mu = nn.Parameter(torch.randn(1, 1, dim))
+        self.slots_logsigma = nn.Parameter(torch.zeros(1, 1, dim))
+        nn.init.xavier_uniform_(self.slots_logsigma)
+
+    def _drawn(self, inputs: Tensor, num_slots: int | None) -> Tensor:
+        """Slots [B, K, D] for inputs [B, N, D]; K is `num_slots`, or the constructor's."""
+        count = self.num_slots if num_slots is None else num_slots
+        return drawn(self.slots_mu, self.slots_logsigma, count, inputs)
+
+
+class _Slots(_DrawnSlots, RuledModule):
+    """What the first two modules do: draw slots, then iterate."""
+
+    eps, scale = rule("eps"), rule("scale")
     to_q: nn.Module
     to_k: nn.Module
     to_v: nn.Module
@@ -39,26 +53,12 @@ class _Slots(nn.Module):
     norm_pre_ff: nn.Module
 
     def __init__(self, num_slots: int, dim: int, iters: int, rules: SlotRules) -> None:
-        super().__init__()
-        self.dim, self.num_slots, self.iters, self._rules = dim, num_slots, iters, rules
-        self.slots_mu = nn.Parameter(torch.randn(1, 1, dim))
-        self.slots_logsigma = nn.Parameter(torch.zeros(1, 1, dim))
-        nn.init.xavier_uniform_(self.slots_logsigma)
-
-    @property
-    def eps(self) -> float:
-        """Added to each attention weight."""
-        return self._rules.eps
-
-    @property
-    def scale(self) -> float:
-        """Of the queries."""
-        return self._rules.scale
+        super().__init__(num_slots, dim, iters)
+        self.dim, self._rules = dim, rules
 
     def forward(self, inputs: Tensor, num_slots: int | None = None) -> Tensor:
         """Slots [B, K, D] of inputs [B, N, D]; K is `num_slots`, or the constructor's."""
-        count = self.num_slots if num_slots is None else num_slots
-        slots = drawn(self.slots_mu, self.slots_logsigma, count, inputs)
+        slots = self._drawn(inputs, num_slots)
         if self.iters == 0:
             return slots
         return iterate(self._layers(), self._rules, inputs, slots, self.iters).slots[-1]
@@ -266,7 +266,8 @@ class _WeightedAttention(nn.Module):
 
     def __init__(self, dim: int, eps: float, to_slots: bool, backend: Backend) -> None:
         super().__init__()
-        self.eps, self.to_slots, self.backend = eps, to_slots, backend
+        self.eps, self.scale = eps, dim**-0.5
+        self.to_slots, self.backend = to_slots, backend
         self.norm_input = nn.LayerNorm(dim)
         self.norm_context = nn.LayerNorm(dim)
         self.to_q = nn.Linear(dim, dim)
@@ -276,7 +277,7 @@ class _WeightedAttention(nn.Module):
     def forward(self, inputs: Tensor, context: Tensor) -> Tensor:
         """What each of the inputs takes from the context."""
         context = self.norm_context(context)
-        q = self.to_q(self.norm_input(inputs)) * inputs.shape[2] ** -0.5
+        q = self.to_q(self.norm_input(inputs)) * self.scale
         k, v = self.to_k(context), self.to_v(context)
         if self.to_slots:
             return slot_attention(q, k, v, eps=self.eps, backend=self.backend)
@@ -311,7 +312,7 @@ class _GatedResidual(nn.Module):
         return moved.view_as(x)
 
 
-class SlotAttentionExperimental(nn.Module):
+class SlotAttentionExperimental(_DrawnSlots):
     """Slots and inputs that update each other; the way to slots is our operator.
 
     Args:
@@ -333,12 +334,8 @@ class SlotAttentionExperimental(nn.Module):
         *,
         backend: Backend = "auto",
     ) -> None:
-        super().__init__()
-        self.num_slots, self.iters = num_slots, iters
+        super().__init__(num_slots, dim, iters)
         self.norm_inputs = nn.LayerNorm(dim)
-        self.slots_mu = nn.Parameter(torch.randn(1, 1, dim))
-        self.slots_logsigma = nn.Parameter(torch.zeros(1, 1, dim))
-        nn.init.xavier_uniform_(self.slots_logsigma)
 
         def gated(part: Any) -> _GatedResidual:
             return _GatedResidual(dim, part)
@@ -350,9 +347,7 @@ class SlotAttentionExperimental(nn.Module):
 
     def forward(self, inputs: Tensor, num_slots: int | None = None) -> tuple[Tensor, Tensor]:
         """Slots [B, K, D] and updated inputs [B, N, D]."""
-        count = self.num_slots if num_slots is None else num_slots
-        slots = drawn(self.slots_mu, self.slots_logsigma, count, inputs)
-        inputs = self.norm_inputs(inputs)
+        slots, inputs = self._drawn(inputs, num_slots), self.norm_inputs(inputs)
         for _ in range(self.iters):
             slots = self.slots_ff(self.slots_to_inputs_attn(slots, inputs))
             inputs = self.inputs_ff(self.inputs_to_slots_attn(inputs, slots))

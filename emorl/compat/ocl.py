@@ -9,18 +9,20 @@ differentiation the first iterations record no gradient, which theirs throw away
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from emorl.nn.slot_iterations import SlotLayers, SlotRules, iterate
+from emorl.compat.rules import RuledModule, rule
+from emorl.nn.slot_iterations import Gradient, SlotLayers, SlotRules, iterate
 from emorl.ops import Backend
 
 Initialiser = Callable[[Tensor], Any]
 
 
-class SlotAttention(nn.Module):
+class SlotAttention(RuledModule):
     """Slot attention in which slots and heads compete together, with any MLP or none.
 
     Args:
@@ -35,6 +37,9 @@ class SlotAttention(nn.Module):
         use_implicit_differentiation: differentiate one more iteration, and that one alone.
         backend: of `emorl.ops.slot_attention`; not in the original.
     """
+
+    fixed = frozenset({"n_heads", "kvq_dim", "dims_per_head"})
+    eps, scale = rule("eps"), rule("scale")
 
     def __init__(
         self,
@@ -51,22 +56,20 @@ class SlotAttention(nn.Module):
         backend: Backend = "auto",
     ) -> None:
         super().__init__()
-        self.dim, self.n_heads, self.iters, self.eps = dim, n_heads, iters, eps
+        self.dim, self.n_heads, self.iters = dim, n_heads, iters
         self.kvq_dim = dim if kvq_dim is None else kvq_dim
-        self.use_implicit_differentiation = use_implicit_differentiation
         if self.kvq_dim % n_heads:
             raise ValueError(
                 f"SlotAttention: n_heads: expected a divisor of {self.kvq_dim}, got {n_heads}"
             )
         self.dims_per_head = self.kvq_dim // n_heads
-        self.scale = self.dims_per_head**-0.5
         self._rules = SlotRules(
-            scale=self.scale,
+            scale=self.dims_per_head**-0.5,
             heads=n_heads,
             softmax_over="slots_heads",
             eps=eps,
             masked_update="mean",
-            gradient="implicit" if use_implicit_differentiation else "full",
+            gradient=_gradient(use_implicit_differentiation),
             backend=backend,
         )
         self.to_q = nn.Linear(dim, self.kvq_dim, bias=use_projection_bias)
@@ -77,6 +80,15 @@ class SlotAttention(nn.Module):
         self.norm_slots = nn.LayerNorm(dim)
         self.ff_mlp = ff_mlp
 
+    @property
+    def use_implicit_differentiation(self) -> bool:
+        """As the constructor's."""
+        return self._rules.gradient == "implicit"
+
+    @use_implicit_differentiation.setter
+    def use_implicit_differentiation(self, value: bool) -> None:
+        self._rules = replace(self._rules, gradient=_gradient(value))
+
     def forward(
         self, inputs: Tensor, conditioning: Tensor, masks: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -85,7 +97,7 @@ class SlotAttention(nn.Module):
         Args:
             inputs: [B, N, C].
             conditioning: initial slots, [B, K, D].
-            masks: [B, K], True where the slot takes no part.
+            masks: [B, K], bool or numbers, true where the slot takes no part.
 
         Returns:
             Slots, [B, K, D], and the last softmax, its mean over heads, [B, K, N].
@@ -105,11 +117,20 @@ class SlotAttention(nn.Module):
             inputs,
             conditioning,
             self.iters + self.use_implicit_differentiation,
-            slot_mask=None if masks is None else ~masks.to(torch.bool),
+            slot_mask=None if masks is None else _taking_part(masks),
             keep_attention="last",
         )
         attention = found.attention[-1]
         return found.slots[-1], attention if attention.dim() == 3 else attention.mean(2)
+
+
+def _gradient(implicit: bool) -> Gradient:
+    return "implicit" if implicit else "full"
+
+
+def _taking_part(masks: Tensor) -> Tensor:
+    """True where the masks, of any dtype, are zero."""
+    return ~masks.to(torch.bool)
 
 
 class PerceptualGroupingOutput(NamedTuple):
@@ -187,14 +208,14 @@ class SlotAttentionGrouping(nn.Module):
         Args:
             feature: has `features` [B, N, C] and, for a positional embedding, `positions`.
             conditioning: initial slots, [B, K, D].
-            slot_mask: [B, K], True where the slot takes no part.
+            slot_mask: [B, K], bool or numbers, true where the slot takes no part.
         """
         inputs = feature.features
         if self.positional_embedding is not None:
             inputs = self.positional_embedding(inputs, feature.positions)
         slots, attention = self.slot_attention(inputs, conditioning, slot_mask)
         if slot_mask is not None and self.empty_slot is not None:
-            slots = slots.where(~slot_mask[..., None], self.empty_slot.to(slots.dtype))
+            slots = slots.where(_taking_part(slot_mask)[..., None], self.empty_slot.to(slots.dtype))
         return PerceptualGroupingOutput(slots, slot_mask, attention)
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from emorl.compat.gaussian import drawn
+from emorl.compat.rules import RuledModule, rule
 from emorl.nn.slot_iterations import SlotLayers, SlotRules, iterate
 from emorl.ops import Backend
 
@@ -39,7 +40,7 @@ def _mlp(inputs: int, hidden: int) -> nn.Sequential:
     return nn.Sequential(_linear(inputs, hidden, kaiming=True), nn.ReLU(), _linear(hidden, inputs))
 
 
-class SlotAttention(nn.Module):
+class SlotAttention(RuledModule):
     """Slot attention in which slots and heads compete together.
 
     Args:
@@ -52,6 +53,9 @@ class SlotAttention(nn.Module):
         epsilon: added to each attention weight.
         backend: of `emorl.ops.slot_attention`; not in the original.
     """
+
+    fixed = frozenset({"num_heads", "slot_size"})
+    epsilon = rule("eps")
 
     def __init__(
         self,
@@ -67,7 +71,7 @@ class SlotAttention(nn.Module):
     ) -> None:
         super().__init__()
         self.num_iterations, self.num_slots, self.num_heads = num_iterations, num_slots, heads
-        self.input_size, self.slot_size, self.epsilon = input_size, slot_size, epsilon
+        self.input_size, self.slot_size = input_size, slot_size
         self._rules = SlotRules(
             scale=(slot_size // heads) ** -0.5,
             heads=heads,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from emorl.compat.rules import RuledModule, rule
 from emorl.nn.slot_iterations import SlotLayers, SlotRules, iterate
 from emorl.ops import Backend
 
@@ -28,7 +29,7 @@ class _ResidualMLP(nn.Module):
         return refined
 
 
-class SlotAttention(nn.Module):
+class SlotAttention(RuledModule):
     """Slot attention whose GRU moves the normalised slots.
 
     Args:
@@ -42,6 +43,8 @@ class SlotAttention(nn.Module):
         use_mlp: whether there is an MLP.
         backend: of `emorl.ops.slot_attention`; not in the package.
     """
+
+    eps, scale = rule("eps"), rule("scale")
 
     def __init__(
         self,
@@ -62,8 +65,8 @@ class SlotAttention(nn.Module):
             raise ValueError(f"SlotAttention: n_iters: expected at least 1, got {n_iters}")
         if not use_gru and width != slot_dim:
             raise ValueError(f"SlotAttention: kvq_dim: expected {slot_dim}, got {width}")
-        self.n_iters, self.eps, self.scale = n_iters, eps, width**-0.5
-        self._rules = SlotRules(scale=self.scale, eps=eps, gru_state="normalised", backend=backend)
+        self.n_iters = n_iters
+        self._rules = SlotRules(scale=width**-0.5, eps=eps, gru_state="normalised", backend=backend)
         self.to_k = nn.Linear(inp_dim, width, bias=False)
         self.to_v = nn.Linear(inp_dim, width, bias=False)
         self.to_q = nn.Linear(slot_dim, width, bias=False)
