@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
+from rounding_testing import assert_rounded, rounding_of
 from torch import Tensor, nn
 
 from emorl.compat import lucidrains
@@ -47,13 +49,11 @@ def inputs(**options: Any) -> Tensor:
     return x.to(**options).requires_grad_()
 
 
-def assert_alike(ours: nn.Module, other: nn.Module, **options: Any) -> None:
+def assert_alike(ours: nn.Module, other: nn.Module, run: Any = called, **options: Any) -> None:
     """All numbers agree but for the rounding of sums in another order."""
-    x = inputs(dtype=next(other.parameters()).dtype)
-    rounding = torch.finfo(x.dtype).eps
-    for found, expected in zip(*(called(m, x, **options) for m in (ours, other)), strict=True):
-        largest = max(1.0, float(expected.detach().abs().max()))
-        torch.testing.assert_close(found, expected, rtol=0, atol=50 * D * rounding * largest)
+    x, run = inputs(dtype=next(other.parameters()).dtype), partial(run, **options)
+    rounding = rounding_of(run, other, x)
+    assert_rounded(run(ours, x), run(other, x), rounding)
 
 
 WRAPPED = ("AdaptiveSlotWrapper of SlotAttention", "OrthoSlotWrapper of SlotAttention")
@@ -94,14 +94,13 @@ def test_the_scale_before_version_1_5() -> None:
 
 
 def test_a_second_derivative_is_that_of_the_reference() -> None:
-    ours = made(lucidrains, "SlotAttention", backend="reference").double()
-    other, found = made(theirs, "SlotAttention").double(), []
-    for module in (ours, other):
+    def second(module: nn.Module, x: Tensor) -> tuple[Tensor, ...]:
         torch.manual_seed(1)
-        x = inputs()
         (gradient,) = torch.autograd.grad(module(x).square().sum(), x, create_graph=True)
-        found.append(torch.autograd.grad(gradient.square().sum(), x)[0])
-    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-11)
+        return torch.autograd.grad(gradient.square().sum(), x)
+
+    ours = made(lucidrains, "SlotAttention", backend="reference")
+    assert_alike(ours.double(), made(theirs, "SlotAttention").double(), second)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
