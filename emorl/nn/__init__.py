@@ -1,6 +1,7 @@
 """Building blocks that several models share, each usable alone."""
 
 from emorl.nn.decoders import DeconvolutionDecoder, make_decoder
+from emorl.nn.likelihoods import Mixture, MixtureLikelihood
 from emorl.nn.networks import (
     AbsorbedAttention,
     BroadcastSpec,
@@ -32,6 +33,8 @@ __all__ = [
     "Gaussian",
     "ImageEncoder",
     "LinearFeatures",
+    "Mixture",
+    "MixtureLikelihood",
     "PositionMap",
     "Score",
     "SlotAttention",

@@ -8,7 +8,6 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Literal, get_args
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from emorl.nn.networks import (
     BroadcastSpec,
     PositionMap,
     SpatialBroadcastDecoder,
+    channels_last,
     convolve,
 )
 from emorl.ops import Backend
@@ -90,7 +90,7 @@ class DeconvolutionDecoder(nn.Module):
         """
         (position,) = shared or self.shared(size)
         hidden = slots[:, :, None, None] + position
-        hidden = hidden.contiguous(memory_format=torch.channels_last)
+        hidden = channels_last(hidden)
         *doubling, last = self.convolutions
         for layer in doubling:
             hidden = F.relu(layer(hidden), inplace=True)

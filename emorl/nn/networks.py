@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from emorl.nn.initialisation import init_xavier
 from emorl.ops import Backend, slot_attention, spatial_broadcast
 from emorl.ops.convolution import convolution
-from emorl.ops.library import cast, full_precision
+from emorl.ops.library import cast, full_precision, mapped
 from emorl.ops.spatial_broadcast import ACTIVATIONS
 
 Layer = TypeVar("Layer", bound=nn.Module)
@@ -41,6 +41,13 @@ def is_plain(layer: nn.Module, kind: type[Layer]) -> TypeGuard[Layer]:
     )
     own = torch.nn.utils.parametrize.type_before_parametrizations(layer)
     return own is kind and "forward" not in vars(layer) and not any(hooks)
+
+
+def channels_last(images: Tensor) -> Tensor:
+    """Images [B, C, H, W], in memory [B, H, W, C]; also where `torch.vmap` maps them."""
+    if mapped():  # which knows no memory formats
+        return images.movedim(1, -1).contiguous().movedim(-1, 1)
+    return images.contiguous(memory_format=torch.channels_last)
 
 
 def convolve(
@@ -377,7 +384,7 @@ class ImageEncoder(nn.Module):
         Returns:
             Features of N = H * W pixels (with a stride: of `grid`), without their last layer.
         """
-        features = images.contiguous(memory_format=torch.channels_last)
+        features = channels_last(images)
         for layer in self.convolutions:
             features = convolve(layer, features, "relu", self.convolution_backend)
         features = features + self.position(*features.shape[-2:])
@@ -387,7 +394,7 @@ class ImageEncoder(nn.Module):
 
 
 class BroadcastSpec(NamedTuple):
-    """A spatial broadcast decoder: hidden convolutions, then one to 4 channels.
+    """A spatial broadcast decoder: hidden convolutions, then the last one.
 
     Attributes:
         layers: number of hidden convolutions.
@@ -431,10 +438,20 @@ class SpatialBroadcastDecoder(nn.Module):
         dim: D, width of a slot.
         spec: layers, kernels, paddings, width, activation, and how positions come in.
         image_size: (height, width) usually decoded.
+        out_channels: of the result: colours and a mask logit, or features and one.
         gain: of the initial weights (Xavier normal); None keeps PyTorch's initialisation.
         position_gain: of the learned map's initial weights, on top of that.
         backend: of the spatial broadcast op.
         convolution_backend: of the convolutions between the first and the last.
+
+    Example:
+        >>> spec = BroadcastSpec(
+        ...     layers=3, kernel=5, padding=2, final_padding=1, channels=32, activation="relu"
+        ... )
+        >>> decoder = SpatialBroadcastDecoder(16, spec, (24, 32))
+        >>> slots = torch.randn(2, 5, 16)  # [B, K, D]
+        >>> decoder(slots.flatten(0, 1)).unflatten(0, (2, 5)).shape
+        torch.Size([2, 5, 4, 24, 32])
     """
 
     def __init__(
@@ -443,20 +460,23 @@ class SpatialBroadcastDecoder(nn.Module):
         spec: BroadcastSpec,
         image_size: tuple[int, int],
         *,
-        gain: float | None,
+        out_channels: int = 4,
+        gain: float | None = None,
         position_gain: float = 1.0,
         backend: Backend = "auto",
         convolution_backend: Backend = "auto",
     ) -> None:
         super().__init__()
-        self.dim, self.spec = dim, spec
+        self.dim, self.spec, self.image_size = dim, spec, image_size
         self.backend, self.convolution_backend = backend, convolution_backend
         self.activation = ACTIVATIONS[spec.activation]
         widths = [dim + 2 * spec.coordinates] + [spec.channels] * spec.layers
         self.convolutions = nn.ModuleList(
             nn.Conv2d(a, b, spec.kernel, padding=spec.padding) for a, b in pairwise(widths)
         )
-        self.output = nn.Conv2d(spec.channels, 4, spec.final_kernel, padding=spec.final_padding)
+        self.output = nn.Conv2d(
+            spec.channels, out_channels, spec.final_kernel, padding=spec.final_padding
+        )
         grid = (image_size[0] + spec.margin, image_size[1] + spec.margin)
         self.position = CoordinateGrid(grid) if spec.coordinates else PositionMap(dim, grid)
         if gain is not None:
@@ -464,18 +484,20 @@ class SpatialBroadcastDecoder(nn.Module):
         if isinstance(self.position, PositionMap):
             self.position.scale(position_gain)
 
-    def forward(self, slots: Tensor, size: tuple[int, int], *shared: Tensor) -> Tensor:
+    def forward(
+        self, slots: Tensor, size: tuple[int, int] | None = None, *shared: Tensor
+    ) -> Tensor:
         """Decode slots.
 
         Args:
             slots: [M, D].
-            size: (H, W) of the image.
+            size: (H, W) of the image; None for the constructor's.
             shared: what `shared` gives for this size, if one computation is to serve many calls.
 
         Returns:
-            RGB before its sigmoid and mask logits, [M, 4, H, W].
+            Such as RGB before its sigmoid and mask logits, [M, out_channels, H, W].
         """
-        hidden = self._first(slots, *(shared or self.shared(size)))
+        hidden = self._first(slots, *(shared or self.shared(size or self.image_size)))
         for layer in self.convolutions[1:]:
             hidden = convolve(layer, hidden, self.spec.activation, self.convolution_backend)
         output: Tensor = self.output(hidden)
@@ -494,7 +516,7 @@ class SpatialBroadcastDecoder(nn.Module):
         """
         first, spec = self.convolutions[0], self.spec
         grid = (size[0] + spec.margin, size[1] + spec.margin)
-        positions = self.position(*grid)[None].contiguous(memory_format=torch.channels_last)
+        positions = channels_last(self.position(*grid)[None])
         if not self._splits(first):
             return (positions,)
         of_slot, of_position = first.weight[:, : self.dim], first.weight[:, -positions.shape[1] :]
