@@ -33,8 +33,10 @@ def rounding_of(
 ) -> list[float]:
     """The largest error that rounding makes of each tensor that `run` gives.
 
-    At least that of one rounding of the tensor's largest number. A gradient may be zero but for
-    rounding, such as that of the queries' bias, which no softmax over slots depends on.
+    Of one tensor alone chance may find little: it is at least the share of the tensor's largest
+    number that is the largest share of all. A tensor of which errors are a large part does not
+    count there. It is zero but for rounding, such as the gradient of the queries' bias, on which no
+    softmax over slots depends.
 
     Args:
         run: gives results of a module and inputs, always the same for the same.
@@ -44,16 +46,19 @@ def rounding_of(
     """
     unit = torch.finfo(inputs.dtype).eps if unit is None else unit
     expected = run(copy.deepcopy(plain), inputs)  # a call may change a module
-    least = [unit * x.detach().abs().max().item() for x in expected]
-    generator, errors = torch.Generator().manual_seed(0), [least]
+    generator, draws = torch.Generator().manual_seed(0), []
     for _ in range(DRAWS):
         moved = copy.deepcopy(plain)
         with torch.no_grad():
             for weight in moved.parameters():
                 weight.copy_(_moved(weight, unit, generator))
             x = _moved(inputs, unit, generator)
-        errors.append(errors_of(run(moved, x.requires_grad_(inputs.requires_grad)), expected))
-    return [max(each) for each in zip(*errors, strict=True)]
+        draws.append(errors_of(run(moved, x.requires_grad_(inputs.requires_grad)), expected))
+    errors = [max(each) for each in zip(*draws, strict=True)]
+    largest = [x.detach().abs().max().item() for x in expected]
+    pairs = [*zip(errors, largest, strict=True)]
+    share = max([unit, *(error / most for error, most in pairs if error < most / 8)])
+    return [max(error, share * most) for error, most in pairs]
 
 
 def _moved(x: Tensor, unit: float, generator: torch.Generator) -> Tensor:

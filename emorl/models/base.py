@@ -22,7 +22,7 @@ from emorl.models import pretrained
 from emorl.models.config import ModelConfig
 from emorl.models.geco import GECO
 from emorl.nn.posterior import BatchNoise, ScoredPosterior, Weight, share_of
-from emorl.ops.library import mapped
+from emorl.ops.library import mapped, transformed, with_mapped
 
 
 @dataclass
@@ -339,6 +339,11 @@ class ObjectCentricModel(nn.Module, ABC):
         """The request, with the configuration's numbers and the trained loss weights filled in."""
         target = checked_images(images, next(self.parameters()).dtype)
         size, expected = tuple(target.shape[2:]), self.config.image_size
+        if self.refines and (mapped() or transformed()):
+            raise ValueError(
+                f"{self.name} takes gradients of its own: expected a batch [B, 3, H, W], and "
+                "torch.autograd for derivatives, got a transform of torch.func"
+            )
         if self.refines and _is_differentiated(images):
             raise ValueError(
                 f"images: {self.name} is not differentiated with respect to them, expected "
@@ -409,12 +414,15 @@ def checked_images(images: Tensor, dtype: torch.dtype) -> Tensor:
 
     Raises:
         ValueError: if they are neither uint8 nor in [0, 1], not of that shape, or mapped by
-            `torch.vmap`, which has no rules for the layouts and the gradients inside of models.
+            `torch.vmap` in a compiled graph, which has no rule for the check.
     """
     if not isinstance(images, Tensor):
         raise ValueError(f"images: expected a tensor [B, 3, H, W], got {type(images).__name__}")
-    if mapped():
-        raise ValueError("images: expected a batch [B, 3, H, W], got images mapped by torch.vmap")
+    if mapped() and torch.compiler.is_compiling():
+        raise ValueError(
+            "images: expected a batch [B, 3, H, W] in a compiled graph, got images mapped by "
+            "torch.vmap"
+        )
     if images.dim() != 4 or images.shape[1] != 3:
         raise ValueError(f"images: expected [B, 3, H, W], got {[*images.shape]}")
     if not images.numel():
@@ -449,6 +457,7 @@ def _require_in_range(images: Tensor) -> None:
     there.
     """
     message = "images: expected floats in [0, 1]"
+    images = images if torch.compiler.is_compiling() else with_mapped(images)
     if images.device.type == "cpu" and not torch.compiler.is_compiling():
         low, high = (float(bound) for bound in images.detach().aminmax())
         if not (low >= 0 and high <= 1):  # NaN is neither

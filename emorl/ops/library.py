@@ -234,6 +234,14 @@ def mapped() -> bool:
     return torch._C._functorch.TransformType.Vmap in _transforms()
 
 
+def with_mapped(tensor: Tensor) -> Tensor:
+    """The numbers of a tensor in one: `torch.vmap` shows those of one sample alone."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(tensor):
+        tensor = functorch.get_unwrapped(tensor)
+    return tensor
+
+
 def _transforms() -> list[Any]:
     """The kinds of the transforms of `torch.func` that are under way, outer ones first."""
     functorch = torch._C._functorch

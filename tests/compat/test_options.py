@@ -265,3 +265,16 @@ def test_constructors_take_a_backend_by_name(name: str) -> None:
     module = made(name, backend="reference")
     first = gradients(results(name, module), module, create_graph=True)
     assert any(g.count_nonzero() for g in gradients(first, module))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_masks_of_numbers_are_those_of_bools(dtype: torch.dtype) -> None:
+    name = "ocl.SlotAttentionGrouping"
+    module = made(name, use_empty_slot_for_masked_slots=True)
+    mask = torch.tensor([[False, True, False], [False, False, True]])
+    found, expected = (
+        module(SimpleNamespace(features=X), SLOTS, m) for m in (mask.to(dtype), mask)
+    )
+    assert found.objects.equal(expected.objects)
+    assert found.feature_attributions.equal(expected.feature_attributions)
+    assert found.objects[mask].equal(module.empty_slot.expand(2, -1))

@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from rounding_testing import assert_rounded, rounding_of
 from torch import Tensor, nn
 from torch._dynamo.exc import Unsupported
 from torch.autograd import forward_ad
+from torch.func import functional_call, grad, vmap
 
 from emorl.models import MODELS, ObjectCentricModel
 from emorl.models.base import checked_images
@@ -190,21 +192,67 @@ def checked(images: Tensor) -> Tensor:
     return checked_images(images, torch.float64)
 
 
-@pytest.mark.parametrize("name", MODELS)
-def test_models_are_not_mapped(name: str) -> None:
-    """Nor where the mapped model is compiled, in which torch has no rule for the check."""
+class Loss(nn.Module):
+    """A model's loss as its call, which `torch.func` asks for; noise is the global generator's."""
+
+    def __init__(self, model: ObjectCentricModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model.objective(images).loss
+
+
+def per_sample_gradients(model: ObjectCentricModel, images: Tensor) -> dict[str, Tensor]:
+    """Of the loss of each image by itself, all with the same noise."""
+    whole = Loss(model)
+    weights = {key: p.detach() for key, p in whole.named_parameters()}
+
+    def loss(weights: dict[str, Tensor], image: Tensor) -> Tensor:
+        return functional_call(whole, weights, (image[None],))
+
+    torch.manual_seed(3)
+    return vmap(grad(loss), in_dims=(None, 0), randomness="same")(weights, images)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_gradients_of_each_image(name: str) -> None:
     model = smoke(name)
+    images = images_for(model, 3)
+    found = per_sample_gradients(model, images)
+
+    def gradients(module: nn.Module, image: Tensor) -> list[Tensor]:
+        torch.manual_seed(3)
+        return [*torch.autograd.grad(module(image), [*module.parameters()])]
+
+    for i in range(3):
+        image, whole = images[i : i + 1], Loss(model)
+        rounding = rounding_of(gradients, whole, image.clamp(1e-9, 1 - 1e-9))
+        ours = [found[key][i] for key, _ in whole.named_parameters()]
+        assert_rounded(ours, gradients(whole, image), rounding)
+    images[2, 0, 0, 0] = 1.5
+    with pytest.raises(ValueError, match=r"images: expected floats in \[0, 1\], got \[.*, 1.5\]"):
+        per_sample_gradients(model, images)
+
+
+@pytest.mark.parametrize("name", REFINING)
+def test_models_that_refine_have_no_transforms(name: str) -> None:
+    model = smoke(name)
+    images, reason = images_for(model), f"{name} takes gradients of its own: expected a batch"
+    with pytest.raises(ValueError, match=reason):
+        per_sample_gradients(model, images)
+    with pytest.raises(ValueError, match=reason):
+        grad(Loss(model))(images)
+    with pytest.raises(ValueError, match=reason):
+        vmap(lambda image: model(image[None]).masks, randomness="different")(images)
+
+
+def test_no_model_is_mapped_in_a_compiled_graph() -> None:
+    """In which torch has no rule for the check of the images."""
+    model = smoke("slot_mlp")
     images = images_for(model, 2)[:, None]
-
-    def reconstruct(images: Tensor) -> Tensor:
-        return model(images).reconstruction
-
-    reason = r"expected a batch \[B, 3, H, W\], got images mapped by torch.vmap"
-    mapped = torch.vmap(reconstruct, randomness="different")
-    with pytest.raises(ValueError, match=reason):
-        mapped(images)
-    with pytest.raises(ValueError, match=reason):
-        torch.compile(mapped, backend="eager")(images)
+    mapped = torch.vmap(lambda images: model(images).reconstruction)
+    reason = r"expected a batch \[B, 3, H, W\] in a compiled graph, got images mapped"
     torch._dynamo.reset()
     with pytest.raises(Unsupported, match=reason):
         torch.compile(mapped, backend="eager", fullgraph=True)(images)

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorl.models.monet.unet import halved
-from emorl.nn.networks import BroadcastSpec, SpatialBroadcastDecoder
+from emorl.nn.networks import BroadcastSpec, SpatialBroadcastDecoder, channels_last
 from emorl.nn.posterior import Gaussian
 from emorl.ops import Backend
 
@@ -88,7 +88,7 @@ class ComponentVAE(nn.Module):
             [M, D].
         """
         hidden = torch.cat((images, log_masks), dim=1)
-        hidden = hidden.contiguous(memory_format=torch.channels_last)
+        hidden = channels_last(hidden)
         for convolution in self.convolutions:
             hidden = F.relu(convolution(hidden), inplace=True)
         hidden = F.relu(self.hidden(hidden.flatten(1)), inplace=True)

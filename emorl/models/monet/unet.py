@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emorl.nn.networks import convolve
+from emorl.nn.networks import channels_last, convolve
 from emorl.ops import Backend
 
 
@@ -107,7 +107,7 @@ class _Block(nn.Module):
         self.norm = nn.GroupNorm(out_channels, out_channels)
 
     def forward(self, images: Tensor) -> Tensor:
-        images = images.contiguous(memory_format=torch.channels_last)
+        images = channels_last(images)
         convolved = convolve(self.convolution, images, "none", self.convolution_backend)
         return F.relu(self.norm(convolved), inplace=True)
 
