@@ -79,6 +79,7 @@ def _parser() -> Parser:
         metavar=("NAME", "PATH"),
         help="suite peers: a peer, and a checkout of its code; can be repeated",
     )
+    add("--threads", type=whole_number(1), help="of PyTorch; None: OMP_NUM_THREADS, or all")
     add("--budget", type=_quantity(_SECONDS), default="20min", help="time for everything")
     add("--memory", type=_quantity(_BYTES), help="for the largest batch; None: 11GiB")
     add("--dry-run", action="store_true", help="list what would run")
@@ -140,7 +141,7 @@ def _options(asked: argparse.Namespace, suite: Suite) -> Options:
         sizes=tuple(sorted({*(asked.sizes or suite.sizes)})),
         batch=asked.batch or suite.batch,
         device=asked.device or ("cuda" if torch.cuda.is_available() else "cpu"),
-        threads=torch.get_num_threads(),
+        threads=asked.threads or torch.get_num_threads(),
         official=asked.official and asked.official.absolute(),
         budget=asked.budget,
         memory=int(asked.memory or _MEMORY),

@@ -99,6 +99,30 @@ def test_lucidrains_module_computes_what_ours_does() -> None:
     assert torch.allclose(*found, rtol=0, atol=1e-5)
 
 
+def test_modules_are_timed_in_every_width_and_dtype(monkeypatch: pytest.MonkeyPatch) -> None:
+    dtypes = (torch.float32, torch.bfloat16, torch.float16)
+    for dtype in dtypes:
+        assert {b.width for b in block.BLOCKS if b.dtype == dtype} == {64, 256, 512, 768}
+    order = [b.dtype for b in block.BLOCKS]
+    assert order == sorted(order, key=dtypes.index)
+    monkeypatch.setattr(steps, "keep_memory", lambda: None)
+    made = block.steps_of(Block(2, 9, 8, 3, torch.bfloat16), "native", "cpu")
+    assert made.keys() == {FORWARD, BOTH}
+    assert all(math.isfinite(step().loss) for step in made.values())
+
+
+@pytest.mark.parametrize("multiplies", [False, True])
+def test_float16_needs_a_cpu_that_has_its_products(
+    multiplies: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(block, "obstacle", lambda *_: None)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_fp16": multiplies})
+    narrow = Block(2, 9, 8, 3, torch.float16)
+    found = block.obstacle_of(narrow, "native", "cpu")
+    assert found is None if multiplies else "no products of float16" in str(found)
+    assert block.obstacle_of(narrow, "native", "cuda") is None
+
+
 @pytest.mark.parametrize(
     "case",
     [TINY, replace(TINY, value_width=None), ConvolutionCase(2, 3, 4, 9, 8, kernel=3, padding=0)],

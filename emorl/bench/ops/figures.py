@@ -47,7 +47,8 @@ def figures(record: Record) -> dict[str, Figure]:
     """The figures of a record, by the names of their files; none of a record without timings."""
     results = of_works(record)
     drawn = {}
-    for name, dtype in product(MODELS, record["roof"]["operations_per_second"]):
+    dtypes = dict.fromkeys(result.entry["dtype"] for result in results)
+    for name, dtype in product(MODELS, dtypes):
         own = [r for r in results if (r.entry["operator"], r.entry["dtype"]) == (name, dtype)]
         compared = [result for result in own if len(result.parts) > 1]
         if compared:

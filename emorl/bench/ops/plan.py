@@ -101,8 +101,7 @@ def _together(item: Item, compiled: bool, device: str) -> list[str]:
 
 
 def _group(item: Item, names: Sequence[str], device: str) -> Group:
-    dtype = item.dtype if isinstance(item, Work) else torch.float32
-    rounding = max(ROUNDING, _ROUNDINGS * torch.finfo(dtype).eps / 2)
+    rounding = max(ROUNDING, _ROUNDINGS * torch.finfo(item.dtype).eps / 2)
     variants = {}
     for name in names:
         if isinstance(item, Work):
@@ -110,7 +109,7 @@ def _group(item: Item, names: Sequence[str], device: str) -> Group:
         else:
             build = partial(block.steps_of, item, name, device)
         variants[name] = Variant(build, rounding=rounding)
-    entry: Record = {"work": str(item), "operator": _name(item), "dtype": name_of(dtype)}
+    entry: Record = {"work": str(item), "operator": _name(item), "dtype": name_of(item.dtype)}
     if isinstance(item, Work):
         entry["costs"] = {part: item.cost(part)._asdict() for part in _parts(item)}
     is_compiled = any("compiled" in name for name in names)
