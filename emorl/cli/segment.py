@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from emorl.cli.arguments import Parser, local_path, whole_number
+from emorl.cli.arguments import Parser, local_path, number_range, whole_number
 from emorl.paths import real
 from emorl.runs.files import require_place, write_atomically
 from emorl.terminal import Terminal
@@ -40,18 +40,25 @@ def run(arguments: list[str]) -> int:
     add("--batch-size", type=whole_number(1), default=16, help="pictures at a time")
     add("--seed", type=whole_number(0), default=0, help="of the noise that slots start from")
     add("--device", choices=["auto", "cpu"], default="auto", help="auto takes a GPU if any")
+    add(
+        "--value-range",
+        type=number_range,
+        metavar="[LOW,HIGH]",
+        help="what the pictures' numbers mean, [0,1] or [0,255]; None: what their format says",
+    )
     options = parser.parse(arguments)
 
     require_place(options.out / "contact.png", "--out")
     if real(options.out).is_relative_to(real(options.folder)):
         raise ValueError("--out: expected a folder outside of the pictures', whose files it reads")
 
-    from emorl.evaluation.own_pictures import find_pictures, segment
+    from emorl.data.readers.images import find_pictures
+    from emorl.evaluation.own_pictures import segment
     from emorl.models import find_model
     from emorl.training.config import TrainerConfig
     from emorl.training.devices import make_accelerator
 
-    paths = find_pictures(options.folder)
+    paths = [options.folder / name for name in find_pictures(options.folder)]
     _require_different_names(paths, options.folder)
     _, model = find_model(options.target)
     accelerator = make_accelerator(TrainerConfig(device=options.device, precision="no"))
@@ -62,6 +69,7 @@ def run(arguments: list[str]) -> int:
         refinement_steps=options.refinement_steps,
         batch_size=options.batch_size,
         seed=options.seed,
+        value_range=options.value_range,
     )
     tiles, written, unread = [], 0, 0
     for result in results:

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from emorl.data.readers.pictures import read_colours, read_header, require_bright
+from emorl.data.values import PixelValues
+from emorl.data.values import value_range as as_range
 from emorl.evaluation.measuring import evaluating, noise_for
 from emorl.evaluation.per_image import labels_at
 from emorl.models import Decomposition, ObjectCentricModel
-
-ENDINGS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 @dataclass(frozen=True)
@@ -33,35 +34,6 @@ class Segmented:
     labels: NDArray[np.int64]
 
 
-def find_pictures(folder: Path) -> list[Path]:
-    """The picture files of a folder and its subfolders, by name.
-
-    Raises:
-        ValueError: if there is no such folder, or none in it.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"{folder}: expected a folder of pictures, got no folder")
-    found = sorted(p for p in folder.rglob("*") if p.suffix.lower() in ENDINGS and p.is_file())
-    if not found:
-        raise ValueError(f"{folder}: expected pictures ({', '.join(ENDINGS)}), got none")
-    return found
-
-
-def read_picture(path: Path) -> NDArray[np.uint8]:
-    """A picture as it is meant to be seen, uint8 [H, W, 3]; what is transparent is black.
-
-    Raises:
-        ValueError: if it cannot be read, naming the file.
-    """
-    try:
-        with Image.open(path) as file:
-            upright = ImageOps.exif_transpose(file).convert("RGBA")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path}: not a picture that can be read: {error}") from None
-    black = Image.new("RGBA", upright.size, (0, 0, 0, 255))
-    return np.asarray(Image.alpha_composite(black, upright).convert("RGB"))
-
-
 def segment(
     model: ObjectCentricModel,
     paths: Sequence[Path],
@@ -70,6 +42,7 @@ def segment(
     refinement_steps: int | None = None,
     batch_size: int = 16,
     seed: int = 0,
+    value_range: Sequence[float] | None = None,
 ) -> Iterator[Segmented | ValueError]:
     """Segment pictures, each resized to the model's size, and its masks back.
 
@@ -83,13 +56,21 @@ def segment(
         refinement_steps: None for the model's own number.
         batch_size: pictures at a time.
         seed: of the noise that slots start from.
+        value_range: what the numbers mean, [0, 1] or [0, 255], if not what their format says.
 
     Yields:
         Each picture's result in the order of `paths`; the error of one that cannot be read.
+
+    Raises:
+        ValueError: if `value_range` is none.
     """
+    told = None
+    if value_range is not None:
+        known = as_range(value_range, "value_range")
+        told = PixelValues(known, "as value_range says", told=True)
     for start in range(0, len(paths), batch_size):
         indices = range(start, min(start + batch_size, len(paths)))
-        read = {index: _read(paths[index]) for index in indices}
+        read = {index: _read(paths[index], told) for index in indices}
         pictures = {i: x for i, x in read.items() if not isinstance(x, ValueError)}
         masks = {}
         if pictures:
@@ -103,9 +84,11 @@ def segment(
                 yield Segmented(paths[index], picture, labels[0].cpu().numpy())
 
 
-def _read(path: Path) -> NDArray[np.uint8] | ValueError:
+def _read(path: Path, told: PixelValues | None) -> NDArray[np.uint8] | ValueError:
     try:
-        return read_picture(path)
+        if told is None and read_header(path).is_16_bit:
+            require_bright([path])
+        return read_colours(path, told)
     except ValueError as error:
         return error
 

@@ -431,9 +431,10 @@ def test_own_pictures_are_segmented(run_dir, tmp_path, capsys):
     for name, size in {"a.png": (35, 35), "a.jpg": (50, 20), "sub/b.png": (7, 9)}.items():
         Image.new("RGB", size, "red").save(pictures / name)
     (pictures / "bad.png").write_bytes(b"no")
+    Image.new("L", (7, 9), 1).save(pictures / "sub/b_mask.png")  # a label map, no picture
     assert main(["segment", str(run_dir), str(pictures), "--out", str(out)]) == 0
     printed = capsys.readouterr()
-    assert "bad.png: not a picture that can be read" in printed.err
+    assert "bad.png: not a picture (PNG, JPEG, WEBP, BMP)" in printed.err
     assert "written: 3 pictures, 1 left out" in printed.out
     for folder in ("labels", "overlays"):
         made = {str(p.relative_to(out / folder)) for p in (out / folder).rglob("*.png")}

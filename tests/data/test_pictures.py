@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from emorl.data import check, open_dataset
-from emorl.data.readers.images import ImageFolder, split_of
+from emorl.data.readers.images import ImageFolder, find_pictures, split_of
 from emorl.data.readers.pictures import read_colours, read_header
 
 RNG = np.random.default_rng(0)
@@ -337,6 +337,16 @@ def test_what_is_no_picture_file_is_left_alone(tmp_path):
         open_dataset(tmp_path)
     save(tmp_path / "a.png", COLOURS)
     assert len(open_dataset(tmp_path, split="all")) == 1
+
+
+def test_pictures_are_found_in_subfolders_by_name_without_their_label_maps(tmp_path):
+    names = ("b.png", "a.JPG", "sub/c.webp", "d_mask.png")
+    for name in (*names, "b_mask.png", "sub/c_mask.PNG", "notes.txt", "d.gif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_pictures(tmp_path) == sorted(names)
+    with pytest.raises(ValueError, match="expected a folder of pictures, got no folder"):
+        find_pictures(tmp_path / "no")
 
 
 def test_other_uses(tmp_path):

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 import torch
 from oracle_model import Oracle
 from PIL import Image
 
-from emorl.evaluation.own_pictures import Segmented, find_pictures, read_picture, segment
+from emorl.evaluation.own_pictures import Segmented, segment
 
 
 def squares(size: int = 64) -> np.ndarray:
@@ -19,37 +18,21 @@ def squares(size: int = 64) -> np.ndarray:
     return picture
 
 
-def test_pictures_are_found_in_subfolders_by_name(tmp_path):
-    (tmp_path / "sub").mkdir()
-    (tmp_path / "empty").mkdir()
-    for name in ("b.png", "a.JPG", "sub/c.webp", "notes.txt"):
-        (tmp_path / name).touch()
-    assert [p.name for p in find_pictures(tmp_path)] == ["a.JPG", "b.png", "c.webp"]
-    with pytest.raises(ValueError, match=r"expected pictures .*, got none"):
-        find_pictures(tmp_path / "empty")
-    with pytest.raises(ValueError, match="expected a folder of pictures, got no folder"):
-        find_pictures(tmp_path / "no")
-
-
-def test_a_picture_is_read_as_it_is_seen(tmp_path):
-    """Turned as its EXIF says, without transparency, grey as three channels."""
-    wide = np.zeros((4, 6, 3), dtype=np.uint8)
-    wide[0, 0] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned by 90 degrees
-    Image.fromarray(wide).save(tmp_path / "a.png", exif=exif)
-    turned = read_picture(tmp_path / "a.png")
-    assert turned.shape == (6, 4, 3)
-    assert turned[0, 3, 0] == 255
-    clear = np.full((2, 2, 4), 255, dtype=np.uint8)
-    clear[0, 0, 3] = 0
-    Image.fromarray(clear).save(tmp_path / "b.png")
-    assert read_picture(tmp_path / "b.png")[..., 0].tolist() == [[0, 255], [255, 255]]
-    Image.fromarray(wide[..., 0]).save(tmp_path / "c.png")
-    assert read_picture(tmp_path / "c.png").shape == (4, 6, 3)
-    (tmp_path / "d.png").write_bytes((tmp_path / "a.png").read_bytes()[:40])
-    with pytest.raises(ValueError, match=r"d\.png: not a picture that can be read"):
-        read_picture(tmp_path / "d.png")
+def test_pictures_are_read_as_for_training(tmp_path):
+    """Grey of 16 bits goes to 65535; where it cannot, the picture is left out until it is told."""
+    bright, dark = (np.full((4, 4), value, np.uint16) for value in (40_000, 200))
+    places = [tmp_path / "bright.png", tmp_path / "dark.png"]
+    for place, pixels in zip(places, (bright, dark), strict=True):
+        Image.fromarray(pixels).save(place)
+    whole, refused = segment(Oracle(), places)
+    assert isinstance(whole, Segmented)
+    assert (whole.image == round(40_000 / 257)).all()
+    assert isinstance(refused, ValueError)
+    assert "dark.png: 16 bits, but nothing above 255" in str(refused)
+    refused, shown = segment(Oracle(), places, value_range=(0, 255))
+    assert isinstance(shown, Segmented)
+    assert (shown.image == 200).all()
+    assert "bright.png: expected values from 0 to 255" in str(refused)
 
 
 def test_labels_have_the_size_of_the_picture_and_stand_where_its_objects_are(tmp_path):
@@ -77,7 +60,7 @@ def test_a_picture_does_not_depend_on_its_batch(tmp_path):
     for index in range(3):
         pixels = torch.randint(256, (20, 20, 3), dtype=torch.uint8).numpy()
         Image.fromarray(pixels).save(tmp_path / f"{index}.png")
-    places = find_pictures(tmp_path)
+    places = sorted(tmp_path.glob("*.png"))
     whole, single = (
         [r.labels for r in segment(Oracle(), places, batch_size=size)] for size in (3, 1)
     )

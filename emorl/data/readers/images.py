@@ -26,12 +26,11 @@ from emorl.data.random import SPLITS
 from emorl.data.readers.base import FileDataset
 from emorl.data.readers.pictures import (
     ENDINGS,
-    Header,
-    brightest,
     framed,
     read_colours,
     read_header,
     read_labels,
+    require_bright,
 )
 from emorl.data.splits import ALL
 from emorl.data.transforms import CENTRE, Box, Shape, centred, cut, method_of, shape_of
@@ -40,7 +39,6 @@ from emorl.data.values import BYTES, LOOKED_AT, PixelValues, ValueRange
 _BESIDE = "_mask"
 _SPLIT_IN = 10  # parts, of which one is "test", one "val", the rest "train"
 _FINER = 2  # times the asked size, at which a JPEG may be decoded before it is resized
-_DARK_16 = 255  # grey of 16 bits with nothing above it may be meant from 0 to 255
 
 
 class PictureFiles(FileDataset):
@@ -87,7 +85,8 @@ class PictureFiles(FileDataset):
         for picture, header in zip(self.pictures, headers, strict=False):
             self._frame(picture, header.shape)
         if not told:
-            self._require_bright(headers)
+            looked_at = zip(self.pictures, headers, strict=False)
+            require_bright([picture for picture, header in looked_at if header.is_16_bit])
         deep = any(read_header(mask).is_16_bit for mask in self.masks[:LOOKED_AT])
         self._most = np.iinfo(np.int32 if deep else np.uint8).max
 
@@ -155,15 +154,6 @@ class PictureFiles(FileDataset):
             )
         return box
 
-    def _require_bright(self, headers: Sequence[Header]) -> None:
-        """Refuse grey of 16 bits that goes from 0 to 255 only, which would look black."""
-        deep = [p for p, h in zip(self.pictures, headers, strict=False) if h.is_16_bit]
-        if deep and all(brightest(picture) <= _DARK_16 for picture in deep):
-            raise ValueError(
-                f"{deep[0]}: 16 bits, but nothing above {_DARK_16} in the first {len(deep)} such "
-                "pictures; if they go from 0 to 255, say so: value_range [0, 255]"
-            )
-
 
 class ImageFolder(PictureFiles):
     """A folder of pictures, as the module says.
@@ -197,23 +187,16 @@ class ImageFolder(PictureFiles):
 
 
 def find_pictures(folder: Path) -> list[str]:
-    """The picture files below a folder, by name, with "/" between their parts.
+    """The pictures below a folder, by name, with "/" between their parts.
 
-    What is hidden, and links to folders, are left out.
+    What is hidden, links to folders, and label maps beside pictures are left out.
 
     Raises:
-        ValueError: if there are none.
+        ValueError: if there is no such folder, or no picture in it.
     """
-    found = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        for name in files:
-            path = Path(place, name)
-            if path.suffix.lower() in ENDINGS and name[0] != "." and path.is_file():
-                found.append(path.relative_to(folder).as_posix())
-    if not found:
-        raise ValueError(f"{folder}: a folder without pictures ({', '.join(ENDINGS)})")
-    return sorted(found)
+    names = _picture_files(folder)
+    maps = {*_masks_beside(names).values()}
+    return [name for name in names if name not in maps]
 
 
 def shapes_of(
@@ -234,9 +217,25 @@ def split_of(name: str) -> str:
     return {0: "test", 1: "val"}.get(int.from_bytes(digest[:8], "big") % _SPLIT_IN, "train")
 
 
+def _picture_files(folder: Path) -> list[str]:
+    """All files below a folder that are called as pictures are, label maps too."""
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: expected a folder of pictures, got no folder")
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for name in files:
+            path = Path(place, name)
+            if path.suffix.lower() in ENDINGS and name[0] != "." and path.is_file():
+                found.append(path.relative_to(folder).as_posix())
+    if not found:
+        raise ValueError(f"{folder}: a folder without pictures ({', '.join(ENDINGS)})")
+    return sorted(found)
+
+
 def _listed(path: Path, split: str) -> tuple[list[str], list[str]]:
     """The pictures of a split, and their label maps, if they have any."""
-    names = find_pictures(path)
+    names = _picture_files(path)
     beside = _masks_beside(names)
     maps = {*beside.values()}
     chosen = _of_split(path, [name for name in names if name not in maps], split)

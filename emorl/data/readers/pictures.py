@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from emorl.data.values import PixelValues
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FULL_16 = 2**16 - 1
+_DARK_16 = 255  # grey of 16 bits with nothing above it may be meant from 0 to 255
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _SHOWN_16 = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _LABELS = ("1", "L", "P", *_SHOWN_16)
@@ -118,10 +119,17 @@ def read_labels(path: str | Path, shape: Shape, most: int) -> NDArray[Any]:
         return labels_of(np.array(file), most)
 
 
-def brightest(path: str | Path) -> int:
-    """The largest number of a grey picture."""
-    with _opened(path) as file:
-        return int(np.array(file).max())
+def require_bright(paths: Sequence[str | Path]) -> None:
+    """Refuse grey of 16 bits that goes from 0 to 255 in all these pictures: it would look black.
+
+    Raises:
+        ValueError: naming the first.
+    """
+    if paths and all(_brightest(path) <= _DARK_16 for path in paths):
+        raise ValueError(
+            f"{paths[0]}: 16 bits, but nothing above {_DARK_16} in the first {len(paths)} such "
+            "pictures; if they go from 0 to 255, say so: value_range [0, 255]"
+        )
 
 
 def framed(pixels: NDArray[Any], box: Box, shape: Shape, method: str) -> NDArray[Any]:
@@ -136,6 +144,12 @@ def framed(pixels: NDArray[Any], box: Box, shape: Shape, method: str) -> NDArray
 
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
+def _brightest(path: str | Path) -> int:
+    """The largest number of a grey picture."""
+    with _opened(path) as file:
+        return int(np.array(file).max())
+
+
     """An opened picture; whatever Pillow raises, as one line that begins with the file's name."""
     try:
         with warnings.catch_warnings():
