@@ -18,7 +18,7 @@ from emorl.data.generators.clevr import Clevr, ClevrTexLike
 from emorl.data.generators.multi_dsprites import MultiDSprites
 from emorl.data.generators.real10 import TetrominoesReal10
 from emorl.data.generators.tetrominoes import Tetrominoes
-from emorl.data.transforms import TransformedDataset, shape_of
+from emorl.data.transforms import CROPS, TransformedDataset, shape_of
 from emorl.data.values import value_range as as_range
 from emorl.paths import local
 
@@ -37,7 +37,8 @@ GENERATORS: Mapping[str, Callable[..., ObjectDataset]] = {
 }
 """Names that `open_dataset` takes instead of a path, and what makes their images."""
 
-_RENDERED = ("clevr6", "clevr10", "clevrtex-like")  # in any size, and cropped already
+# In any size, and cropped already: what published code cuts out of CLEVR's and ClevrTex's frames.
+_RENDERED = ("clevr6", "clevr10", "clevrtex-like")
 FORMATS = (
     "HDF5 in a published layout, TFRecord of DeepMind's multi-object data sets, arrays of NumPy, "
     "folder of pictures"
@@ -65,9 +66,10 @@ def open_dataset(
 
     Args:
         spec: one of `GENERATORS` ("tetrominoes-real10": ten published records; the others are
-            endless), the path of an HDF5 or TFRecord file, which is recognised by its content, or
-            a folder of pictures (`emorl.data.readers.images`); "~" is a home folder, and a pattern
-            with "*", "?" or "[...]" means all shards of a TFRecord file.
+            endless), the path of an HDF5 or TFRecord file or of NumPy's arrays (.npy, .npz), which
+            is recognised by its content, or a folder of pictures (`emorl.data.readers.images`) or
+            of ClevrTex; "~" is a home folder, and a pattern with "*", "?" or "[...]" means all
+            shards of a TFRecord file.
         split: "train", "val" or "test": a generator's split shares no scene's random state with
             the others; of an HDF5 file it is the group. Files without groups are divided as
             `emorl.data.splits` says, if they have as many images; else they, as the ten records,
@@ -75,7 +77,7 @@ def open_dataset(
         seed: of a generator.
         limit: keep only the first `limit` images (of those with few objects).
         crop: the name of a published crop, "centre", or four numbers: see
-            `emorl.data.transforms.cut`.
+            `emorl.data.transforms.cut`. CLEVR-like images are made as published crops leave them.
         size: height and width to resize to, after cropping; one number for squares. Pictures of a
             folder keep their aspect and lose margins, other images are stretched.
         value_range: what the numbers of a file's images mean, [0, 1] or [0, 255]; None lets the
@@ -96,7 +98,7 @@ def open_dataset(
     if spec in _RENDERED:
         side = 96 if size is None else min(shape_of(size))
         dataset = GENERATORS[str(spec)](size=side, split=split, seed=seed, device=device)
-        crop = None if crop == "clevr" else crop
+        crop = None if isinstance(crop, str) and crop in CROPS else crop
     elif spec in GENERATORS:
         dataset = GENERATORS[str(spec)](split=split, seed=seed, device=device)
     elif local(spec).is_dir():
@@ -150,7 +152,7 @@ def open_folder(
     size: int | Sequence[int] | None,
     value_range: Sequence[float] | None,
 ) -> FileDataset:
-    """The reader of a folder of pictures, which frames each by itself.
+    """The reader of a folder of pictures, ClevrTex's or any, which frames each by itself.
 
     Raises:
         ValueError: as `emorl.data.readers.images.ImageFolder` does.

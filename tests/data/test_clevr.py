@@ -18,6 +18,7 @@ from emorl.data.generators.clevr_light import World, to_srgb
 from emorl.data.generators.clevr_scenes import CYLINDER, METAL, SPHERE, Scenes, propose, view
 from emorl.data.generators.clevr_textures import KINDS, Textures
 from emorl.data.generators.ray_caster import Ground, Objects
+from emorl.data.transforms import CROPS, TransformedDataset
 
 IMAGES = 8
 
@@ -268,6 +269,16 @@ def test_no_more_is_rendered_ahead_than_is_rendered_at_once(
             range(start, start + 4)
         )
     assert max(made) == most
+
+
+@pytest.mark.parametrize("name", ["clevr6", "clevr10", "clevrtex-like"])
+@pytest.mark.parametrize("crop", CROPS)
+def test_images_are_made_as_published_crops_leave_them(name: str, crop: str) -> None:
+    """A run on ClevrTex, say, takes clevrtex-like as it is: nothing is cut out again."""
+    images = open_dataset(name, size=16, crop=crop)
+    assert isinstance(images, TransformedDataset)
+    assert images.image_size == (16, 16)
+    assert images.box == (0, 16, 0, 16)
 
 
 def test_any_size_and_crop() -> None:
