@@ -15,7 +15,7 @@ the range of 0 to 255 (3 and 4), a file whose first images have no value above 1
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -51,13 +51,13 @@ class PixelValues:
     told: bool
 
     def to_bytes(
-        self, images: NDArray[Any], where: Callable[[int], str] = lambda row: ""
+        self, images: NDArray[Any], indices: Sequence[int] | None = None
     ) -> NDArray[np.uint8]:
         """Images as uint8, 0 to 255, rounded; an overshoot is cut off.
 
         Args:
             images: bool, integers or floats [B, ...].
-            where: what a complaint about a row begins with.
+            indices: of these images in the file, for complaints; None leaves them out.
 
         Raises:
             ValueError: naming the first row with a value that is not finite or not in the range.
@@ -65,20 +65,20 @@ class PixelValues:
         if images.dtype == np.uint8 and self.range == BYTES:
             return images
         if images.dtype.kind == "f":
-            return self._floats_to_bytes(images, where)
+            return self._floats_to_bytes(images, indices)
         numbers = images.view(np.uint8) if images.dtype == np.bool_ else images
         if numbers.size and not (numbers.min() >= 0 and numbers.max() <= self.range[1]):
-            raise self._complaint(images, where)
+            raise self._complaint(images, indices)
         small = numbers.astype(np.uint8)
         return small if self.range == BYTES else small * np.uint8(255)
 
     def _floats_to_bytes(
-        self, images: NDArray[Any], where: Callable[[int], str]
+        self, images: NDArray[Any], indices: Sequence[int] | None
     ) -> NDArray[np.uint8]:
         numbers = images.astype(np.float64)
         least, most = self._limits()
         if numbers.size and not (numbers.min() > least and numbers.max() < most):  # NaN is neither
-            raise self._complaint(images, where)
+            raise self._complaint(images, indices)
         if self.range == UNIT:
             numbers *= 255
         np.rint(numbers, out=numbers)
@@ -92,13 +92,32 @@ class PixelValues:
         tiny = 1e-6  # the bound itself is reached, and float32 rounds it
         return -OVERSHOOT - tiny, 1 + OVERSHOOT + tiny
 
-    def _complaint(self, images: NDArray[Any], where: Callable[[int], str]) -> ValueError:
+    def _complaint(self, images: NDArray[Any], indices: Sequence[int] | None) -> ValueError:
         """What is wrong with the first image that is not in the range."""
         rows = images.reshape(len(images), -1).astype(np.float64)
         least, most = self._limits() if images.dtype.kind == "f" else (-0.5, self.range[1] + 0.5)
         wrong = ~((rows > least) & (rows < most)).all(axis=1)
         row = int(wrong.argmax())
-        return ValueError(f"{where(row)}expected {self}, got {_describe(rows[row])}")
+        where = "" if indices is None else numbered(indices, row)
+        return ValueError(f"{where}expected {self}, got {_describe(rows[row])}")
+
+    def check_first(self, batches: Iterable[tuple[Sequence[int], NDArray[Any]]]) -> None:
+        """Check the first images, and more where they are so dark that they may mean 0 to 1.
+
+        Args:
+            batches: the first images with their indices, read as they are asked for.
+
+        Raises:
+            ValueError: naming the first that is not in the range; naming `value_range`, if 0 to
+                255 was assumed and none has a value above 1.
+        """
+        brightest, images = 0.0, 0
+        for indices, rows in batches:
+            self.to_bytes(rows, indices)
+            brightest, images = max(brightest, float(rows.max())), images + len(rows)
+            if self.is_settled(brightest):
+                return
+        self.require_bright(brightest, images)
 
     def is_settled(self, brightest: float) -> bool:
         """Whether images with this largest value leave no doubt about the range."""
@@ -148,6 +167,11 @@ def decide(
     if layout is not None:
         return PixelValues(BYTES, f"as {layout} hold them; stored as {dtype}", told=False)
     return PixelValues(BYTES if dtype.kind in "ui" else UNIT, f"stored as {dtype}", told=False)
+
+
+def numbered(indices: Sequence[int], row: int) -> str:
+    """What a complaint about a row of a batch begins with."""
+    return f"image {indices[row]}: "
 
 
 def value_range(given: Any, name: str) -> ValueRange:

@@ -14,7 +14,6 @@ import os
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -68,7 +67,7 @@ class ArrayDataset(FileDataset):
                 self._inspect_masks(arrays[self._masks], sizes)
             self.values = decide(value_range, None, None, images.dtype)
             self.value_range = self.values.range
-            self._check_first(images)
+            self.values.check_first(_first(images))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
@@ -110,7 +109,7 @@ class ArrayDataset(FileDataset):
         self._require_indices(indices, len(self))
         with _named(self.path):
             rows = self._arrays()[self._images or ""][list(indices)]
-            images = self.values.to_bytes(rows, partial(_numbered, indices))
+            images = self.values.to_bytes(rows, indices)
         pixels = torch.from_numpy(np.ascontiguousarray(arranged(images, self._axes, "NCHW")))
         return pixels.expand(-1, 3, -1, -1).contiguous()
 
@@ -134,18 +133,6 @@ class ArrayDataset(FileDataset):
             self._most = small if masks.max() <= small else int(np.iinfo(np.int32).max)
         elif masks.shape[axes.index("E")] > MOST_ENTITIES:
             raise ValueError(f"expected masks of up to {MOST_ENTITIES} entities")
-
-    def _check_first(self, images: NDArray[Any]) -> None:
-        """Check the first images, and more where they are so dark that they may mean 0 to 1."""
-        brightest, end = 0.0, 0
-        while end < min(LOOKED_AT, self._length):
-            start, end = end, min(end + _TOGETHER, LOOKED_AT, self._length)
-            where = partial(_numbered, range(start, end))
-            self.values.to_bytes(images[start:end], where)
-            brightest = max(brightest, float(images[start:end].max()))
-            if self.values.is_settled(brightest):
-                return
-        self.values.require_bright(brightest, end)
 
     def _factors(self, indices: Sequence[int]) -> dict[str, Tensor]:
         found = {}
@@ -220,9 +207,11 @@ def _declared(file: IO[bytes], present: int, name: str) -> int:
     return declared
 
 
-def _numbered(indices: Sequence[int], row: int) -> str:
-    """What a complaint about a row of a batch begins with."""
-    return f"image {indices[row]}: "
+def _first(images: NDArray[Any]) -> Iterator[tuple[range, NDArray[Any]]]:
+    """The first images, a few at a time, with their indices."""
+    for start in range(0, min(LOOKED_AT, len(images)), _TOGETHER):
+        rows = images[start : min(start + _TOGETHER, LOOKED_AT)]
+        yield range(start, start + len(rows)), rows
 
 
 def _one_of(arrays: Arrays, names: Sequence[str]) -> str | None:

@@ -15,9 +15,8 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +34,7 @@ from emorl.data.readers.hdf5_layouts import DSPRITES, EFFICIENT_MORL, Layout, Ta
 from emorl.data.readers.hdf5_members import named_errors, open_file
 from emorl.data.readers.hdf5_storage import in_words, slow_reads
 from emorl.data.splits import needed, published, shown
-from emorl.data.values import LOOKED_AT, UNIT, PixelValues, ValueRange, decide
+from emorl.data.values import LOOKED_AT, UNIT, PixelValues, ValueRange, decide, numbered
 
 _PROBED = 32  # images that are checked when a file is opened
 _PROBED_BYTES = 64 << 20
@@ -70,7 +69,7 @@ class HDF5Dataset(FileDataset):
             self.values = _values(self.layout, group, value_range)
             self.value_range = self.values.range
             self._tell_slow([group[name] for name in self.layout.names])
-            self._check_first(group[self.layout.images])
+            self.values.check_first(self._first(group[self.layout.images]))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_opened": None}
@@ -114,7 +113,7 @@ class HDF5Dataset(FileDataset):
         stored = [self._stored[index] for index in indices]
         with named_errors(self.path):
             rows = self._rows(self.layout.images, stored)
-            images = self.values.to_bytes(rows, partial(_numbered, stored))
+            images = self.values.to_bytes(rows, stored)
         images = arranged(images, self.layout.image_axes, "NCHW")
         return torch.from_numpy(images).expand(-1, 3, -1, -1).contiguous()
 
@@ -145,21 +144,16 @@ class HDF5Dataset(FileDataset):
             cure = f"store it again: emorl data convert {self.path} --out FILE.h5{split}"
             self.slow = f"{self.path}: {slow}; {cure}"
 
-    def _check_first(self, images: h5py.Dataset) -> None:
-        """Check the first images, and more where they are so dark that they may mean 0 to 1."""
+    def _first(self, images: h5py.Dataset) -> Iterator[tuple[range, NDArray[Any]]]:
+        """The first images of the split, as many at a time as have 64 MB, with their indices."""
         together = _PROBED_BYTES // (math.prod(images.shape[1:]) * images.dtype.itemsize)
         together = max(1, min(_PROBED, together))
-        brightest, end = 0.0, self._stored.start
-        last = min(end + LOOKED_AT, self._stored.stop)
-        while end < last:
-            start, end = end, min(end + together, last)
+        looked_at = self._stored[:LOOKED_AT]
+        for start in range(0, len(looked_at), together):
+            indices = looked_at[start : start + together]
             with named_errors(self.path, f"{images.name}: "):
-                rows = images[start:end]
-            self.values.to_bytes(rows, partial(_numbered, range(start, end)))
-            brightest = max(brightest, float(rows.max()))
-            if self.values.is_settled(brightest):
-                return
-        self.values.require_bright(brightest, len(self._stored[:LOOKED_AT]))
+                rows = images[indices.start : indices.stop]
+            yield indices, rows
 
     def _group(self) -> h5py.Group:
         """This process's own handle: HDF5 ones must not cross a fork."""
@@ -191,7 +185,7 @@ class HDF5Dataset(FileDataset):
             stored = stored.astype(np.float32)
             finite = np.isfinite(stored).reshape(len(stored), -1).all(axis=1)
             if not finite.all():
-                where = _numbered(indices, int(finite.argmin()))
+                where = numbered(indices, int(finite.argmin()))
                 raise ValueError(f"{where}expected masks of finite numbers")
         return torch.from_numpy(arranged(stored, self.layout.mask_axes, "NEHW"))
 
@@ -203,7 +197,7 @@ class HDF5Dataset(FileDataset):
             labels = labels_of(stored, most)
         except ValueError:
             for row, rows in enumerate(stored):
-                with named_errors(self.path, _numbered(indices, row)):
+                with named_errors(self.path, numbered(indices, row)):
                     labels_of(rows, most)
             raise
         return torch.from_numpy(labels)
@@ -252,8 +246,3 @@ def _named_factors(table: Table, rows: NDArray[Any]) -> dict[str, Tensor]:
         factors[name] = numbers[..., start] if width == 1 else numbers[..., start : start + width]
         start += width
     return factors
-
-
-def _numbered(indices: Sequence[int], row: int) -> str:
-    """What a complaint about a row of a batch begins with."""
-    return f"image {indices[row]}: "
