@@ -12,6 +12,8 @@ from emorl.fields import shown
 from emorl.paths import is_path, local
 from emorl.suggestions import near
 
+CROPS = ("clevr", "clevr-bilinear", "clevrtex", "centre")
+"""Names that `emorl.data.transforms.cut` takes; they stand here, too, since that needs torch."""
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
 
 

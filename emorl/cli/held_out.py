@@ -6,7 +6,7 @@ import argparse
 import re
 from typing import TYPE_CHECKING
 
-from emorl.cli.arguments import Parser, number_range, path_text, whole_number
+from emorl.cli.arguments import CROPS, Parser, number_range, path_text, whole_number
 from emorl.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -20,11 +20,7 @@ def add_data_options(parser: Parser) -> None:
     add = parser.add_argument
     add("--data", type=path_text, help="a generator's name or a file; None: the run's own")
     add("--split", type=_name, default="test", help="part of the data")
-    add(
-        "--crop",
-        choices=["clevr", "clevr-bilinear", "clevrtex", "centre"],
-        help="None: as in the run",
-    )
+    add("--crop", choices=CROPS, help="None: as in the run")
     add("--value-range", type=number_range, metavar="[LOW,HIGH]", help="None: the file's own")
     add("--size", type=whole_number(1), help="side to resize to; None: as in the run")
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import h5py
 import numpy as np
@@ -10,7 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
+from emorl.cli import arguments
 from emorl.data import UNBOUNDED, check, convert, open_dataset
+from emorl.data.transforms import CENTRE, CROPS
+from emorl.training.config import Crop
 
 
 @pytest.fixture
@@ -70,6 +74,11 @@ def test_crop_and_size_do_what_pillow_does(clevr_file: tuple[Path, np.ndarray, n
         assert (batch.image[row].permute(1, 2, 0).numpy() == np.array(image)).all()
         label = Image.fromarray(labels[index, 29:221, 64:256].astype(np.uint8))
         assert (batch.mask[row, 0].numpy() == np.array(label.resize((96, 96), 0))).all()
+
+
+def test_names_of_crops_are_the_same_everywhere() -> None:
+    """For type checkers, for the command line without torch, and where they are used."""
+    assert (*CROPS, CENTRE) == get_args(Crop) == arguments.CROPS
 
 
 def test_crop_alone_cuts(clevr_file: tuple[Path, np.ndarray, np.ndarray]) -> None:
