@@ -16,6 +16,7 @@ from emorl.data.open import GENERATORS, is_hdf5, open_dataset
 from emorl.data.problems import OVERLAPPING, UNCOVERED, cure, pixels, problems
 from emorl.data.questions import answers
 from emorl.data.readers.base import FileDataset
+from emorl.data.splits import ALL
 from emorl.paths import local
 
 _BATCH = 32
@@ -28,12 +29,13 @@ def check(
     """Describe a data set and list its faults, from its first images.
 
     Args:
-        spec: as `open_dataset` takes it; every split of an HDF5 file is checked.
-        images: how many images to read of each split; None reads all.
+        spec: as `open_dataset` takes it; of an HDF5 file with groups each is checked, of other
+            data all images, whatever splits they are divided into.
+        images: how many images to read, of each group; None reads all.
         value_range: as `open_dataset` takes it.
 
     Returns:
-        A few lines per split; the last says "problems: none" or lists them with counts.
+        A few lines per group; the last says "problems: none" or lists them with counts.
 
     Raises:
         ValueError: if the data set cannot be opened or read, an image is not in its range of
@@ -52,12 +54,14 @@ def check(
 
 
 def splits_of(spec: str | Path) -> list[str]:
-    """The parts of a data set that can be opened: an HDF5 file's groups, else one."""
-    if spec not in GENERATORS and local(spec).is_file() and is_hdf5(local(spec)):
+    """The splits that hold all images of a data set: an HDF5 file's groups, else one."""
+    if spec in GENERATORS:
+        return ["train"]
+    if local(spec).is_file() and is_hdf5(local(spec)):
         from emorl.data.readers.hdf5 import splits
 
-        return splits(local(spec)) or ["train"]
-    return ["train"]
+        return splits(local(spec)) or [ALL]
+    return [ALL]
 
 
 def _report(dataset: ObjectDataset, images: int) -> str:
@@ -91,7 +95,6 @@ def _report(dataset: ObjectDataset, images: int) -> str:
         [
             f"{dataset.name}: {_size(dataset)}, {height}x{width} pixels; checked {count}",
             *(stored.describe() if stored else []),
-            *([f"split: {dataset.part}"] if dataset.part else []),
             f"values: {low} to {high}{_meaning(dataset)}",
             f"objects: {_histogram(labels)}",
             f"masks: {_masks(found, kinds)}",

@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 import torch
 from layout_testing import HDF5
+from own_files_writing import OWN
+from PIL import Image
 from record_writing import TFRECORDS
 
-from emorl.data import check, open_dataset
+from emorl.data import check, open_dataset, splits
+from emorl.data.check import splits_of
 from emorl.data.questions import answers
 
 N = 400
@@ -113,6 +116,29 @@ def test_it_says_what_a_file_is(layout, lines, tmp_path):
     report = check(path, 3)
     for line in [*lines, "speed: ", "images/s one by one"]:
         assert line in report
+
+
+@pytest.mark.parametrize(
+    ("layout", "count"),
+    [("ClevrTex", 10), ("object-centric-library", 6), ("Tetrominoes", 3), ("dSprites", 6)],
+)
+def test_all_images_are_checked_whatever_their_split(layout, count, tmp_path, monkeypatch):
+    for name in ("tetrominoes", "object-centric-library's files"):
+        monkeypatch.setitem(splits._PUBLISHED, name, (("train", 2), ("test", 1)))
+    path = tmp_path / "a"
+    {**HDF5, **TFRECORDS, **OWN}[layout](path)
+    assert splits_of(path) == ["all"]
+    report = check(path, 100)
+    assert f"{count} images, " in report
+    assert f"; checked {count}\n" in report
+
+
+def test_a_fault_in_a_folder_s_test_pictures_is_found(tmp_path):
+    for split in ("train", "test"):
+        place = tmp_path / split / "a.png"
+        place.parent.mkdir()
+        Image.fromarray(np.eye(4, dtype=np.uint8) * (split == "train")).save(place)
+    assert "a single colour: 1 of 2 images" in check(tmp_path)
 
 
 def test_what_is_wrong_comes_with_the_cure(tmp_path):
