@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from emorl.data.base import UNBOUNDED, Batch, ObjectDataset
 from emorl.data.open import GENERATORS, is_hdf5, open_dataset
-from emorl.data.problems import OVERLAPPING, UNCOVERED, cure, pixels, problems
+from emorl.data.problems import OVERLAPPING, UNCOVERED, cure, hidden, pixels, problems
 from emorl.data.questions import answers
 from emorl.data.readers.base import FileDataset
 from emorl.data.splits import ALL
@@ -68,7 +68,7 @@ def _report(dataset: ObjectDataset, images: int) -> str:
     if images >= UNBOUNDED:
         raise ValueError(f"check: expected a number of images, since {dataset.name} has no end")
     found: Counter[str] = Counter()
-    low, high, count = 255, 0, 0
+    low, high, count, unseen = 255, 0, 0, 0
     factors: dict[str, list[Tensor]] = {}
     counted: list[Tensor] = []
     kinds: list[tuple[bool, bool]] = []
@@ -88,6 +88,7 @@ def _report(dataset: ObjectDataset, images: int) -> str:
     named = ", ".join(f"{name} {list(value.shape[1:])}" for name, value in together.items())
     stored = dataset if isinstance(dataset, FileDataset) else None
     asked = [*(stored.answers() if stored else []), *answers(together, labels, dataset.image_size)]
+        unseen += hidden(batch)
     listed = [
         f"  {problem}: {n} of {count} images; {cure(problem)}" for problem, n in found.items() if n
     ]
@@ -110,6 +111,7 @@ def _report(dataset: ObjectDataset, images: int) -> str:
 
 def _histogram(labels: Tensor | None) -> str:
     """How many images have how many objects, from the pixels [N, L] of each label."""
+            *([f"hidden: an object or more in {unseen} images"] if unseen else []),
     if labels is None:
         return "no masks"
     objects = Counter((labels[:, 1:] > 0).sum(1).tolist())

@@ -8,11 +8,12 @@ from torch import Tensor
 from emorl.data.base import Batch
 from emorl.data.generators.tetromino_shapes import FRAME, render
 
+OF_TETROMINOES = {"x", "y", "shape", "color", "visibility"}
+"""The factors of Tetrominoes; other data have some of them, too."""
 UNCOVERED, OVERLAPPING = "pixels that no mask covers", "pixels that several masks cover"
 _CURES = {
     "a single colour": "leave these images out, or look at how they were written",
     "labels beyond the entities of the factors": "store factors for each entity of the masks",
-    "a visible object without a pixel": "it is hidden, or its visibility should be 0",
     "pixels of an object that is not visible": "its visibility should be 1",
     UNCOVERED: "they count as background; store a mask of the background as entity 0",
     OVERLAPPING: "the first of the strongest masks gets them; store disjoint masks",
@@ -43,15 +44,27 @@ def problems(batch: Batch, entity_masks: Tensor | None) -> dict[str, int]:
         entities = visible.shape[1]
         wrong["labels beyond the entities of the factors"] = labelled[:, entities:].any(1)
         labelled = labelled[:, :entities]
-        wrong["a visible object without a pixel"] = (visible & ~labelled)[:, 1:].any(1)
         wrong["pixels of an object that is not visible"] = (~visible & labelled)[:, 1:].any(1)
     if entity_masks is not None:
         covering = (entity_masks > entity_masks.max() / 2).sum(1).flatten(1)
         wrong[UNCOVERED] = (covering == 0).any(1)
         wrong[OVERLAPPING] = (covering > 1).any(1)
-    if batch.image.shape[-1] == FRAME and {"shape", "x", "y", "color"} <= batch.factors.keys():
+    named = batch.factors.keys()
+    if batch.image.shape[-1] == FRAME and {"shape", "x", "y", "color"} <= named <= OF_TETROMINOES:
         wrong["not what its factors render to"] = _differs_from_render(batch)
     return {problem: int(images.sum()) for problem, images in wrong.items()}
+
+
+def hidden(batch: Batch) -> int:
+    """How many images have an object that is there, as its visibility tells, without a pixel.
+
+    That is no fault: others may hide it, and a crop may leave it out.
+    """
+    if batch.mask is None or "visibility" not in batch.factors:
+        return 0
+    visible = batch.factors["visibility"] > 0
+    labelled = pixels(batch.mask)[:, : visible.shape[1]] > 0
+    return int((visible & ~labelled)[:, 1:].any(1).sum())
 
 
 def pixels(mask: Tensor) -> Tensor:

@@ -302,7 +302,7 @@ def test_check_names_what_is_wrong(tmp_path: Path) -> None:
     for line in [
         "  a single colour: 1 of 40 images",
         "  factor x is not finite: 1 of 40 images",
-        "  a visible object without a pixel: 1 of 40 images",
+        "hidden: an object or more in 1 images\n",
         "  pixels of an object that is not visible: 1 of 40 images",
         "  pixels that no mask covers: 2 of 40 images",
         "  pixels that several masks cover: 1 of 40 images",
