@@ -159,7 +159,8 @@ class MultiDSprites(GeneratedDataset):
 
 def to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
     """Colours from HSV, all in [0, 1], to RGB, [..., 3]."""
-    sector = (hue[..., None] * 6 + hue.new_tensor([5.0, 3.0, 1.0])) % 6
+    steps = torch.arange(5, 0, -2, device=hue.device)  # made there: a copy would wait for a GPU
+    sector = (hue[..., None] * 6 + steps) % 6
     ramp = torch.minimum(sector, 4 - sector).clamp(0, 1)
     return value[..., None] * (1 - saturation[..., None] * ramp)
 
