@@ -78,3 +78,34 @@ def number_range(text: str) -> tuple[float, float]:
     except ValueError:
         raise argparse.ArgumentTypeError(f"expected [LOW,HIGH], got {text}") from None
     return low, high
+
+
+def crop(text: str) -> str | tuple[int, ...]:
+    """An argument's type: the name of a crop, or four numbers in brackets."""
+    if text in CROPS:
+        return text
+    if (numbers := _whole_numbers(text, 4)) is None:
+        names = ", ".join(CROPS)
+        raise argparse.ArgumentTypeError(
+            f"expected {names} or [FIRST_ROW,ROW_AFTER,FIRST_COLUMN,COLUMN_AFTER], "
+            f"got {shown(text)}"
+        )
+    return numbers
+
+
+def image_size(text: str) -> int | tuple[int, ...]:
+    """An argument's type: a side, or [HEIGHT,WIDTH], in pixels."""
+    numbers = _whole_numbers(text, 1) or _whole_numbers(text, 2)
+    if numbers is None or min(numbers) < 1:
+        raise argparse.ArgumentTypeError(
+            f"expected a side or [HEIGHT,WIDTH], each at least 1, got {shown(text)}"
+        )
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _whole_numbers(text: str, count: int) -> tuple[int, ...] | None:
+    """So many whole numbers, written [A,B,...]; None if the text is something else."""
+    parts = [part.strip() for part in text.strip("[]() ").split(",")]
+    if len(parts) != count or not all(map(_WHOLE.fullmatch, parts)):
+        return None
+    return tuple(map(int, parts))

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
-from emorl.cli.arguments import Parser, local_path, number_range, path_text, whole_number
+from emorl.cli.arguments import (
+    Parser,
+    crop,
+    image_size,
+    local_path,
+    number_range,
+    path_text,
+    whole_number,
+)
 from emorl.runs.files import require_place, write_atomically
 from emorl.suggestions import near
 
@@ -49,7 +58,7 @@ def _store(command: str, arguments: list[str]) -> int:
         parser.add_argument("--seed", type=whole_number(0), default=0, help="of the generator")
         parser.add_argument("--size", type=whole_number(1), help="height and width; None: its own")
     else:
-        _add_value_range(parser)
+        _add_reading(parser)
     options = parser.parse(arguments)
     require_place(options.out, "--out")
 
@@ -61,7 +70,7 @@ def _store(command: str, arguments: list[str]) -> int:
     if command == "generate":
         own: dict[str, Any] = {"seed": options.seed, "size": options.size}
     else:
-        own = {"value_range": options.value_range, "max_objects": options.max_objects}
+        own = {**_reading(options), "max_objects": options.max_objects}
     dataset = open_dataset(options.source, split=options.split, **own)
     path = convert(
         dataset, options.out, options.images, split=options.split, workers=options.workers
@@ -78,7 +87,7 @@ def _check(arguments: list[str]) -> int:
     parser.add_argument(
         "--sheet", type=local_path, metavar="FILE.png", help="draw the first images with all labels"
     )
-    _add_value_range(parser)
+    _add_reading(parser)
     options = parser.parse(arguments)
     if options.sheet:
         require_place(options.sheet, "--sheet")
@@ -86,28 +95,43 @@ def _check(arguments: list[str]) -> int:
     from emorl.data import check
 
     images = None if options.all else options.images
-    print(check(options.source, images, value_range=options.value_range))
+    print(check(options.source, images, **_reading(options)))
     if options.sheet:
-        _write_sheet(options.source, options.value_range, options.sheet)
+        _write_sheet(options.source, _reading(options), options.sheet)
     return 0
 
 
-def _write_sheet(source: str, value_range: tuple[float, float] | None, path: Path) -> None:
+def _write_sheet(source: str, reading: dict[str, Any], path: Path) -> None:
     from emorl.data.check import splits_of
     from emorl.data.open import open_dataset
     from emorl.report.pictures import png
     from emorl.report.sheets import contact_sheet
 
-    dataset = open_dataset(source, split=splits_of(source)[0], value_range=value_range)
+    dataset = open_dataset(source, split=splits_of(source)[0], **reading)
     batch = dataset.__getitems__(range(dataset.count(_ON_A_SHEET)))
     write_atomically(path, png(contact_sheet(batch, dataset.name)))
     print(f"written: {path}")
 
 
-def _add_value_range(parser: Parser) -> None:
+def _add_reading(parser: Parser) -> None:
+    """Add the options that say how images are read."""
     parser.add_argument(
         "--value-range",
         type=number_range,
         metavar="[LOW,HIGH]",
         help="what the file's numbers mean, [0,1] or [0,255]; None: the file decides",
     )
+    parser.add_argument(
+        "--crop", type=crop, metavar="CROP", help="as data.crop of a run; None: all of an image"
+    )
+    parser.add_argument(
+        "--size",
+        type=image_size,
+        metavar="SIDE|[HEIGHT,WIDTH]",
+        help="to resize to, which pictures of several sizes need; None: as they are",
+    )
+
+
+def _reading(options: argparse.Namespace) -> dict[str, Any]:
+    """What these options tell `open_dataset`."""
+    return {name: getattr(options, name) for name in ("value_range", "crop", "size")}

@@ -24,7 +24,12 @@ _TIMED = 64  # images whose reading is timed
 
 
 def check(
-    spec: str | Path, images: int | None = 1000, *, value_range: Sequence[float] | None = None
+    spec: str | Path,
+    images: int | None = 1000,
+    *,
+    value_range: Sequence[float] | None = None,
+    crop: str | Sequence[int] | None = None,
+    size: int | Sequence[int] | None = None,
 ) -> str:
     """Describe a data set and list its faults, from its first images.
 
@@ -33,20 +38,28 @@ def check(
             data all images, whatever splits they are divided into.
         images: how many images to read, of each group; None reads all.
         value_range: as `open_dataset` takes it.
+        crop: as `open_dataset` takes it; of a folder or a generator.
+        size: likewise.
 
     Returns:
         A few lines per group; the last says "problems: none" or lists them with counts.
 
     Raises:
         ValueError: if the data set cannot be opened or read, an image is not in its range of
-            values, `images` is less than 1, or all of an endless generator are asked for.
+            values, `images` is less than 1, all of an endless generator are asked for, or a crop
+            or size of a file, which is checked as it is stored.
     """
     if images is not None and images < 1:
         raise ValueError(f"check: expected at least 1 image, got {images}")
+    if (crop, size) != (None, None) and spec not in GENERATORS and not local(spec).is_dir():
+        raise ValueError(
+            f"check: expected crop and size for a folder or a generator alone, got {spec}, "
+            "which is checked as it is stored"
+        )
     reports = []
     found = splits_of(spec)
     for split in found:
-        dataset = open_dataset(spec, split=split, value_range=value_range)
+        dataset = open_dataset(spec, split=split, value_range=value_range, crop=crop, size=size)
         reports.append(_report(dataset, len(dataset) if images is None else images))
     if len(found) == 1:
         return reports[0]
@@ -75,6 +88,7 @@ def _report(dataset: ObjectDataset, images: int) -> str:
     for batch, entity_masks in _read(dataset, images):
         count += len(batch)
         low, high = min(low, int(batch.image.min())), max(high, int(batch.image.max()))
+        unseen += hidden(batch)
         kinds.append((batch.mask is not None, entity_masks is not None))
         for name, values in batch.factors.items():
             factors.setdefault(name, []).append(values)
@@ -88,7 +102,6 @@ def _report(dataset: ObjectDataset, images: int) -> str:
     named = ", ".join(f"{name} {list(value.shape[1:])}" for name, value in together.items())
     stored = dataset if isinstance(dataset, FileDataset) else None
     asked = [*(stored.answers() if stored else []), *answers(together, labels, dataset.image_size)]
-        unseen += hidden(batch)
     listed = [
         f"  {problem}: {n} of {count} images; {cure(problem)}" for problem, n in found.items() if n
     ]
@@ -98,6 +111,7 @@ def _report(dataset: ObjectDataset, images: int) -> str:
             *(stored.describe() if stored else []),
             f"values: {low} to {high}{_meaning(dataset)}",
             f"objects: {_histogram(labels)}",
+            *([f"hidden: an object or more in {unseen} images"] if unseen else []),
             f"masks: {_masks(found, kinds)}",
             f"factors: {named or 'none'}",
             f"speed: {_speed(dataset, images)}",
@@ -111,7 +125,6 @@ def _report(dataset: ObjectDataset, images: int) -> str:
 
 def _histogram(labels: Tensor | None) -> str:
     """How many images have how many objects, from the pixels [N, L] of each label."""
-            *([f"hidden: an object or more in {unseen} images"] if unseen else []),
     if labels is None:
         return "no masks"
     objects = Counter((labels[:, 1:] > 0).sum(1).tolist())

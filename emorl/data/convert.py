@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -19,8 +20,9 @@ from typing import Any
 
 import torch
 
-from emorl.data.base import UNBOUNDED, ObjectDataset
+from emorl.data.base import UNBOUNDED, Batch, ObjectDataset
 from emorl.data.open import require_split_name
+from emorl.data.resources import size
 from emorl.data.stored import checksum, checksums_of, join, write_part
 from emorl.paths import local
 from emorl.runs.files import replacing, write_atomically
@@ -58,23 +60,21 @@ def convert(
         The path.
 
     Raises:
-        ValueError: if the file exists, there are fewer images, the split is no name, the parts
-            there belong to another conversion, or what is read back differs.
+        ValueError: if the file exists, there are fewer images, the disk cannot hold them, the
+            split is no name, the parts there belong to another conversion, or what is read back
+            differs.
         OSError: if a process was killed or the disk is full.
     """
     path = local(path)
     require_split_name(split)
     if path.exists():
         raise ValueError(f"{path}: already exists")
-    if images is None:
-        images = len(source)
-    if not 1 <= images < UNBOUNDED:
-        raise ValueError(f"convert: expected a number of images from 1, got {images}")
-    if (available := source.count(images)) < images:
-        raise ValueError(f"convert: expected {images} images, got {available} in {source.name}")
+    images = _count(source, images)
     folder = path.with_name(path.name + ".parts")
     parts = [range(start, min(start + PART, images)) for start in range(0, images, PART)]
-    _begin(folder, _plan(source, images, split))
+    first = source.__getitems__(range(min(images, 2))).to("cpu")
+    _require_room(first, images, path, folder)
+    _begin(folder, _plan(source, first, images, split))
     try:
         with _progress(images, "stored") as done:
             _write_parts(source, folder, parts, workers, done)
@@ -90,10 +90,49 @@ def convert(
     return path
 
 
-def _plan(source: ObjectDataset, images: int, split: str) -> dict[str, Any]:
+def _count(source: ObjectDataset, images: int | None) -> int:
+    """How many images to store.
+
+    Raises:
+        ValueError: if there are not so many, or no end.
+    """
+    if images is None:
+        images = len(source)
+        if images >= UNBOUNDED:
+            raise ValueError(f"convert: expected a number of images: {source.name} has no end")
+    if images < 1:
+        raise ValueError(f"convert: expected a number of images from 1, got {images}")
+    if (available := source.count(images)) < images:
+        raise ValueError(
+            f"convert: expected up to {available} images of {source.name}, got {images}"
+        )
+    return images
+
+
+def _require_room(first: Batch, images: int, path: Path, folder: Path) -> None:
+    """Refuse more images than the disk can hold, as the first tell, before anything is written.
+
+    Only the images are counted, and once; masks, factors and the parts, which are there beside the
+    whole file, make up for first images that are larger than others.
+    """
+    least = min(len(zlib.compress(image.numpy().tobytes(), 1)) for image in first.image)
+    there = next(parent for parent in path.absolute().parents if parent.exists())
+    free = shutil.disk_usage(there).free + sum(part.stat().st_size for part in folder.glob("*"))
+    if images > (most := free // least):
+        raise ValueError(
+            f"{path}: expected up to {most} images, for which the disk has room ({size(free)} "
+            f"free), got {images}"
+        )
+
+
+def _plan(source: ObjectDataset, first: Batch, images: int, split: str) -> dict[str, Any]:
     """What a conversion is: parts of another one must not be taken for its own."""
-    first = checksum(source.__getitems__(range(min(images, 2))))
-    told = {"source": source.name, "part": source.part, "first": first, "size": source.image_size}
+    told = {
+        "source": source.name,
+        "part": source.part,
+        "first": checksum(first),
+        "size": source.image_size,
+    }
     return {**told, "images": images, "split": split, "images_a_part": PART}
 
 

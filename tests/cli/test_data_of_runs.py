@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 from emorl.cli import main
 
@@ -70,6 +71,48 @@ def test_a_range_is_given_to_check_and_convert(floats, tmp_path, capsys):
     line = ["data", "convert", str(floats), "--out", str(out), "--value-range", "[0,255]"]
     assert main(line) == 0
     assert main(["data", "check", str(out)]) == 0
+
+
+def test_pictures_of_mixed_sizes_are_checked_and_converted(tmp_path, capsys):
+    """As a run would train on them; of files no crop or size is taken, but for converting."""
+    folder, out = tmp_path / "pictures", tmp_path / "a.h5"
+    folder.mkdir()
+    for name, shape in {"a": (12, 20), "b": (20, 12)}.items():
+        pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+    check = ["data", "check", str(folder)]
+    assert main(check) == 2
+    assert "data.size (--size) resizes all to the same" in capsys.readouterr().err
+    assert main([*check, "--size", "[8,10]"]) == 0
+    assert "2 images, 8x10 pixels; checked 2\n" in capsys.readouterr().out
+    assert main([*check, "--crop", "[1, 9, 2, 12]"]) == 0
+    assert "8x10 pixels" in capsys.readouterr().out
+    line = ["--crop", "centre", "--size", "8", "--split", "all", "--out", str(out)]
+    assert main(["data", "convert", str(folder), *line]) == 0
+    assert main(["data", "check", str(out)]) == 0
+    assert "2 images, 8x8 pixels" in capsys.readouterr().out
+    assert main(["data", "check", str(out), "--size", "4"]) == 2
+    assert "checked as it is stored" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            ["--crop", "middle"],
+            "--crop: expected clevr, clevr-bilinear, clevrtex, centre or [",
+        ),
+        (["--crop", "[1,2,3]"], "_COLUMN,COLUMN_AFTER], got '[1,2,3]'"),
+        (["--crop", "[5,2,0,1]"], "crop: expected [FIRST_ROW, ROW_AFTER, "),
+        (["--size", "0"], "--size: expected a side or [HEIGHT,WIDTH], each at least 1, got '0'"),
+        (["--size", "[4,x]"], "--size: expected a side or [HEIGHT,WIDTH], each at least 1, got"),
+    ],
+)
+def test_a_wrong_crop_or_size_is_one_line(given, message, capsys):
+    assert main(["data", "check", "clevr6", "--images", "1", *given]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
+import zlib
+from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +70,30 @@ def test_what_was_stopped_goes_on(workers: int, tmp_path: Path) -> None:
     assert {*source.read} <= {0, 1, *range(200, 300)}, "the first two tell what the source is"
     assert_same(open_dataset(path)[:], Counting()[:])
     assert [*path.parent.iterdir()] == [path]
+
+
+def test_what_the_disk_cannot_hold_is_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts that are there already take no more room."""
+    place, source = tmp_path / "new" / "a.h5", Counting()
+    least = len(zlib.compress(source[0]["image"].numpy().tobytes(), 1))
+
+    def disk_of(images: int) -> None:
+        usage = namedtuple("usage", "free")(images * least)
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+
+    disk_of(299)
+    with pytest.raises(ValueError, match=r"a\.h5: expected up to 299 images, .* free\), got 300$"):
+        convert(source, place)
+    assert [*tmp_path.iterdir()] == []
+    disk_of(300)
+    source.stop_at = 250
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, place)
+    source.stop_at = None
+    disk_of(299)
+    assert convert(source, place).exists()
 
 
 def test_a_killed_process_is_one_line_and_goes_on(tmp_path: Path) -> None:

@@ -243,9 +243,13 @@ def test_an_interrupted_conversion_leaves_nothing(tmp_path: Path) -> None:
 
 def test_conversions_that_cannot_be_done_are_refused(tmp_path: Path) -> None:
     endless, path = open_dataset("tetrominoes"), tmp_path / "a.h5"
-    with pytest.raises(ValueError, match="convert: expected a number of images"):
+    with pytest.raises(ValueError, match="convert: expected a number of images: tetrominoes has"):
         convert(endless, path)
-    with pytest.raises(ValueError, match="convert: expected 131 images, got 130 in growing"):
+    with pytest.raises(ValueError, match="images of tetrominoes, got 999999999999999"):
+        convert(endless, path, 999_999_999_999_999)
+    with pytest.raises(ValueError, match="convert: expected a number of images from 1, got 0"):
+        convert(endless, path, 0)
+    with pytest.raises(ValueError, match="convert: expected up to 130 images of growing, got 131"):
         convert(Growing(), path, 131)
     path.touch()
     with pytest.raises(ValueError, match=r"a\.h5: already exists"):
