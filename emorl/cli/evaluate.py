@@ -184,7 +184,7 @@ def _parser() -> Parser:
         type=local_path,
         nargs="+",
         metavar="RUN|CHECKPOINT",
-        help="a run, a checkpoint or a model folder; several are compared",
+        help="a run, a checkpoint, a model folder or a trained model's name; several are compared",
     )
     add_data_options(parser)
     add(

@@ -31,7 +31,7 @@ def run(arguments: list[str]) -> int:
         "target",
         type=local_path,
         metavar="RUN|CHECKPOINT",
-        help="a run, a checkpoint or a model folder",
+        help="a run, a checkpoint, a model folder or a trained model's name",
     )
     add("folder", type=local_path, metavar="FOLDER", help="of the pictures, with its subfolders")
     add("--out", type=local_path, required=True, metavar="DIR", help="folder for the results")

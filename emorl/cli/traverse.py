@@ -81,7 +81,7 @@ def _parser() -> Parser:
         "target",
         type=local_path,
         metavar="RUN|CHECKPOINT",
-        help="a run, a checkpoint or a model folder",
+        help="a run, a checkpoint, a model folder or a trained model's name",
     )
     add("--out", type=local_path, help="folder for the pictures; None: RUN/traversals")
     add_data_options(parser)

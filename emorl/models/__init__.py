@@ -30,7 +30,9 @@ def load_model(path: str | Path, *, allow_non_finite: bool = False) -> ObjectCen
     """Load whatever model a run, a checkpoint or a folder of `save_pretrained` holds.
 
     Args:
-        path: a run's folder (its newest checkpoint is taken), a checkpoint, or a model's folder.
+        path: a run's folder (its newest checkpoint is taken), a checkpoint, a model's folder, or
+            the name of a trained model that comes along, e.g. "efficient_morl/tetrominoes-laptop";
+            without a model it is EfficientMORL's.
         allow_non_finite: take weights that are infinite or not a number.
 
     Raises:

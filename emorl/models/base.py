@@ -399,7 +399,8 @@ class ObjectCentricModel(nn.Module, ABC):
         """Load what `save_pretrained` wrote.
 
         Args:
-            folder: the model's folder, or a checkpoint.
+            folder: the model's folder, a checkpoint, or the name of a trained model that comes
+                along: "tetrominoes-laptop", "efficient_morl/tetrominoes-laptop".
             allow_non_finite: take weights that are infinite or not a number.
 
         Raises:

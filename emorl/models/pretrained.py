@@ -16,6 +16,7 @@ from emorl.paths import local
 from emorl.runs.files import filling
 from emorl.runs.folder import CONFIG, STATE_FILE, WEIGHTS
 from emorl.runs.integrity import DamagedError, has_checksums, read_verified, write_checksums
+from emorl.runs.trained import hint, located
 
 if TYPE_CHECKING:
     from emorl.models.base import ObjectCentricModel
@@ -55,14 +56,14 @@ def load(kind: type[Model], folder: str | Path, *, allow_non_finite: bool = Fals
 
     Args:
         kind: the class.
-        folder: that `save` wrote.
+        folder: that `save` wrote, or a trained model's name; without a model it is this one's.
         allow_non_finite: take weights that are infinite or not a number.
 
     Raises:
         DamagedError: if a file is missing or not as it was written, or a weight is not finite.
         ValueError: if the folder is not one of that model's, with the reason.
     """
-    folder = local(folder)
+    folder = located(folder, kind.name)
     description = read_description(folder)
     if description.pop("model", None) != kind.name:
         raise ValueError(f"{folder}: not a folder of the model {kind.name}")
@@ -106,7 +107,9 @@ def read_description(folder: str | Path) -> dict[str, Any]:
     """
     missing = [name for name in (CONFIG, WEIGHTS) if not (Path(folder) / name).is_file()]
     if missing:
-        raise DamagedError(f"{folder}: not a model folder, {' and '.join(missing)} missing")
+        raise DamagedError(
+            f"{folder}: not a model folder, {' and '.join(missing)} missing{hint(Path(folder))}"
+        )
     try:
         description = json.loads(read_verified(Path(folder) / CONFIG))
         if not isinstance(description, dict):

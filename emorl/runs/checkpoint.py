@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 import torch
 
-from emorl.paths import local
 from emorl.runs.files import remove, replacing, set_aside
 from emorl.runs.folder import MODEL_FILES, STATE_FILE, RunFolder, by_step
 from emorl.runs.integrity import read_verified, tensors_of, write_checksums
+from emorl.runs.trained import hint, located
 
 
 class Savable(Protocol):
@@ -64,18 +64,19 @@ def latest(run_dir: str | Path) -> Path | None:
 
 
 def resolve(path: str | Path) -> Path:
-    """The model folder of a run, of a checkpoint, or given as it is.
+    """The model folder of a run, of a checkpoint, or given as it is or by name.
 
     Args:
-        path: a run folder (its newest checkpoint is taken), a checkpoint, or a folder written by
-            `save_pretrained`.
+        path: a run folder (its newest checkpoint is taken), a checkpoint, a folder written by
+            `save_pretrained`, or the name of a trained model.
 
     Raises:
         ValueError: if it is none of these, with the reason.
     """
-    folder = local(path)
+    folder = located(path)
     if not folder.is_dir():
-        raise ValueError(f"{folder}: " + ("not a folder" if folder.exists() else "no such folder"))
+        reason = "not a folder" if folder.exists() else f"no such folder{hint(folder)}"
+        raise ValueError(f"{folder}: {reason}")
     missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
     if not missing:
         return folder

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from emorl.paths import local, real
+from emorl.runs.trained import located
 
 CONFIG, WEIGHTS = MODEL_FILES = ("config.json", "model.safetensors")
 """What `save_pretrained` writes; a checkpoint is a model folder with a state."""
@@ -67,8 +68,8 @@ class RunFolder:
 
 
 def run_of(path: str | Path) -> RunFolder | None:
-    """The run that a run folder or a checkpoint belongs to; None for a lone model folder."""
-    folder = real(local(path))
+    """The run of a run folder, a checkpoint or a name; None for a lone model folder."""
+    folder = real(located(path))
     run = RunFolder(folder)
     if folder.parent.name == run.checkpoints.name:
         run = RunFolder(folder.parent.parent)
