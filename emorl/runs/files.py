@@ -14,7 +14,7 @@ from typing import Any
 
 from emorl.paths import real
 
-_UNFINISHED = re.compile(r"\.unfinished-.*\.(\d+)(\.[0-9a-f]+)?")
+_UNFINISHED = re.compile(r"\.unfinished-.*\.(\d+)\.[0-9a-f]{8}")
 _DAMAGED = ".damaged"
 
 

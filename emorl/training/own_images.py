@@ -65,8 +65,8 @@ def follow(config: RunConfig, given: Mapping[str, str]) -> tuple[list[str], list
 def trained_shape(data: DataConfig) -> tuple[Shape, str]:
     """Height and width to train at, and why.
 
-    Small images of one size stay as they are. Others get their median aspect, up to twice as long
-    as short.
+    Small images keep their size, the median where there are several. Larger ones get their median
+    aspect, up to twice as long as short.
     """
     shapes = _shapes(data)
     height, width = (round(median(sides)) for sides in zip(*shapes, strict=True))

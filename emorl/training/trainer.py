@@ -126,6 +126,8 @@ class Trainer:
         self._left_out: dict[Path, Exception] = {}
         if resume:
             self._resume()
+        elif found := by_step(self.run_folder.checkpoints):
+            raise ValueError(f"{found[-1]}: of another run; resume=True goes on from it")
         require_one_step(self.accelerator, self.step, self.run_folder.path)
 
     def run(self) -> TrainingResult:
@@ -324,18 +326,18 @@ class Trainer:
         return place
 
     def _resume(self) -> None:
-        """Go on from the newest checkpoint that can be read; without one, from the beginning."""
+        """Go on from the newest checkpoint that is whole; without one, from the beginning.
+
+        What cannot be read for another reason, a disk's error or another version, may be good.
+        """
         for place in reversed(by_step(self.run_folder.checkpoints)):
             try:
                 saved = read(type(self.model), place)
-            except (ValueError, OSError) as error:
+            except DamagedError as error:
                 self._left_out[place] = error
             else:
                 self._take(saved)
                 return
-        for reason in self._left_out.values():
-            if not isinstance(reason, DamagedError):  # the files are good, for another version say
-                raise reason
 
     def _take(self, saved: Saved[ObjectCentricModel]) -> None:
         own, other = vars(self.model.config), vars(saved.model.config)

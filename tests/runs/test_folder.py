@@ -28,7 +28,7 @@ def test_steps_come_in_order(tmp_path):
     assert by_step(run.pictures) == []
     for step in (100_000_000, 20, 3):
         run.pictures_of(step).mkdir(parents=True)
-    for other in ("step-7", "step-", "notes", ".unfinished-step-00000001.7"):
+    for other in ("step-7", "step-", "notes", ".unfinished-step-00000001.7.0a1b2c3d"):
         (run.pictures / other).mkdir()
     assert [step_of(folder) for folder in by_step(run.pictures)] == [3, 20, 100_000_000]
 

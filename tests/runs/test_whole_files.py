@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import stat
 from pathlib import Path
 
@@ -144,7 +145,8 @@ def test_a_new_folder_appears_as_a_whole(tmp_path):
     assert not (tmp_path / "c").exists()
 
 
-def test_files_of_a_process_at_work_are_not_cleaned(tmp_path):
+def test_files_of_a_process_at_work_are_not_cleaned(tmp_path, monkeypatch):
+    monkeypatch.setattr(secrets, "token_hex", lambda count: "1" * (2 * count))  # digits alone
     process = processes.Process(target=_wait, args=(tmp_path / "file",))
     process.start()
     try:

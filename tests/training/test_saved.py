@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -311,3 +313,26 @@ def test_weights_that_became_infinite_are_not_saved(run, monkeypatch):
     with pytest.raises(NonFiniteError, match=r"after step 10: colours is not finite.*00000008"):
         resumed.run()
     assert checkpoint.latest(run) == RunFolder(run).checkpoint(8)
+
+
+def test_a_disk_that_cannot_be_read_now_loses_no_checkpoint(run, monkeypatch):
+    """The same files are whole a moment later: nothing is set aside, and no step done anew."""
+    newest = RunFolder(run).checkpoint(8)
+    read_bytes = Path.read_bytes
+
+    def fail(path: Path) -> bytes:
+        if path.parent == newest:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    with pytest.raises(OSError, match=r"Input/output error: '.*step-00000008"):
+        trainer(run, 8)
+    monkeypatch.undo()
+    assert trainer(run, 8).step == 8
+
+
+def test_a_new_run_does_not_begin_in_the_folder_of_another(run):
+    """Its checkpoints would give way to those that are there."""
+    with pytest.raises(ValueError, match="step-00000008: of another run; resume=True goes on"):
+        Trainer(FakeModel(), FakeImages(), TrainerConfig(steps=8, **SETTINGS), run)

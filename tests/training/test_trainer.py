@@ -316,7 +316,7 @@ def test_a_used_folder_is_refused_unless_resumed(tmp_path):
 
     config = run_config()
     assert check_folder(tmp_path / "new", config, resume=False) == []
-    (tmp_path / ".unfinished-config.yaml.7").touch()
+    (tmp_path / ".unfinished-config.yaml.7.0a1b2c3d").touch()
     assert check_folder(tmp_path, config, resume=False) == [], "what a killed start leaves"
     (tmp_path / "thesis.tex").touch()
     for resume in (False, True):
