@@ -78,6 +78,22 @@ def declared(path: Path, *, archived: bool) -> None:
         path.write_bytes(content)
 
 
+@pytest.mark.parametrize(
+    ("version", "message"),
+    [
+        (b"\x02", r"declares a header of \d+ bytes, but only \d+ are stored"),
+        (b"\x81", "expected version 1, 2 or 3 of NumPy's format, got 129"),
+    ],
+)
+def test_a_damaged_header_takes_no_memory(version, message, tmp_path):
+    """In version 2 the length has twice as many bytes, of which half are the header's own then."""
+    path = tmp_path / "a.npy"
+    np.save(path, IMAGES)
+    path.write_bytes(b"\x93NUMPY" + version + path.read_bytes()[7:])
+    with pytest.raises(ValueError, match=rf"^{path}: (a\.npy:? )?{message}"):
+        open_dataset(path)
+
+
 def test_damage_is_one_line_that_names_the_file(tmp_path):
     for name, archived in (("a.npy", False), ("a.npz", True)):
         path = tmp_path / name

@@ -283,7 +283,7 @@ def png(pixels: NDArray[np.generic]) -> bytes:
 DAMAGED = {
     "empty": (b"", "not a picture"),
     "text": (b"no picture", "not a picture"),
-    "cut": (png(COLOURS)[:-40], "truncated|incomplete|broken"),
+    "cut": (png(COLOURS)[:-40], "[Tt]runcated|incomplete|broken"),
     "cut header": (png(COLOURS)[:20], "."),
     "bomb": (huge_png(9_000), r"declares 9000x9000 pixels, but only \d+ bytes are stored"),
     "larger bomb": (huge_png(11_000), "declares 11000x11000 pixels, more than Pillow's limit"),
@@ -300,6 +300,19 @@ def test_damage_is_one_line_that_names_the_file(kind, tmp_path):
     with pytest.raises(ValueError, match=rf"^{path}: .*({message})") as caught:
         open_dataset(tmp_path, split="all")[0]
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a_mask.png"])
+def test_a_wrong_checksum_of_a_png_is_found(name, tmp_path):
+    """Also where Pillow has all rows before it comes to the checksum."""
+    for file in ("a.png", "a_mask.png"):
+        path = save(tmp_path / file, LABELS)
+    path = tmp_path / name
+    content = bytearray(path.read_bytes())
+    content[content.index(b"IEND") - 5] ^= 1  # the last byte of the checksum of the pixels
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{path}: .*(checksum|broken)"):
+        open_dataset(tmp_path, split="all")[0]
 
 
 def error_of(folder: Path) -> str | None:
@@ -326,6 +339,16 @@ def test_random_damage_is_an_error_or_a_picture(tmp_path):
             assert error is None or (error.startswith(f"{path}: ") and "\n" not in error)
 
 
+def test_pictures_are_found_in_subfolders_by_name_without_their_label_maps(tmp_path):
+    names = ("b.png", "a.JPG", "sub/c.webp", "d_mask.png")
+    for name in (*names, "b_mask.png", "sub/c_mask.PNG", "notes.txt", "d.gif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_pictures(tmp_path) == sorted(names)
+    with pytest.raises(ValueError, match="expected a folder of pictures, got no folder"):
+        find_pictures(tmp_path / "no")
+
+
 def test_what_is_no_picture_file_is_left_alone(tmp_path):
     """Pipes would wait for ever; hidden files are other programs'; links may go in circles."""
     os.mkfifo(tmp_path / "pipe.png")
@@ -337,16 +360,6 @@ def test_what_is_no_picture_file_is_left_alone(tmp_path):
         open_dataset(tmp_path)
     save(tmp_path / "a.png", COLOURS)
     assert len(open_dataset(tmp_path, split="all")) == 1
-
-
-def test_pictures_are_found_in_subfolders_by_name_without_their_label_maps(tmp_path):
-    names = ("b.png", "a.JPG", "sub/c.webp", "d_mask.png")
-    for name in (*names, "b_mask.png", "sub/c_mask.PNG", "notes.txt", "d.gif"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert find_pictures(tmp_path) == sorted(names)
-    with pytest.raises(ValueError, match="expected a folder of pictures, got no folder"):
-        find_pictures(tmp_path / "no")
 
 
 def test_other_uses(tmp_path):

@@ -72,6 +72,10 @@ PARTS: dict[str, tuple[int, Callable[[int, int, int], Cases]]] = {
         torture_containers.VARIANTS * len(torture_containers.containers()),
         torture_containers.damaged,
     ),
+    "own_images": (
+        torture_containers.VARIANTS * len(torture_containers.own_images()),
+        torture_containers.damaged_own_images,
+    ),
     "operators": (5_000, operators),
 }
 """Name -> number of cases in `make torture`, and what runs them."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import pickle
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torture_containers
 import torture_files
@@ -49,20 +52,26 @@ def test_mutated_files() -> None:
     assert [wrong for _, _, wrong in found if wrong] == []
 
 
-def test_damaged_containers() -> None:
-    cases = 50 * len(torture_containers.containers())
-    found = [*torture_containers.damaged(1, 0, cases)]
+@pytest.mark.parametrize("part", ["containers", "own_images"])
+def test_damaged_data(part: str) -> None:
+    damaged = {
+        "containers": torture_containers.damaged,
+        "own_images": torture_containers.damaged_own_images,
+    }
+    cases = 50 * len(getattr(torture_containers, part)())
+    found = [*damaged[part](1, 0, cases)]
     assert [index for index, _, _ in found] == [*range(cases)]
     assert [wrong for _, _, wrong in found if wrong] == []
 
 
 def test_hidden_code_would_be_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The canary sings where code is run: here by pickle itself."""
-    import pickle
-
+    """The canary sings where code is run: here by pickle itself, or by numpy's."""
     monkeypatch.chdir(tmp_path)
     content = hide_code(random.Random(0), zipped({"a/data.pkl": b""}))
     pickle.loads(entries(content)["a/data.pkl"])
+    Path(CANARY).rmdir()
+    content = hide_code(random.Random(0), zipped({"image.npy": b""}))
+    np.load(io.BytesIO(entries(content)["image.npy"]), allow_pickle=True)
     assert Path(CANARY).exists()
 
 

@@ -9,7 +9,11 @@ import pickle
 import random
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
+
+import numpy as np
+from numpy.lib import format as npy
 
 CANARY = "torture-canary"
 """A file that code hidden in a mutated file makes in the current folder, if it is ever run."""
@@ -29,7 +33,7 @@ ODD = [
 ]
 
 
-RECALCULATED = ("delete_entry", "swap_entries", "replace_entry", "hide_code")
+RECALCULATED = ("delete_entry", "swap_entries", "replace_entry", "hide_code", "declare_more")
 """Changes after which a zip has the right checksums: other numbers may be read then."""
 
 
@@ -47,6 +51,14 @@ def mutate(rng: random.Random, content: bytes, name: str) -> tuple[str, bytes]:
         changes += [change_word, change_word, delete_line, swap_lines, append_code]
     if content.startswith(b"PK\x03\x04"):
         changes += [delete_entry, swap_entries, replace_entry, hide_code]
+    if name.endswith(".npy"):
+        changes += [declare_more, declare_more, replace_by_code]
+    if name.endswith(".npz"):
+        changes += [declare_more]
+    if name.endswith(".png"):
+        changes += [enlarge_png, enlarge_png]
+    if name.endswith(".bmp"):
+        changes += [enlarge_bmp, enlarge_bmp]
     if name.endswith(".safetensors"):
         changes += [change_header, change_header, change_header]
     change = rng.choice(changes)
@@ -152,18 +164,72 @@ def swap_entries(rng: random.Random, content: bytes) -> bytes:
 
 
 def replace_entry(rng: random.Random, content: bytes) -> bytes:
-    """The pickle itself is changed; its checksum is right."""
+    """The pickle itself is changed, or an array; its checksum is right."""
     parts = entries(content)
-    name = next(name for name in parts if name.endswith("data.pkl"))
+    name = pickle_of(rng, parts)
     parts[name] = rng.choice([truncate, delete, blank])(rng, parts[name])
     return zipped(parts)
 
 
+def pickle_of(rng: random.Random, parts: dict[str, bytes]) -> str:
+    """The entry that a pickle of torch's is; of an archive of arrays, any."""
+    found = next((name for name in parts if name.endswith("data.pkl")), None)
+    return found or rng.choice([*parts])
+
+
 def hide_code(rng: random.Random, content: bytes) -> bytes:
     parts = entries(content)
-    name = next(name for name in parts if name.endswith("data.pkl"))
-    parts[name] = pickle.dumps(rng.choice([Code(), {"model": Code()}, {"step": Code()}]), 2)
+    name = pickle_of(rng, parts)
+    hidden = rng.choice([Code(), {"model": Code()}, {"step": Code()}])
+    parts[name] = array_of(hidden) if name.endswith(".npy") else pickle.dumps(hidden, 2)
     return zipped(parts)
+
+
+def array_of(hidden: object) -> bytes:
+    """An array of Python objects, which numpy pickles."""
+    stream = io.BytesIO()
+    npy.write_array(stream, np.array([hidden], dtype=object), allow_pickle=True)
+    return stream.getvalue()
+
+
+def replace_by_code(rng: random.Random, content: bytes) -> bytes:
+    return array_of(Code())
+
+
+def declare_more(rng: random.Random, content: bytes) -> bytes:
+    """An array, or one of an archive, is said to be longer along an axis than it is."""
+    if content.startswith(b"PK"):
+        parts = entries(content)
+        name = rng.choice([*parts])
+        parts[name] = declare_more(rng, parts[name])
+        return zipped(parts)
+    stream = io.BytesIO(content)
+    npy.read_magic(stream)
+    shape, in_fortran, dtype = npy.read_array_header_1_0(stream)
+    sides = [*shape]
+    sides[rng.randrange(len(sides))] *= rng.choice([2, 2**20, 2**40])
+    header = io.BytesIO()
+    described = {"shape": (*sides,), "fortran_order": in_fortran, "descr": dtype.str}
+    npy.write_array_header_1_0(header, described)
+    return header.getvalue() + stream.read()
+
+
+def enlarge_png(rng: random.Random, content: bytes) -> bytes:
+    """A picture is said to be larger than it is; the checksum is right."""
+    sides = larger(rng, struct.unpack(">II", content[16:24]))
+    header = content[12:16] + struct.pack(">II", *sides) + content[24:29]
+    return content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]
+
+
+def enlarge_bmp(rng: random.Random, content: bytes) -> bytes:
+    sides = larger(rng, struct.unpack("<II", content[18:26]))
+    return content[:18] + struct.pack("<II", *sides) + content[26:]
+
+
+def larger(rng: random.Random, sides: tuple[int, ...]) -> list[int]:
+    """Width and height, of which one is more, or both are."""
+    factors = rng.choice([(1, 2), (2, 1), (2**10, 2**10), (2**20, 1), (1, 2**24)])
+    return [side * factor for side, factor in zip(sides, factors, strict=True)]
 
 
 def change_header(rng: random.Random, content: bytes) -> bytes:

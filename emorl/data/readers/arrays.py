@@ -9,6 +9,7 @@ file is one split.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import zipfile
@@ -32,6 +33,7 @@ from emorl.data.values import LOOKED_AT, ValueRange, decide
 _IMAGES = ("image", "images", "imgs")
 _MASKS = ("mask", "masks", "label", "labels")
 _INFLATES = 1032  # deflate's most bytes out of one
+_LENGTHS = {(1, 0): 2, (2, 0): 4, (3, 0): 4}  # of a header's length, in bytes, by version
 _TOGETHER = 32  # images that are looked at in one piece
 
 Arrays = dict[str, NDArray[Any]]
@@ -191,14 +193,21 @@ def _archive(path: Path) -> Arrays:
 
 
 def _declared(file: IO[bytes], present: int, name: str) -> int:
-    """The bytes that an array declares.
+    """The bytes that an array declares; numpy itself takes memory for them before it looks.
 
     Raises:
         ValueError: if it is no array, of Python objects, or declares more than there is.
     """
     version = npy.read_magic(file)
+    if version not in _LENGTHS:
+        raise ValueError(f"{name}: expected version 1, 2 or 3 of NumPy's format, got {version[0]}")
+    length = file.read(_LENGTHS[version])
+    if (header := int.from_bytes(length, "little")) > present:
+        raise ValueError(
+            f"{name} declares a header of {header} bytes, but only {present} are stored"
+        )
     read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-    shape, _, dtype = read(file)
+    shape, _, dtype = read(io.BytesIO(length + file.read(header)))
     if dtype.hasobject:
         raise ValueError(f"{name}: pickled Python objects, which are not read")
     declared = math.prod(shape) * dtype.itemsize

@@ -81,6 +81,7 @@ def read_colours(
         ValueError: naming the file, if it is damaged, or its numbers are not in their range.
     """
     with _opened(path) as file:
+        _require_checksums(file, path)
         if least is not None:
             upright = _shown_shape(file) == (file.height, file.width)
             file.draft(None, least[::-1] if upright else least)
@@ -116,6 +117,7 @@ def read_labels(path: str | Path, shape: Shape, most: int) -> NDArray[Any]:
                 f"expected a label map of {shape[0]}x{shape[1]} as its picture, "
                 f"got {found[0]}x{found[1]}"
             )
+        _require_checksums(file, path)
         return labels_of(np.array(file), most)
 
 
@@ -142,14 +144,14 @@ def framed(pixels: NDArray[Any], box: Box, shape: Shape, method: str) -> NDArray
     return np.array(small)
 
 
-@contextmanager
-def _opened(path: str | Path) -> Iterator[Image.Image]:
 def _brightest(path: str | Path) -> int:
     """The largest number of a grey picture."""
     with _opened(path) as file:
         return int(np.array(file).max())
 
 
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Image.Image]:
     """An opened picture; whatever Pillow raises, as one line that begins with the file's name."""
     try:
         with warnings.catch_warnings():
@@ -175,6 +177,13 @@ def _require_plausible(file: Image.Image, stored: int) -> None:
     if file.format != "WEBP" and pixels > _PIXELS_PER_BYTE * stored:
         raise ValueError(f"{declared}, but only {stored} bytes are stored")
     require_memory(4 * pixels, declared)
+
+
+def _require_checksums(file: Image.Image, path: str | Path) -> None:
+    """Compare a PNG's checksums: Pillow leaves out those behind the last row of pixels."""
+    if file.format == "PNG":
+        with Image.open(path, formats=("PNG",)) as again:
+            again.verify()
 
 
 def _shown_shape(file: Image.Image) -> Shape:
