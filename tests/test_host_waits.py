@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from emorl.data import Tetrominoes
+from emorl.data import MultiDSprites, Tetrominoes
+from emorl.data.generators.multi_dsprites import VARIANTS
 from emorl.models import MODELS, EfficientMORL, EfficientMORLConfig
 from emorl.training.config import GECOConfig, TrainerConfig
 from emorl.training.config_file import find_config, load_config
@@ -33,7 +34,10 @@ class Waits(TorchFunctionMode):
         *("tolist", "item", "cpu", "numpy", "nonzero", "argwhere", "masked_select", "unique"),
         *("__bool__", "__float__", "__int__", "__index__", "__contains__", "equal", "allclose"),
     )
-    COPIES = (torch.tensor, torch.as_tensor, torch.from_numpy, torch.asarray)
+    COPIES = (
+        *(torch.tensor, torch.as_tensor, torch.from_numpy, torch.asarray),
+        torch.Tensor.new_tensor,
+    )
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,6 +135,16 @@ def test_images_alone_are_handed_over(tmp_path):
     assert torch.equal(images.cpu(), Tetrominoes().__getitems__(range(len(images))).image)
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_sprites_are_made_without_waiting(variant):
+    images = MultiDSprites(variant, device="cuda" if GPU else "cpu")
+    index = torch.arange(5, device=images.device)
+    images.generate(index)  # the heart's table is copied once
+    with waits() as found:
+        images.generate(index)
+    assert found == []
+
+
 @pytest.mark.parametrize(
     "wait",
     [
@@ -140,6 +154,7 @@ def test_images_alone_are_handed_over(tmp_path):
         lambda x: x[x > 0],
         lambda x: x.tolist(),
         lambda x: torch.tensor(1.0, device=x.device),
+        lambda x: x.new_tensor([1.0]),
         lambda x: torch.full_like(x, x.sum()),
     ],
 )

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from emorl.data import Batch, MultiDSprites, open_dataset
 from emorl.data.generators.multi_dsprites import VARIANTS, to_rgb
@@ -142,30 +141,6 @@ def test_an_image_is_a_function_of_its_index_alone(scenes: Batch) -> None:
     others = [MultiDSprites(seed=4), MultiDSprites(seed=3, split="test")]
     for other in others:
         assert not torch.equal(other.generate(torch.arange(4)).image, scenes.image[:4])
-
-
-class NoWaiting(TorchDispatchMode):
-    """Refuses what waits for a GPU: reading a tensor, or as many results as its values tell."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        name = func.overloadpacket.__name__
-        masks = args[1] if name in ("index", "index_put_") else ()
-        if name in ("_local_scalar_dense", "nonzero", "masked_select", "lift_fresh") or any(
-            mask is not None and mask.dtype == torch.bool for mask in masks
-        ):
-            raise AssertionError(f"{name} waits for a GPU")
-        return func(*args, **(kwargs or {}))
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_no_tensor_is_waited_for(variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nor copied out of Python's memory."""
-    generator, index = MultiDSprites(variant), torch.arange(5)
-    made = generator.generate(index)  # tables are copied once
-    monkeypatch.setattr(torch.Tensor, "new_tensor", None)
-    with NoWaiting():
-        again = generator.generate(index)
-    assert torch.equal(again.image, made.image)
 
 
 def test_a_grid_has_the_steps_of_dsprites() -> None:
