@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emorl.cli.arguments import Parser, local_path, whole_number
-from emorl.cli.held_out import add_data_options, data_of, open_images
+from emorl.cli.held_out import add_data_options, data_of, is_trained_on, open_images
 from emorl.cli.results import as_csv, as_json, runs_table, table
 from emorl.paths import real
 from emorl.runs.files import read_json, require_place, write_atomically
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from emorl.data import ObjectDataset
     from emorl.metrics.perceptual import PerceptualDistance
     from emorl.models import ObjectCentricModel
-    from emorl.training.config import DataConfig
 
 _DESCRIPTION = (
     "Measure a model on held-out images. An image's noise belongs to the seed and to the image's "
@@ -68,7 +67,7 @@ def _evaluate(
     folder, model = find_model(options.target)
     data = data_of(options, run)
     dataset = open_images(options, run, data)
-    trained_on = run is not None and _is_trained_on(data, dataset)
+    trained_on = is_trained_on(run, data, dataset)
     split = data.split if trained_on else options.split
     kept = _kept(options, run, _stem(options, model, dataset.name, split))
     for path in kept:
@@ -218,16 +217,6 @@ def _parser() -> Parser:
     )
     add("--json", type=local_path, metavar="FILE", help="write the result there too")
     return parser
-
-
-def _is_trained_on(data: DataConfig, dataset: ObjectDataset) -> bool:
-    """Whether these are the run's training images; False where those are no longer there."""
-    from emorl.training.images import same_images, training_images
-
-    try:
-        return same_images(training_images(data), dataset)
-    except ValueError:
-        return False
 
 
 def _stem(options: argparse.Namespace, model: ObjectCentricModel, name: str, split: str) -> str:

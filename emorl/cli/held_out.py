@@ -81,6 +81,22 @@ def open_images(
     return held_out
 
 
+def is_trained_on(run: RunFolder | None, data: DataConfig, dataset: ObjectDataset) -> bool:
+    """Whether these are the run's training images, which then are of the split `data.split`.
+
+    A file without splits gives all its images whatever the split. False where the training images
+    are no longer there.
+    """
+    from emorl.training.images import same_images, training_images
+
+    if run is None:
+        return False
+    try:
+        return same_images(training_images(data), dataset)
+    except ValueError:
+        return False
+
+
 def _is_own(named: str, data: DataConfig) -> bool:
     """Whether these data are a file of the run's."""
     from emorl.data import GENERATORS

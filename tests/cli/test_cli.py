@@ -410,6 +410,7 @@ def test_dimensions_are_traversed(run_dir, tmp_path, capsys):
     assert f"written: {place / 'image-0000.gif'}" in capsys.readouterr().out
     record = json.loads((place / "traversals.json").read_text())
     assert len(record["dimensions"]) <= 2
+    assert record["split"] == "test"
     assert len(record["activeness"]) == len(record["low"]) == 8
     assert all(low <= high for low, high in zip(record["low"], record["high"], strict=True))
     with Image.open(place / "image-0000.gif") as film:

@@ -42,6 +42,10 @@ def test_records_that_were_trained_on_are_not_called_test(
         stem = Path(spec).name.partition(".")[0]
         stored = json.loads((run / f"evaluation/{stem}-train.json").read_text())
         assert stored["split"] == "train"
+    drawn = ["--images", "1", "--measured", "2", "--values", "2", "--dimensions", "1"]
+    assert main(["traverse", str(run), "--data", "tetrominoes-real10", *drawn]) == 0
+    assert json.loads((run / "traversals/traversals.json").read_text())["split"] == "train"
+    capsys.readouterr()
     assert main(["evaluate", str(run), "--data", "tetrominoes", "--images", "4"]) == 0
     printed = capsys.readouterr().out
     assert "tetrominoes (test): 4 images" in printed
