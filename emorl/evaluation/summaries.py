@@ -12,6 +12,8 @@ from torch import Tensor
 Summary = dict[str, float | int]
 
 INTERVAL = "low and high: 95 % interval of the mean, images resampled 1000 times (bootstrap)"
+ALIKE = ("protocol", "data", "split", "images", "samples", "seed")
+"""What results have in common that are put together; a model's own sizes may differ."""
 _RESAMPLED = 1000
 _TAIL = 0.025
 
@@ -69,8 +71,7 @@ def across_runs(
     """Summarise the evaluations of several runs, such as one configuration's with several seeds.
 
     Args:
-        results: of `evaluate`, with "checkpoint", "data" and "split"; of one protocol and the same
-            data, split and number of images.
+        results: of `evaluate`, with "checkpoint", "data" and "split"; all `ALIKE`.
         failures: run -> why it could not be evaluated.
         least_fg_ari: a run whose mean FG-ARI is below has failed, and counts as such; it stays in
             the means.
@@ -81,12 +82,10 @@ def across_runs(
         the runs' means, for the metrics that all runs have.
 
     Raises:
-        ValueError: if there are no results, or those of two protocols, data sets, splits or numbers
-            of images.
+        ValueError: if there are no results, or they are not alike; in one line with all that
+            differs.
     """
-    for key in ("protocol", "data", "split", "images"):
-        if len(found := {str(result[key]) for result in results}) != 1:
-            raise ValueError(f"runs of one table: expected one {key}, got {sorted(found)}")
+    require_alike(results)
     low = {
         result["checkpoint"]: f"FG-ARI {result['metrics']['fg_ari']['mean']:.3f}"
         for result in results
@@ -109,3 +108,16 @@ def across_runs(
         "failures": {**failures, **low},
         "metrics": metrics,
     }
+
+
+def require_alike(results: Sequence[dict[str, Any]]) -> None:
+    """Refuse to put results together whose numbers do not belong together.
+
+    Raises:
+        ValueError: if there are none, or some of `ALIKE` differ.
+    """
+    found = {key: dict.fromkeys(str(result[key]) for result in results) for key in ALIKE}
+    differ = [f"{key} {' and '.join(values)}" for key, values in found.items() if len(values) > 1]
+    if differ or not results:
+        got = ", ".join(differ) or "no results"
+        raise ValueError(f"runs of one table: expected the same {', '.join(ALIKE)}; got {got}")

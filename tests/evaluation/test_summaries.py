@@ -45,8 +45,8 @@ def test_the_interval_is_that_of_the_bootstrap():
 
 def result(run: str, fg_ari: float, **other: object) -> dict:
     metrics = {"fg_ari": {"mean": fg_ari}, "mse": {"mean": 2 * fg_ari}}
-    base = {"checkpoint": run, "protocol": "paper", "data": "d", "split": "test", "images": 320}
-    return {**base, "metrics": metrics, **other}
+    measured = {"protocol": "paper", "data": "d", "split": "test", "images": 320}
+    return {"checkpoint": run, **measured, "samples": 1, "seed": 0, "metrics": metrics, **other}
 
 
 def test_runs_are_summarised_and_failures_counted():
@@ -59,9 +59,19 @@ def test_runs_are_summarised_and_failures_counted():
     assert summary["metrics"]["mse"]["runs"] == 3
 
 
-@pytest.mark.parametrize(
-    ("key", "value"), [("protocol", "mean"), ("data", "e"), ("split", "val"), ("images", 3)]
-)
-def test_one_table_is_of_one_protocol(key, value):
-    with pytest.raises(ValueError, match=f"expected one {key}, got "):
-        across_runs([result("a", 1.0), result("b", 1.0, **{key: value})], {}, least_fg_ari=0.8)
+OTHERS = {"protocol": "mean", "data": "e", "split": "val", "images": 3, "samples": 2, "seed": 1}
+
+
+@pytest.mark.parametrize("key", OTHERS)
+def test_results_that_differ_are_not_put_together(key):
+    one, other = result("a", 1.0), result("b", 1.0, **{key: OTHERS[key]})
+    with pytest.raises(ValueError, match=rf"; got {key} {one[key]} and {OTHERS[key]}$"):
+        across_runs([one, other], {}, least_fg_ari=0.8)
+
+
+def test_one_line_names_all_that_differs():
+    results = [result("a", 1.0), result("b", 1.0, images=3, seed=1), result("c", 1.0, seed=2)]
+    with pytest.raises(ValueError, match=r"; got images 320 and 3, seed 0 and 1 and 2$"):
+        across_runs(results, {}, least_fg_ari=0.8)
+    with pytest.raises(ValueError, match=r"; got no results$"):
+        across_runs([], {}, least_fg_ari=0.8)
