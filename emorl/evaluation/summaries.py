@@ -15,6 +15,7 @@ INTERVAL = "low and high: 95 % interval of the mean, images resampled 1000 times
 ALIKE = ("protocol", "data", "split", "images", "samples", "seed")
 """What results have in common that are put together; a model's own sizes may differ."""
 _RESAMPLED = 1000
+_AT_ONCE = 20  # of these, in memory
 _TAIL = 0.025
 
 
@@ -55,10 +56,11 @@ def bootstrap(values: Tensor) -> tuple[float, float]:
         values: float64 [N], one or more.
     """
     generator = torch.Generator().manual_seed(0)
-    means = torch.stack(
+    size = (_AT_ONCE, len(values))
+    means = torch.cat(
         [
-            values[torch.randint(len(values), (len(values),), generator=generator)].mean()
-            for _ in range(_RESAMPLED)
+            values[torch.randint(len(values), size, generator=generator)].mean(dim=1)
+            for _ in range(_RESAMPLED // _AT_ONCE)
         ]
     )
     low, high = means.quantile(torch.tensor([_TAIL, 1 - _TAIL], dtype=values.dtype)).tolist()
