@@ -15,6 +15,8 @@ from emorl.suggestions import near
 CROPS = ("clevr", "clevr-bilinear", "clevrtex", "centre")
 """Names that `emorl.data.transforms.cut` takes; they stand here, too, since that needs torch."""
 _WHOLE = re.compile(r"-?[0-9]{1,18}")
+_SWEEP = re.compile(r"(refinement-steps|num-slots)=([0-9]{1,9})(\.\.[0-9]{1,9}|(?:,[0-9]{1,9})+)")
+_MOST_SWEPT = 100
 
 
 class Parser(argparse.ArgumentParser):
@@ -109,3 +111,23 @@ def _whole_numbers(text: str, count: int) -> tuple[int, ...] | None:
     if len(parts) != count or not all(map(_WHOLE.fullmatch, parts)):
         return None
     return tuple(map(int, parts))
+
+
+def sweep_of(text: str) -> tuple[str, list[int]]:
+    """An argument's type: what is swept, as Python names it, and its numbers in order.
+
+    They are written NAME=FIRST..LAST or NAME=A,B,C.
+    """
+    match = _SWEEP.fullmatch(text)
+    values: set[int] = set()
+    if match and match[3].startswith(".."):
+        first, last = int(match[2]), int(match[3][2:])
+        values = {*range(first, min(last, first + _MOST_SWEPT) + 1)}
+    elif match:
+        values = {*map(int, f"{match[2]}{match[3]}".split(","))}
+    if match is None or not 2 <= len(values) <= _MOST_SWEPT:
+        raise argparse.ArgumentTypeError(
+            f"expected refinement-steps=0..6 or num-slots=5,7,9, with 2 to {_MOST_SWEPT} numbers, "
+            f"got {shown(text)}"
+        )
+    return match[1].replace("-", "_"), sorted(values)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from emorl.cli.arguments import Parser, local_path, whole_number
+from emorl.cli.arguments import Parser, local_path, sweep_of, whole_number
 from emorl.cli.held_out import add_data_options, data_of, is_trained_on, open_images
-from emorl.cli.results import as_csv, as_json, runs_table, table
-from emorl.paths import real
-from emorl.runs.files import read_json, require_place, write_atomically
+from emorl.cli.kept import kept_files, require_replaceable
+from emorl.cli.results import as_csv, as_json, runs_table, sweep_table, table
+from emorl.runs.files import require_place, write_atomically
 from emorl.runs.folder import RunFolder, run_of
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ def run(arguments: list[str]) -> int:
     """Evaluate models, print tables, write JSON and CSV."""
     options = _parser().parse(arguments)
 
-    if options.json:
-        require_place(options.json, "--json")
+    _require_possible(options)
 
     from emorl.training.config import TrainerConfig
     from emorl.training.devices import make_accelerator
@@ -44,7 +43,7 @@ def run(arguments: list[str]) -> int:
     for target in options.targets:
         try:
             one = argparse.Namespace(**vars(options), target=target)
-            results.append(_evaluate(one, accelerator.device, accelerator.is_main_process))
+            results.append(_measure(one, accelerator.device, accelerator.is_main_process))
         except (ValueError, ArithmeticError) as error:
             if len(options.targets) == 1:
                 raise
@@ -55,11 +54,29 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _evaluate(
-    options: argparse.Namespace, device: torch.device, is_main_process: bool
-) -> dict[str, Any]:
-    """Evaluate one model; print and store its result."""
-    from emorl.evaluation import evaluate
+class _Subject(NamedTuple):
+    """A model, and the images that it is measured on.
+
+    Attributes:
+        checkpoint: folder that the model was read from.
+        model: of the command line's target.
+        run: that the model belongs to; None for a lone model folder.
+        dataset: the images.
+        data: name of the data, or absolute path.
+        split: that the images are of.
+        notes: what a reader of results should know of the images.
+    """
+
+    checkpoint: Path
+    model: ObjectCentricModel
+    run: RunFolder | None
+    dataset: ObjectDataset
+    data: str
+    split: str
+    notes: list[str]
+
+
+def _subject(options: argparse.Namespace) -> _Subject:
     from emorl.models import find_model
     from emorl.training.images import absolute
 
@@ -67,48 +84,80 @@ def _evaluate(
     folder, model = find_model(options.target)
     data = data_of(options, run)
     dataset = open_images(options, run, data)
-    trained_on = is_trained_on(run, data, dataset)
-    split = data.split if trained_on else options.split
-    kept = _kept(options, run, _stem(options, model, dataset.name, split))
+    named = dataset.name if options.data is None else absolute(options.data)
+    split, notes = options.split, []
+    if is_trained_on(run, data, dataset):
+        split, notes = data.split, ["the run was trained on these images"]
+    if dataset.part:
+        notes.append(dataset.part)
+    return _Subject(folder, model, run, dataset, named, split, notes)
+
+
+def _measure(
+    options: argparse.Namespace, device: torch.device, is_main_process: bool
+) -> dict[str, Any]:
+    """Measure one model; print and store its result."""
+    subject = _subject(options)
+    model, dataset = subject.model, subject.dataset
+    kept = kept_files(options, subject.run, model, dataset.name, subject.split)
     for path in kept:
         require_place(path, "RUN")
-    named = dataset.name if options.data is None else absolute(options.data)
     if kept:
-        images, left_out = dataset.count(options.images), _not_asked_for(options)
-        _require_replaceable(kept[0], folder, named, images, left_out)
+        images = dataset.count(options.images)
+        require_replaceable(kept[0], subject.checkpoint, subject.data, images, options)
     result = {
-        "checkpoint": str(folder),
-        "data": named,
-        "split": split,
-        **evaluate(
-            model,
-            dataset,
-            protocol=options.protocol,
-            images=options.images,
-            samples=options.samples,
-            refinement_steps=options.refinement_steps,
-            num_slots=options.num_slots,
-            batch_size=options.batch_size,
-            seed=options.seed,
-            device=device,
-            sharded=True,
-            attention=options.attention,
-            perceptual=_perceptual(options, device),
-            per_image=True,
-        ),
+        "checkpoint": str(subject.checkpoint),
+        "data": subject.data,
+        "split": subject.split,
+        **_numbers(options, model, dataset, device),
     }
-    if is_main_process and options.disentanglement != "no":
+    if is_main_process and not options.sweep and options.disentanglement != "no":
         _add_representations(result, model, dataset, options)
-    if trained_on:
-        result["notes"].append("the run was trained on these images")
-    if dataset.part:
-        result["notes"].append(dataset.part)
+    result["notes"] += subject.notes
     per_image = result.pop("per_image")
     if is_main_process:
-        contents = [as_json(result), as_csv(per_image)][: len(kept)]
-        places = [_written(*file) for file in zip(kept, contents, strict=True)]
-        print(table({**result, "data": options.data or named}), *places, sep="\n")
+        files = dict(zip(kept, (as_json(result), as_csv(per_image)), strict=False))
+        if plots := [*kept[2:], *([options.plot] if options.plot else [])]:
+            files |= dict.fromkeys(plots, _plot(result))
+        places = [_written(*file) for file in files.items()]
+        text = sweep_table if options.sweep else table
+        print(text({**result, "data": options.data or subject.data}), *places, sep="\n")
     return result
+
+
+def _numbers(
+    options: argparse.Namespace,
+    model: ObjectCentricModel,
+    dataset: ObjectDataset,
+    device: torch.device,
+) -> dict[str, Any]:
+    """What `evaluate` or `sweep` measures."""
+    from emorl.evaluation import evaluate, sweep
+
+    settings = {
+        "protocol": options.protocol,
+        "images": options.images,
+        "samples": options.samples,
+        "refinement_steps": options.refinement_steps,
+        "num_slots": options.num_slots,
+        "batch_size": options.batch_size,
+        "seed": options.seed,
+        "device": device,
+        "sharded": True,
+        "attention": options.attention,
+        "perceptual": _perceptual(options, device),
+    }
+    if options.sweep:
+        return sweep(model, dataset, *options.sweep, **settings)
+    return evaluate(model, dataset, per_image=True, **settings)
+
+
+def _plot(result: dict[str, Any]) -> bytes:
+    """The plot of a sweep, as PNG."""
+    from emorl.report import sweep_figure
+    from emorl.report.pictures import png
+
+    return png(sweep_figure(result))
 
 
 def _add_representations(
@@ -167,6 +216,25 @@ def _written(path: Path, content: bytes) -> str:
     return line
 
 
+def _require_possible(options: argparse.Namespace) -> None:
+    """Refuse what would fail after the work, or what a sweep has no use for."""
+    for name in ("json", "plot"):
+        if place := getattr(options, name):
+            require_place(place, f"--{name}")
+    if not options.sweep:
+        if options.plot:
+            raise ValueError("--plot: is of --sweep")
+        return
+    if len(options.targets) > 1:
+        raise ValueError(f"--sweep: expected one run, got {len(options.targets)}")
+    if options.disentanglement == "yes":
+        raise ValueError("--sweep: leaves out --disentanglement, which takes minutes for a value")
+    parameter = options.sweep[0]
+    if getattr(options, parameter) is not None:
+        raise ValueError(f"--sweep: expected no --{parameter.replace('_', '-')} beside it")
+    import emorl.report  # noqa: F401  matplotlib would be missed after the work otherwise
+
+
 def _perceptual(options: argparse.Namespace, device: torch.device) -> PerceptualDistance | None:
     if not options.lpips:
         return None
@@ -197,6 +265,13 @@ def _parser() -> Parser:
     add("--samples", type=whole_number(1), default=1, help="times that each image is measured")
     add("--refinement-steps", type=whole_number(0), help="None: the model's own number")
     add("--num-slots", type=whole_number(1), help="None: the model's own number")
+    add(
+        "--sweep",
+        type=sweep_of,
+        metavar="NAME=VALUES",
+        help="refinement-steps=0..6 or num-slots=5,7,9: measure with each of these numbers, and "
+        "plot what depends on it",
+    )
     add("--batch-size", type=whole_number(1), default=32, help="images at a time")
     add("--seed", type=whole_number(0), default=0, help="of the noise")
     add("--device", choices=["auto", "cpu"], default="auto", help="auto takes a GPU if any")
@@ -216,73 +291,5 @@ def _parser() -> Parser:
         help="of several runs, one with a lower FG-ARI counts as failed",
     )
     add("--json", type=local_path, metavar="FILE", help="write the result there too")
+    add("--plot", type=local_path, metavar="FILE.png", help="write the plot of a sweep there too")
     return parser
-
-
-def _stem(options: argparse.Namespace, model: ObjectCentricModel, name: str, split: str) -> str:
-    """The result's name in a run: of the data and of what was asked for beside the usual."""
-    asked = {
-        "": (options.protocol, "sample"),
-        "samples": (options.samples, 1),
-        "seed": (options.seed, 0),
-        "refinement-steps": (
-            options.refinement_steps,
-            getattr(model.config, "refinement_steps", None),
-        ),
-        "num-slots": (options.num_slots, getattr(model.config, "num_slots", None)),
-        "crop-": (options.crop, None),
-        "size": (options.size, None),
-        "values": (
-            options.value_range and "to".join(map("{:g}".format, options.value_range)),
-            None,
-        ),
-    }
-    parts = [f"{key}{value}" for key, (value, usual) in asked.items() if value not in (None, usual)]
-    stem = Path(options.data or name).name.partition(".")[0]
-    return "-".join([stem, *([] if split == "test" else [split]), *parts])
-
-
-def _kept(options: argparse.Namespace, run: RunFolder | None, stem: str) -> list[Path]:
-    """The files in the run's folder, JSON and CSV; none for a model without a run."""
-    if run is None or run.path != real(options.target):
-        return []
-    path = RunFolder(options.target).evaluation(stem)
-    return [path, path.with_suffix(".csv")]
-
-
-def _not_asked_for(options: argparse.Namespace) -> tuple[str, ...]:
-    """Beginnings of the names of metrics that these options leave out."""
-    wanted = {
-        "attention_": options.attention,
-        "lpips": options.lpips,
-        "dci_": options.disentanglement != "no",
-    }
-    return tuple(name for name, is_wanted in wanted.items() if not is_wanted)
-
-
-def _require_replaceable(
-    path: Path, checkpoint: Path, data: str, images: int, left_out: tuple[str, ...]
-) -> None:
-    """Refuse to replace a result of other data, or one of the same checkpoint that holds more.
-
-    Raises:
-        ValueError: if such a result is there.
-    """
-    try:
-        before = read_json(path)
-        its_data, its_images = Path(before["data"]), int(before["images"])
-        same_checkpoint = Path(before["checkpoint"]).name == checkpoint.name
-        more = [name for name in before["metrics"] if name.startswith(left_out)]
-    except (OSError, ValueError, TypeError, KeyError, OverflowError, AttributeError):
-        return  # nothing that could be lost
-    holds = None
-    if its_data.is_absolute() and Path(data).is_absolute() and its_data != Path(data):
-        holds = f"the result of {its_data}"
-    elif same_checkpoint and its_images > images:
-        holds = f"the result of {its_images} images, more than {images}"
-    elif same_checkpoint and more:
-        holds = f"{', '.join(more[:3])}, which would be lost"
-    if holds:
-        raise ValueError(
-            f"{path}: holds {holds}; move it away, or evaluate {checkpoint} with --json FILE"
-        )

@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+_SWEPT = ("fg_ari", "fg_miou", "mse")
 _COMPARED = ("fg_ari", "ari", "fg_miou", "mse", "dci_disentanglement", "dci_completeness")
 
 
@@ -33,6 +34,32 @@ def _row(name: str, summary: dict[str, Any]) -> str:
         return f"{row} {'':39} {summary['count']:7d}"
     interval = f"{summary['low']:.5g} to {summary['high']:.5g}"
     return f"{row} {summary['std']:12.5g} {interval:>26} {summary['count']:7d}"
+
+
+def sweep_table(result: dict[str, Any]) -> str:
+    """A sweep as text: of each number the means, standard deviations and intervals."""
+    points = result["points"]
+    names = [name for name in _SWEPT if all(name in point["metrics"] for point in points)]
+    swept = result["sweep"].removeprefix("num_").replace("_", " ")
+    head = (
+        f"{result['checkpoint']}\n{result['data']} ({result['split']}): {result['images']} images, "
+        f"seed {result['seed']}\nprotocol {result['protocol']}: {result['protocol_meaning']}\n\n"
+        "mean +- standard deviation of images (95 % interval of the mean)\n"
+    )
+    rows = [[swept, *names]]
+    for point in points:
+        own = "*" if point["value"] == result["own"] else ""
+        summaries = [point["metrics"][name] for name in names]
+        rows.append([f"{point['value']}{own}", *map(_spread, summaries)])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(x.rjust(w) for x, w in zip(row, widths, strict=True)) for row in rows]
+    star = ["*: the model's own number"] * any(p["value"] == result["own"] for p in points)
+    return head + "\n".join([*lines, *(f"note: {note}" for note in (*star, *result["notes"]))])
+
+
+def _spread(summary: dict[str, Any]) -> str:
+    interval = f"({summary['low']:.4g} to {summary['high']:.4g})"
+    return f"{summary['mean']:.4g} +- {summary['std']:.3g} {interval}"
 
 
 def runs_table(results: Sequence[dict[str, Any]], summary: dict[str, Any]) -> str:

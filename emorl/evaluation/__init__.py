@@ -2,5 +2,6 @@
 
 from emorl.evaluation.noise import ImageNoise
 from emorl.evaluation.protocols import PROTOCOLS, Protocol, evaluate
+from emorl.evaluation.sweeps import sweep
 
-__all__ = ["PROTOCOLS", "ImageNoise", "Protocol", "evaluate"]
+__all__ = ["PROTOCOLS", "ImageNoise", "Protocol", "evaluate", "sweep"]

@@ -10,6 +10,7 @@ from emorl.report.figures import (
 )
 from emorl.report.html import write_report
 from emorl.report.pictures import write_pictures
+from emorl.report.sweeps import sweep_figure
 
 __all__ = [
     "attention_figure",
@@ -17,6 +18,7 @@ __all__ = [
     "decomposition_figure",
     "masks_figure",
     "stages_figure",
+    "sweep_figure",
     "write_pictures",
     "write_report",
 ]

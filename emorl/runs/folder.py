@@ -29,6 +29,7 @@ class RunFolder:
         checkpoints: a folder for each step that was kept, see `checkpoint`.
         pictures: a folder for each step that was drawn, see `pictures_of`.
         evaluations: a JSON file for each data set, see `evaluation`.
+        sweeps: files of each sweep over numbers of steps or slots, see `sweep`.
         traversals: pictures of what the dimensions of slots do.
     """
 
@@ -42,6 +43,7 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self.pictures = self.path / "pictures"
         self.evaluations = self.path / "evaluation"
+        self.sweeps = self.path / "sweeps"
         self.traversals = self.path / "traversals"
 
     def misplaced(self) -> str | None:
@@ -65,6 +67,10 @@ class RunFolder:
     def evaluation(self, name: str) -> Path:
         """The file of an evaluation."""
         return self.evaluations / f"{name}.json"
+
+    def sweep(self, name: str) -> Path:
+        """The file of a sweep."""
+        return self.sweeps / f"{name}.json"
 
 
 def run_of(path: str | Path) -> RunFolder | None:

@@ -5,6 +5,7 @@ import importlib
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -386,6 +387,51 @@ def test_what_an_evaluation_cannot_do(run_dir, capsys, monkeypatch, options, hid
         monkeypatch.setitem(sys.modules, hidden, None)
     assert main(["evaluate", str(run_dir), *options]) == 2
     assert message in complaint(capsys)
+
+
+def test_a_sweep_is_printed_and_kept(run_dir, capsys):
+    line = ["evaluate", str(run_dir), "--images", "2", "--sweep"]
+    assert main([*line, "refinement-steps=0..1"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"\nrefinement steps +fg_ari +fg_miou +mse\n", printed)
+    assert re.search(r"\n +1\*  +\S+ \+- \S+ \(\S+ to \S+\)", printed)
+    assert "no DCI" not in printed
+    files = sorted((run_dir / "sweeps").iterdir())
+    stem = "tetrominoes-refinement-steps0to1"
+    assert [path.name for path in files] == [f"{stem}.{kind}" for kind in ("csv", "json", "png")]
+    assert all(f"written: {path}\n" in printed for path in files)
+    stored = json.loads(files[1].read_text())
+    assert [point["value"] for point in stored["points"]] == [0, 1]
+    rows = [*csv.DictReader(files[0].read_text().splitlines())]
+    assert [row["refinement_steps"] for row in rows] == ["0", "0", "1", "1"]
+    assert [row["nll_1"] == "" for row in rows] == [True, True, False, False]
+    assert not (run_dir / "evaluation" / files[1].name).exists()
+    plot, checkpoint = run_dir.parent / "a.png", run_dir / "checkpoints/step-00000002"
+    alone = [*line, "num-slots=2,4", "--plot", str(plot), "--data", "tetrominoes"]
+    alone[1] = str(checkpoint)
+    assert main(alone) == 0
+    assert f"written: {plot}\n" in capsys.readouterr().out
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert len([*(run_dir / "sweeps").iterdir()]) == 3
+    line[3] = "1"
+    assert main([*line, "refinement-steps=0..1"]) == 2
+    assert "holds the result of 2 images, more than 1; move it away" in complaint(capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--refinement-steps", "2"], "--sweep: expected no --refinement-steps beside it"),
+        (["--disentanglement", "yes"], "--sweep: leaves out --disentanglement"),
+        (["no"], "--sweep: expected one run, got 2"),
+    ],
+)
+def test_what_does_not_go_with_a_sweep(run_dir, capsys, options, message):
+    line = ["evaluate", str(run_dir), *options, "--sweep", "refinement-steps=0..1"]
+    assert main(line) == 2
+    assert message in complaint(capsys)
+    assert main(["evaluate", str(run_dir), "--plot", "a.png"]) == 2
+    assert "--plot: is of --sweep" in complaint(capsys)
 
 
 def test_an_evaluation_does_without_scikit_learn(run_dir, capsys, monkeypatch):
