@@ -20,6 +20,7 @@ from emorl.terminal import Terminal, escape_letters, reserve_streams
 COMMANDS = {
     "train": "train a model, or go on with a run",
     "evaluate": "measure a run, a checkpoint or a model folder on held-out images",
+    "ablate": "train EfficientMORL's ablations at laptop size, and tabulate them",
     "traverse": "draw what each dimension of a run's slots changes, as pictures and films",
     "segment": "segment a folder of own pictures with a run's model",
     "report": "write a run's report.html anew",
