@@ -6,68 +6,31 @@ Legend: N objects, K slots, D dimensions of a slot.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emorl.data import Batch, ObjectDataset
-from emorl.evaluation.measuring import before_resizing, evaluating, noise_for
-from emorl.evaluation.per_image import labels_at
+from emorl.data import ObjectDataset
+from emorl.evaluation.matched_objects import CODES, MatchedObjects, match, properties
 from emorl.evaluation.summaries import Summary, single
 from emorl.evaluation.traversals import ACTIVENESS_IMAGES, active, activeness, infer
-from emorl.metrics import match_objects
 from emorl.metrics.disentanglement import (
     DCI,
-    Factor,
-    Probe,
     dci,
     dimension_correlation,
     dimension_redundancy,
-    learn_matching,
-    make_factors,
-    mean_scores,
-    probe,
     released_dci,
-    targets_of,
 )
-from emorl.models import Decomposition, ObjectCentricModel
+from emorl.metrics.factors import Factor, make_factors, mean_scores, targets_of
+from emorl.metrics.learned_matching import learn_matching
+from emorl.metrics.probes import Probe, probe
+from emorl.models import ObjectCentricModel
 
 LEAST_OBJECTS = 100
 """Fewer cannot say how a model's slots disentangle: half of them is to train on."""
-LEAST_PIXELS, LEAST_IOU = 50, 0.1
-CODES = (
-    "posterior means of slots; objects of 50 pixels or more, matched to slots by the IoU of the "
-    "decoder's masks, 0.1 or more"
-)
 _PROBES: tuple[Probe, ...] = ("linear", "mlp")
-_NO_PROPERTIES = ("visibility", "pixel_coords")
-
-
-@dataclass
-class MatchedObjects:
-    """Objects with the slots that stand for them.
-
-    Attributes:
-        codes: of the matched slots, [N, D].
-        factors: of these objects by name, [N] or [N, n].
-        seen: objects that are large enough.
-        images: all slots of each image, [K, D] each.
-        visible: of each image the rows of `every` for its objects that are large enough.
-        every: factors of all such objects, matched or not, by name.
-        kept: rows of `every` that `codes` and `factors` hold, [N].
-    """
-
-    codes: NDArray[np.float64]
-    factors: dict[str, NDArray[np.float64]]
-    seen: int
-    images: list[NDArray[np.float64]] = field(default_factory=list)
-    visible: list[NDArray[np.int64]] = field(default_factory=list)
-    every: dict[str, NDArray[np.float64]] = field(default_factory=dict)
-    kept: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, dtype=np.int64))
 
 
 def measure_representations(
@@ -159,96 +122,6 @@ def _scored(
         named = {**mean_scores(read, factors), **read}
         values.update({f"probe_{kind}_{name}": value for name, value in named.items()})
     return values, scores.importance
-
-
-def match(
-    model: ObjectCentricModel,
-    dataset: ObjectDataset,
-    images: int,
-    *,
-    batch_size: int,
-    seed: int,
-    refinement_steps: int | None = None,
-    num_slots: int | None = None,
-) -> MatchedObjects:
-    """The objects of the first images and their slots, by the rules in `CODES`."""
-    device = next(model.parameters()).device
-    whole = before_resizing(dataset)
-    gathered = _Gathered()
-    with evaluating(model):
-        for start in range(0, images, batch_size):
-            indices = range(start, min(start + batch_size, images))
-            batch = dataset.__getitems__(indices)
-            true = (batch if whole is None else whole.__getitems__(indices)).mask
-            assert true is not None  # `_lack` has made sure
-            decomposition = model(
-                batch.image.to(device),
-                refinement_steps=refinement_steps,
-                num_slots=num_slots,
-                generator=noise_for(model, indices, seed=seed, device=device, means=True),
-            )
-            gathered.add(batch, true[:, 0].cpu(), decomposition)
-    return gathered.objects()
-
-
-class _Gathered:
-    """Objects and slots of images, batch by batch."""
-
-    def __init__(self) -> None:
-        self._slots: list[NDArray[np.float64]] = []
-        self._visible: list[NDArray[np.int64]] = []
-        self._factors: list[dict[str, NDArray[np.float64]]] = []
-        self._codes: list[NDArray[np.float64]] = []
-        self._kept: list[int] = []
-        self._seen = 0
-
-    def add(self, batch: Batch, true: Tensor, decomposition: Decomposition) -> None:
-        """Add a batch with its label maps [B, H, W] and its decomposition."""
-        slots = decomposition.slots.double().cpu().numpy()
-        masks = decomposition.masks[:, :, 0]
-        predicted = labels_at(masks, (true.shape[1], true.shape[2])).cpu()
-        pairs = match_objects(
-            true.long(), predicted, least_pixels=LEAST_PIXELS, least_iou=LEAST_IOU
-        )
-        factors = {n: x.double().cpu().numpy() for n, x in properties(batch.factors).items()}
-        entities = min(x.shape[1] for x in factors.values())  # a file may have more masks
-        for row, own in enumerate(pairs):
-            labels, pixels = true[row].unique(return_counts=True)
-            visible = [
-                label
-                for label, count in zip(labels.tolist(), pixels.tolist(), strict=True)
-                if 0 < label < entities and count >= LEAST_PIXELS
-            ]
-            self._slots.append(slots[row])
-            self._visible.append(np.arange(self._seen, self._seen + len(visible)))
-            self._factors.append({name: x[row, visible] for name, x in factors.items()})
-            slot_of = {label: slot for slot, label in own.items()}
-            for place, label in enumerate(visible):
-                if label in slot_of:
-                    self._kept.append(self._seen + place)
-                    self._codes.append(slots[row, slot_of[label]])
-            self._seen += len(visible)
-
-    def objects(self) -> MatchedObjects:
-        """All of them."""
-        names = self._factors[0] if self._factors else {}
-        every = {name: np.concatenate([f[name] for f in self._factors]) for name in names}
-        kept = np.array(self._kept, dtype=np.int64)
-        width = self._slots[0].shape[1] if self._slots else 0
-        return MatchedObjects(
-            codes=np.array(self._codes).reshape(-1, width),
-            factors={name: values[kept] for name, values in every.items()},
-            seen=self._seen,
-            images=self._slots,
-            visible=self._visible,
-            every=every,
-            kept=kept,
-        )
-
-
-def properties(factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The factors that are an object's own."""
-    return {name: value for name, value in factors.items() if name not in _NO_PROPERTIES}
 
 
 def _lack(dataset: ObjectDataset, count: int) -> str:

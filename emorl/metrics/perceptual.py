@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from emorl.metrics.segmentation import mean_squared_error
+from emorl.metrics.reconstruction import mean_squared_error
 
 Network = Literal["alex", "vgg", "squeeze"]
 _WEIGHTS = {"alex": "AlexNet_Weights", "vgg": "VGG16_Weights", "squeeze": "SqueezeNet1_1_Weights"}

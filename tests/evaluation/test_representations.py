@@ -9,7 +9,8 @@ import torch
 from oracle_model import KINDS, SIDE, TABLE, Oracle, Scenes
 
 from emorl.data import Batch
-from emorl.evaluation.representations import match, measure_representations
+from emorl.evaluation.matched_objects import match
+from emorl.evaluation.representations import measure_representations
 from emorl.evaluation.traversals import active, activeness, infer, ranges, sweep, traverse
 
 IMAGES = 96

@@ -10,19 +10,16 @@ import pytest
 from scipy import linalg, stats
 
 from emorl.metrics.disentanglement import (
-    Factor,
     completeness,
     dci,
     dimension_correlation,
     dimension_redundancy,
     disentanglement,
-    learn_matching,
-    make_factors,
-    mean_scores,
-    probe,
     released_dci,
-    targets_of,
 )
+from emorl.metrics.factors import Factor, make_factors, mean_scores, targets_of
+from emorl.metrics.learned_matching import learn_matching
+from emorl.metrics.probes import probe
 
 OBJECTS, TREES = 240, 20
 RELEASED = {

@@ -309,7 +309,7 @@ ENTRIES: dict[str, Entry] = {
     PLAIN + "loss": Entry(
         lambda nll, kl: plain.loss(nll, kl, None, 0.5, 3), lambda: {"nll": normal(), "kl": normal()}
     ),
-    "emorl.metrics.segmentation.mean_squared_error": Entry(
+    "emorl.metrics.reconstruction.mean_squared_error": Entry(
         mean_squared_error, lambda: {n: normal(2, 3).sigmoid() for n in ("image", "reconstruction")}
     ),
 }
@@ -345,16 +345,19 @@ NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
     "emorl.nn.initialisation.init_xavier",
     *(ITERATIONS + name for name in ("SlotLayers", "SlotRules", "require_choice")),
     *(PLAIN + "position_map", PLAIN + "coordinates"),
-    *(f"emorl.metrics.segmentation.{name}" for name in (
+    *(f"emorl.metrics.{name}" for name in (
         # of integers, others are refused
-        "adjusted_rand_index", "mean_iou", "match_segments", "match_objects", "mean_best_overlap",
-        "segmentation_covering",
-    )),
-    *(f"emorl.metrics.disentanglement.{name}" for name in (
+        "segmentation.adjusted_rand_index", "segmentation.mean_iou",
+        "segmentation.mean_best_overlap", "segmentation.segmentation_covering",
+        "matching.match_segments", "matching.match_objects", "contingency.Contingency",
+        "contingency.contingency", "contingency.intersection_over_union", "contingency.assigned",
+        "checks.require_label_maps", "checks.require_tensors",
         # of NumPy's arrays
-        "DCI", "Factor", "completeness", "dci", "dimension_correlation", "dimension_redundancy",
-        "disentanglement", "learn_matching", "make_factors", "mean_scores", "probe",
-        "released_dci", "targets_of",
+        "factors.Factor", "factors.Halves", "factors.halves", "factors.make_factors",
+        "factors.mean_scores", "factors.state_of", "factors.targets_of", "disentanglement.DCI",
+        "disentanglement.dci", "disentanglement.released_dci", "disentanglement.disentanglement",
+        "disentanglement.completeness", "disentanglement.dimension_correlation",
+        "disentanglement.dimension_redundancy", "probes.probe", "learned_matching.learn_matching",
     )),
     "emorl.metrics.perceptual.require_weights",
 }  # fmt: skip
