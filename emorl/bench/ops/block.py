@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -74,7 +74,8 @@ def obstacle_of(block: Block, variant: str, device: str) -> str | None:
 
 
 def _multiplies_float16() -> bool:
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # torch 2.11 may have none
+    asked = getattr(torch.cpu, "get_capabilities", None)  # torch 2.11 may have none
+    capabilities: Mapping[str, bool] = asked() if asked else {}
     return any(capabilities.get(name) for name in ("avx512_fp16", "amx_fp16"))
 
 
