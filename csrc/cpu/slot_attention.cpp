@@ -117,7 +117,7 @@ void backward_tile(
     std::fill_n(grad_logits + j * kTile, kTile, -incoming.dot[j]);
   }
   add_over_width(
-      count, e, incoming.g_transposed, v_transposed, grad_logits, Store::kAdd, ahead);
+      count, pixels, e, incoming.g_transposed, v_transposed, grad_logits, Store::kAdd, ahead);
   softmax_backward(count, pixels, in.eps, scratch);
   add_over_pixels(count, pixels, grad_logits, lanes);
   if (grad.grad_q != nullptr) {
@@ -147,11 +147,11 @@ void slot_attention_cpu(const Shape& s, const Inputs<T>& in, const Outputs<T>& o
   });
   AlignedVector<T> mass_lanes(s.batch * s.slots * kLanes<T>);
   for (int64_t image = 0; image < s.batch; ++image) {
-    const Slots<T> slots(s, in, image);
-    add_partials(s, tasks, image, slots.index, s.value_width, sums.data(), out.updates);
-    add_partials(s, tasks, image, slots.index, kLanes<T>, lanes.data(), mass_lanes.data());
+    const std::vector<int64_t> index = rows_of_image(s, in, image);
+    add_partials(s, tasks, image, index, s.value_width, sums.data(), out.updates);
+    add_partials(s, tasks, image, index, kLanes<T>, lanes.data(), mass_lanes.data());
     std::fill_n(out.mass + image * s.slots, s.slots, T(0));
-    for (const int64_t row : slots.index) {
+    for (const int64_t row : index) {
       out.mass[row] = sum_lanes(mass_lanes.data() + row * kLanes<T>);
       T* updates = out.updates + row * s.value_width;
       for (int64_t e = 0; e < s.value_width; ++e) {
@@ -182,10 +182,10 @@ void slot_attention_backward_cpu(const Shape& s, const Inputs<T>& in, const Grad
   });
   AlignedVector<T> bias_lanes(s.batch * s.slots * kLanes<T>);
   for (int64_t image = 0; image < s.batch; ++image) {
-    const Slots<T> slots(s, in, image);
-    add_partials(s, tasks, image, slots.index, kLanes<T>, lanes.data(), bias_lanes.data());
+    const std::vector<int64_t> index = rows_of_image(s, in, image);
+    add_partials(s, tasks, image, index, kLanes<T>, lanes.data(), bias_lanes.data());
     if (grad.grad_q != nullptr) {
-      add_partials(s, tasks, image, slots.index, s.key_width, sums.data(), grad.grad_q);
+      add_partials(s, tasks, image, index, s.key_width, sums.data(), grad.grad_q);
     }
     for (int64_t row = image * s.slots; row < (image + 1) * s.slots; ++row) {
       if (grad.grad_logit_bias != nullptr) {

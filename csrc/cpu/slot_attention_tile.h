@@ -36,18 +36,29 @@ struct Tasks {
   int64_t last_tile(int64_t task) const { return (task % per_image + 1) * tiles / per_image; }
 };
 
-// The slots of one image that take part, packed: masked slots cost nothing from here on.
+// Rows in [batch * slots] of the slots of one image that take part
+template <typename T>
+std::vector<int64_t> rows_of_image(const Shape& s, const Inputs<T>& in, int64_t image) {
+  std::vector<int64_t> rows;
+  rows.reserve(s.slots);
+  for (int64_t row = image * s.slots; row < (image + 1) * s.slots; ++row) {
+    if (in.slot_mask == nullptr || in.slot_mask[row]) {
+      rows.push_back(row);
+    }
+  }
+  return rows;
+}
+
+// These slots, packed: masked ones cost nothing from here on.
 template <typename T>
 struct Slots {
   std::vector<int64_t> index;  // row in [batch * slots]
   AlignedVector<T> q, q_transposed, bias;
 
-  Slots(const Shape& s, const Inputs<T>& in, int64_t image) {
-    for (int64_t row = image * s.slots; row < (image + 1) * s.slots; ++row) {
-      if (in.slot_mask == nullptr || in.slot_mask[row]) {
-        index.push_back(row);
-        bias.push_back(in.logit_bias == nullptr ? T(0) : in.logit_bias[row]);
-      }
+  Slots(const Shape& s, const Inputs<T>& in, int64_t image) : index(rows_of_image(s, in, image)) {
+    bias.reserve(index.size());
+    for (const int64_t row : index) {
+      bias.push_back(in.logit_bias == nullptr ? T(0) : in.logit_bias[row]);
     }
     q = gather(in.q, s.key_width);
     q_transposed = columns(q, s.key_width);
@@ -86,17 +97,19 @@ struct Scratch {
   T* grad_logits(int64_t slots) { return attention.data() + slots * kTile; }
 };
 
-// c[j, p] = or += sum_d a[d, j] b[d, p] for a tile's pixels, where d counts a key's or a value's
-// width. Wide sums are added up in parts: in a row, each addition would round a larger number.
+// c[j, p] = or += sum_d a[d, j] b[d, p] for a tile's pixels, in whole vectors, where d counts a
+// key's or a value's width. Wide sums are added up in parts: in a row, each addition would round a
+// larger number.
 template <typename T>
 void add_over_width(
-    int64_t slots, int64_t width, const AlignedVector<T>& a, const T* b, T* c, Store store,
-    Ahead& ahead) {
+    int64_t slots, int64_t pixels, int64_t width, const AlignedVector<T>& a, const T* b, T* c,
+    Store store, Ahead& ahead) {
   constexpr int64_t kPart = 64;
+  const int64_t columns = (pixels + kLanes<T> - 1) / kLanes<T> * kLanes<T>;
   int64_t d = 0;
   do {  // once where the width is 0
     tile_gemm<T, 1>(
-        slots, kTile, std::min(kPart, width - d), {a.data() + d * slots, slots}, b + d * kTile,
+        slots, columns, std::min(kPart, width - d), {a.data() + d * slots, slots}, b + d * kTile,
         kTile, c, kTile, d == 0 ? store : Store::kAddSum, ahead);
     d += kPart;
   } while (d < width);
@@ -149,8 +162,8 @@ void attend(
   T* attention = scratch.attention.data();
   transpose(pixels, s.key_width, k, s.key_width, scratch.k.data(), kTile);
   add_over_width(
-      slots.count(), s.key_width, slots.q_transposed, scratch.k.data(), attention, Store::kWrite,
-      ahead);
+      slots.count(), pixels, s.key_width, slots.q_transposed, scratch.k.data(), attention,
+      Store::kWrite, ahead);
   softmax_over_slots(slots.count(), s.slots - slots.count(), pixels, slots.bias.data(), attention);
 }
 
