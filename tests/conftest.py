@@ -20,7 +20,7 @@ SUMMARIES = {
 OPTIONAL = {
     *("accelerate", "google_crc32c", "h5py", "jinja2", "matplotlib", "PIL", "yaml"),
     *("scipy", "tensorboard", "tqdm", "triton", "hypothesis", "markdown_it", "sklearn"),
-    "slot_attention",
+    *("playwright", "slot_attention"),
 }
 
 if not torch.cuda.is_available():  # before any kernel is defined; on a GPU the real ones run

@@ -1,22 +1,58 @@
-"""`emorl report`: the report of a run as one HTML file."""
+"""`emorl report`: the report of a run, or of two, as one HTML file."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from emorl.cli.arguments import Parser, local_path
 from emorl.runs import RunFolder
 from emorl.runs.files import require_place
 
+if TYPE_CHECKING:
+    from emorl.report.viewer import View
+
+_DESCRIPTION = (
+    "Write a run's report.html anew. With a second run: both side by side, as comparison.html in "
+    "the first one's folder."
+)
+
 
 def run(arguments: list[str]) -> int:
     """Write the report and print its path."""
-    parser = Parser("report", "Write a run's report.html anew.")
+    parser = Parser("report", _DESCRIPTION)
     parser.add_argument("run", type=local_path, metavar="RUN", help="the run's folder")
-    folder = parser.parse(arguments).run
+    parser.add_argument(
+        "other", type=local_path, nargs="?", metavar="RUN2", help="a run to compare it with"
+    )
+    options = parser.parse(arguments)
 
-    if folder.is_dir():
-        require_place(RunFolder(folder).report, "RUN")
+    if options.run.is_dir():
+        folder = RunFolder(options.run)
+        require_place(folder.comparison if options.other else folder.report, "RUN")
 
     from emorl.report import write_report
 
-    print(write_report(folder))
+    print(write_report(options.run, options.other, view_of=view_of))
     return 0
+
+
+def view_of(folder: Path) -> View:
+    """What the viewer shows of a run: its newest weights on the images of its pictures.
+
+    Raises:
+        ValueError: if it has no weights, or its images cannot be opened.
+    """
+    import torch
+
+    from emorl.models import find_model
+    from emorl.report.viewer import make_view
+    from emorl.training.config_file import load_config
+    from emorl.training.images import held_out_images, training_images, with_absolute_paths
+
+    checkpoint, model = find_model(folder)
+    data = with_absolute_paths(load_config(RunFolder(folder).config).data)
+    # Not by Accelerate: after a training of several processes the others are gone.
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    images = held_out_images(data) or training_images(data)
+    return make_view(model.to(device), images, checkpoint.name)

@@ -52,6 +52,7 @@ def run(arguments: list[str]) -> int:
         config = _following(config, path, options.model, overrides)
     out = options.out or f"runs/{config.model}/{path.stem}"
 
+    from emorl.cli.report import view_of
     from emorl.report import write_report
     from emorl.training.run import prepare
 
@@ -68,7 +69,7 @@ def run(arguments: list[str]) -> int:
         )
         print(f"go on with: emorl train --out {out} --resume auto", file=terminal)
         return INTERRUPTED
-    write_report(out)
+    write_report(out, view_of=view_of)
     print(f"{result.step} steps done; see {RunFolder(out).report}", file=terminal)
     return 0
 

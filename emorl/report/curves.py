@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,30 +12,81 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 from numpy.typing import NDArray
 
-from emorl.models.terms import Term, term
+from emorl.models.terms import TERMS, Term, term
 from emorl.report.backend import own_settings
 
 Row = Mapping[str, Any]
 Curve = tuple[NDArray[np.float64], NDArray[np.float64]]  # steps, values
 
-# Title, the family of the values that belong there (numbered ones stand in for the plain one), and
-# whether these are noisy: then the line is smoothed, and the axis not fitted to the start.
+
+class Panel(NamedTuple):
+    """A plot of one family of values.
+
+    Attributes:
+        title: of the plot.
+        family: of the values that belong there; numbered ones stand in for the plain one.
+        noisy: then the line is smoothed, and the y axis not fitted to the start.
+        meaning: what the values tell.
+    """
+
+    title: str
+    family: str
+    noisy: bool
+    meaning: str
+
+
 PANELS = (
-    ("Loss", "loss", True),
-    ("NLL in nats, or squared error", "nll", True),
-    ("KL divergence, nats", "kl", True),
-    ("KL divergence of masks, nats", "mask_kl", True),
-    ("FG-ARI on held-out images", "fg_ari", False),
-    ("Length of the refinement's updates", "update_norm", True),
-    ("Norm of the gradient, unclipped", "gradient_norm", True),
-    ("GECO's multiplier, before softplus", "geco_raw_multiplier", False),
-    ("Learning rate", "learning_rate", False),
-    ("Training speed, images/s", "images_per_second", True),
+    Panel("Loss", "loss", True, "What training lowers: the weighted sum of the terms."),
+    Panel(
+        "NLL in nats, or squared error",
+        "nll",
+        True,
+        "How badly the reconstruction explains the image. Lower is better.",
+    ),
+    Panel(
+        "KL divergence, nats",
+        "kl",
+        True,
+        "How much the slots tell beyond what their prior expects.",
+    ),
+    Panel("KL divergence of masks, nats", "mask_kl", True, TERMS["mask_kl"].meaning),
+    Panel(
+        "FG-ARI on held-out images",
+        "fg_ari",
+        False,
+        "Do pixels of one object share a slot, and pixels of two objects not? 1 is perfect.",
+    ),
+    Panel(
+        "Length of the refinement's updates",
+        "update_norm",
+        True,
+        "How far a refinement step moves the slots' posteriors.",
+    ),
+    Panel(
+        "Norm of the gradient, unclipped",
+        "gradient_norm",
+        True,
+        "Length of the gradient of all weights; a jump is an unusual batch.",
+    ),
+    Panel(
+        "GECO's multiplier, before softplus",
+        "geco_raw_multiplier",
+        False,
+        "Weight of the reconstruction in the loss; it falls once the goal is met.",
+    ),
+    Panel("Learning rate", "learning_rate", False, "Size of the optimiser's steps."),
+    Panel(
+        "Training speed, images/s",
+        "images_per_second",
+        True,
+        "Of the steps alone. Higher is better.",
+    ),
 )
 COLUMNS = 3
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#332288")
 SETTLING = 0.02  # share of the steps that the y axis is not fitted to
 SMOOTHED_FROM = 100  # values
+POINTS = 1000  # of a curve in a page
 
 
 @own_settings()
@@ -54,22 +105,68 @@ def curves_figure(rows: Sequence[Row]) -> Figure:
     Raises:
         ValueError: if the rows have none of these.
     """
-    panels = [
-        (title, noisy, found) for title, family, noisy in PANELS if (found := _curves(rows, family))
-    ]
+    panels = [(panel, found) for panel in PANELS if (found := _curves(rows, panel.family))]
     if not panels:
         raise ValueError(f"curves_figure: expected rows with losses, got {len(rows)} rows without")
     height = -(-len(panels) // COLUMNS)
     figure = Figure(figsize=(3.5 * COLUMNS, 2.4 * height), dpi=130, layout="constrained")
     FigureCanvasAgg(figure)
     last = max(row["step"] for row in rows)
-    for number, (title, noisy, curves) in enumerate(panels, start=1):
+    for number, (panel, curves) in enumerate(panels, start=1):
         axes = figure.add_subplot(height, COLUMNS, number)
-        axes.set_title(title, fontsize=9, loc="left")
-        _draw(axes, curves, noisy)
-        if noisy:
+        axes.set_title(panel.title, fontsize=9, loc="left")
+        _draw(axes, curves, panel.noisy)
+        if panel.noisy:
             _fit(axes, list(curves.values()), SETTLING * last)
     return figure
+
+
+def curve_data(runs: Sequence[Sequence[Row]]) -> list[dict[str, Any]]:
+    """The panels of one or several runs for a page that draws them, as what JSON can hold.
+
+    A curve has its run's number, its legend, its colour of `LINES`, steps, values and, where it is
+    noisy and long, their running mean; of more than `POINTS` values every second is kept, or every
+    third ... Numbers have five digits.
+
+    Args:
+        runs: the rows of each, as `curves_figure` takes them.
+
+    Returns:
+        Those of `PANELS` for which a run has values; a panel's "settled" is the step from which on
+        its values count for the y axis.
+    """
+    last = max((row["step"] for rows in runs for row in rows), default=0)
+    panels = []
+    for panel in PANELS:
+        found = [_curves(rows, panel.family) for rows in runs]
+        legends = [*dict.fromkeys(legend for curves in found for legend in curves)]
+        curves = [
+            {
+                "run": run,
+                "legend": legend,
+                "colour": legends.index(legend) % len(LINES),
+                **_points(curve, panel.noisy),
+            }
+            for run, of_run in enumerate(found)
+            for legend, curve in of_run.items()
+        ]
+        settled = SETTLING * last if panel.noisy else 0
+        if curves:
+            panels.append({**panel._asdict(), "settled": settled, "curves": curves})
+    return panels
+
+
+def _points(curve: Curve, noisy: bool) -> dict[str, list[float] | None]:
+    steps, values = curve
+    kept = slice(None, None, -(-len(steps) // POINTS))
+    smooth = None
+    if noisy and len(steps) >= SMOOTHED_FROM:
+        smooth = _short(_running_mean(values, len(values) // 50)[kept])
+    return {"steps": steps[kept].tolist(), "values": _short(values[kept]), "smooth": smooth}
+
+
+def _short(values: NDArray[np.float64]) -> list[float]:
+    return [float(f"{value:.5g}") for value in values]
 
 
 def _curves(rows: Sequence[Row], family: str) -> dict[str, Curve]:

@@ -1,19 +1,22 @@
-"""A run's report as one self-contained HTML file."""
+"""The report of a run, or of two, as one self-contained HTML file."""
 
 from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 import emorl
-from emorl.report.curves import curves_figure
-from emorl.report.pictures import png
-from emorl.report.tables import evaluation_table, run_facts
+from emorl.report.curves import LINES, curve_data
+from emorl.report.tables import evaluation_tables, facts_table
 from emorl.report.templates import embedded, render
+from emorl.report.viewer import View
 from emorl.runs import RunFolder
 from emorl.runs.contents import RunContents, read_contents
 from emorl.runs.files import write_atomically
@@ -40,46 +43,73 @@ CAPTIONS = {
 }
 
 
-def write_report(run_dir: str | Path) -> Path:
-    """Write a run's report, one file without links to others.
+def write_report(
+    run_dir: str | Path,
+    other: str | Path | None = None,
+    *,
+    view_of: Callable[[Path], View] | None = None,
+) -> Path:
+    """Write a run's report, or two runs side by side: one file without links to others.
 
-    The report names whatever the folder lacks.
+    The report names whatever a folder lacks.
 
     Args:
         run_dir: the run's folder, with its configuration or metrics at least.
+        other: the folder of a run to compare it with.
+        view_of: makes what the viewer shows of the run in a folder. Without it there is no viewer.
 
     Returns:
-        The path of the report, which is written whole or not at all.
+        The path of the report, `RunFolder.report` or `RunFolder.comparison` of the first run; it is
+        written whole or not at all.
 
     Raises:
-        ValueError: if the folder is not a run's.
+        ValueError: if a folder is not a run's.
     """
-    run = read_contents(run_dir)
+    folders = [RunFolder(folder) for folder in (run_dir, other) if folder is not None]
+    runs = [read_contents(folder.path) for folder in folders]
+    parts = [
+        _parts(run, name, view_of and partial(view_of, folder.path))
+        for run, name, folder in zip(runs, _names(runs, folders), folders, strict=True)
+    ]
     page = render(
         Path(__file__).with_name("report.html"),
-        name=run.name,
-        config_text=run.config_text,
-        facts=run_facts(run),
-        evaluations=[evaluation_table(name, e) for name, e in run.evaluations.items()],
-        curves=_curves(run),
-        pictures=[_picture(path) for path in run.pictures],
-        picture_step=step_of(run.pictures[0].parent) if run.pictures else None,
-        missing=run.missing,
+        runs=parts,
+        facts=facts_table(runs),
+        evaluations=evaluation_tables(runs),
+        curves=curve_data([run.rows for run in runs]),
+        line_colours=LINES,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         machine=_machine(),
         version=emorl.__version__,
     )
-    return write_atomically(RunFolder(run_dir).report, page.encode())
+    place = folders[0].report if other is None else folders[0].comparison
+    return write_atomically(place, page.encode())
 
 
-def _curves(run: RunContents) -> str | None:
-    if not run.rows:
-        return None
-    try:
-        return embedded(png(curves_figure(run.rows)))
-    except ValueError:
+def _parts(run: RunContents, name: str, make_view: Callable[[], View] | None) -> dict[str, Any]:
+    """What the template shows of one run alone."""
+    view = None
+    if make_view is not None:
+        try:
+            view = make_view().as_json()
+        except (ValueError, OSError, RuntimeError) as error:  # the last: of torch, as for memory
+            run.missing.append(f"There is no viewer: {error}.")
+    if run.rows and not curve_data([run.rows]):
         run.missing.append("metrics.jsonl has no values that make a curve.")
-        return None
+    return {
+        "name": name,
+        "config_text": run.config_text,
+        "missing": run.missing,
+        "view": view,
+        "pictures": [_picture(path) for path in run.pictures],
+        "picture_step": step_of(run.pictures[0].parent) if run.pictures else None,
+    }
+
+
+def _names(runs: list[RunContents], folders: list[RunFolder]) -> list[str]:
+    """The runs' names, or their paths if the names do not tell them apart."""
+    names = [run.name for run in runs]
+    return names if len(set(names)) == len(names) else [str(folder.path) for folder in folders]
 
 
 def _picture(path: Path) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from emorl.report.meanings import is_term, meaning
@@ -28,6 +29,13 @@ def run_facts(run: RunContents) -> list[tuple[str, str]]:
         ("Speed when last logged", _speed(run)),
     ]
     return [(name, str(value)) for name, value in facts if value is not None]
+
+
+def facts_table(runs: Sequence[RunContents]) -> list[tuple[str, list[str]]]:
+    """The facts of one or several runs: label, and what each run has there, maybe nothing."""
+    facts = [dict(run_facts(run)) for run in runs]
+    labels = dict.fromkeys(label for of_run in facts for label in of_run)
+    return [(label, [of_run.get(label, "") for of_run in facts]) for label in labels]
 
 
 def _times(size: Any) -> str | None:
@@ -65,26 +73,44 @@ def _speed(run: RunContents) -> str | None:
     return f"{speed:.4g} images/s" if speed else None
 
 
-def evaluation_table(name: str, evaluation: dict[str, Any]) -> dict[str, Any]:
-    """An evaluation for the template: all its settings, metrics and terms of the loss."""
-    rows = [_metric(key, summary) for key, summary in evaluation["metrics"].items()]
+def evaluation_tables(runs: Sequence[RunContents]) -> list[dict[str, Any]]:
+    """The evaluations of one or several runs for the template, one for each name.
+
+    Each has all settings and notes of each run, and all metrics and terms of the loss with each
+    run's numbers, or without where a run was not measured so.
+    """
+    names = dict.fromkeys(name for run in runs for name in run.evaluations)
+    return [_evaluation(name, [run.evaluations.get(name) for run in runs]) for name in names]
+
+
+def _evaluation(name: str, evaluations: list[dict[str, Any] | None]) -> dict[str, Any]:
+    found = [evaluation or {"metrics": {}} for evaluation in evaluations]
+    keys = dict.fromkeys(key for evaluation in found for key in evaluation["metrics"])
+    rows = [_metric(key, [e["metrics"].get(key) for e in found]) for key in keys]
     return {
         "name": name,
-        "facts": [
-            (key.removeprefix("num_").replace("_", " "), value)
-            for key, value in evaluation.items()
-            if key not in _RESULTS and value is not None
-        ],
-        "notes": evaluation.get("notes") or [],
+        "facts": [_settings(evaluation) for evaluation in found],
+        "notes": [evaluation.get("notes") or [] for evaluation in found],
         "metrics": [row for row in rows if not is_term(row["name"])],
         "terms": [row for row in rows if is_term(row["name"])],
     }
 
 
-def _metric(name: str, summary: dict[str, Any]) -> dict[str, str]:
+def _settings(evaluation: dict[str, Any]) -> list[tuple[str, Any]]:
+    return [
+        (key.removeprefix("num_").replace("_", " "), value)
+        for key, value in evaluation.items()
+        if key not in _RESULTS and value is not None
+    ]
+
+
+def _metric(name: str, summaries: list[dict[str, Any] | None]) -> dict[str, Any]:
     title, text = meaning(name)
-    numbers = {key: _number(summary.get(key)) for key in ("mean", "std", "count")}
-    return {"name": name, "title": title, "meaning": text, **numbers}
+    numbers = [
+        ["", "", ""] if s is None else [_number(s.get(key)) for key in ("mean", "std", "count")]
+        for s in summaries
+    ]
+    return {"name": name, "title": title, "meaning": text, "numbers": numbers}
 
 
 def _number(value: Any) -> str:

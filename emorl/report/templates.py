@@ -12,7 +12,7 @@ def render(template: Path, **values: object) -> str:
     """The text of a page.
 
     Args:
-        template: its file, which may include `style.css` of this folder.
+        template: its file, which may include others of this folder.
         values: by the names that the template has for them; what is no markup is escaped.
     """
     environment = jinja2.Environment(
@@ -21,6 +21,7 @@ def render(template: Path, **values: object) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False}  # no browser reads NaN
     text = environment.get_template(template.name).render(**values)
     return text.encode(errors="backslashreplace").decode()  # half characters, as of odd file names
 

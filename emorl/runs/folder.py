@@ -25,6 +25,7 @@ class RunFolder:
         config: the whole configuration, which can be run again.
         metrics: a row of JSON for each logged step.
         report: the run as one HTML file.
+        comparison: the run beside another one, likewise; the newest.
         tensorboard: rows and pictures as TensorBoard's events.
         checkpoints: a folder for each step that was kept, see `checkpoint`.
         pictures: a folder for each step that was drawn, see `pictures_of`.
@@ -39,6 +40,7 @@ class RunFolder:
         self.config = self.path / "config.yaml"
         self.metrics = self.path / "metrics.jsonl"
         self.report = self.path / "report.html"
+        self.comparison = self.path / "comparison.html"
         self.tensorboard = self.path / "tensorboard"
         self.checkpoints = self.path / "checkpoints"
         self.pictures = self.path / "pictures"

@@ -299,6 +299,18 @@ def test_every_other_model_trains_is_evaluated_and_reported(model, tmp_path, cap
     assert all(meaning(name)[0] in report for name in metrics)
 
 
+def test_a_report_has_a_viewer_and_compares(run_dir, tmp_path, capsys):
+    assert "<h2>Viewer</h2>" in (run_dir / "report.html").read_text()
+    other = tmp_path / "other"
+    shutil.copytree(run_dir, other)
+    shutil.rmtree(other / "checkpoints")
+    assert main(["report", str(run_dir), str(other)]) == 0
+    assert capsys.readouterr().out == f"{run_dir / 'comparison.html'}\n"
+    page = (run_dir / "comparison.html").read_text()
+    assert 'aria-label="Viewer of smoke"' in page
+    assert "There is no viewer: " in page
+
+
 def test_the_written_configuration_runs_again(run_dir, tmp_path):
     """Bit for bit: the file is complete."""
     again = tmp_path / "again"

@@ -37,6 +37,7 @@ from emorl.report.colours import (
     segment_colours,
     slot_colours,
 )
+from emorl.report.curves import curve_data
 from emorl.report.pictures import png
 from emorl.runs.files import write_atomically
 
@@ -275,6 +276,23 @@ def test_running_mean_of_a_line_is_the_line() -> None:
     np.testing.assert_allclose(smooth.get_ydata()[inside], raw.get_ydata()[inside], rtol=1e-9)
 
 
+def test_curves_of_runs_are_numbers_for_a_page() -> None:
+    other = [{"step": step, "loss": 2.0 * step, "kl_layer_2": 1.0} for step in range(5000)]
+    panels = {panel["family"]: panel for panel in curve_data([ROWS, other])}
+    assert list(panels) == ["loss", "nll", "kl", "fg_ari", "learning_rate", "images_per_second"]
+    first, second = panels["loss"]["curves"]
+    assert (first["run"], second["run"]) == (0, 1)
+    assert (first["steps"][:2], first["values"][:2]) == ([1.0, 2.0], [1e4, 98.0])
+    assert second["steps"] == list(range(0, 5000, 5))  # a thousand of them
+    assert second["smooth"][500] == pytest.approx(second["values"][500], rel=1e-4)
+    assert panels["loss"]["settled"] == 0.02 * 4999
+    kinds = [(c["run"], c["legend"], c["colour"]) for c in panels["kl"]["curves"]]
+    assert kinds == [(0, "layer 1", 0), (0, "refinement 1", 1), (1, "layer 2", 2)]
+    assert panels["fg_ari"]["settled"] == 0
+    assert panels["fg_ari"]["curves"][0]["smooth"] is None
+    assert curve_data([[]]) == []
+
+
 @pytest.mark.parametrize("rows", [[], [{"step": 1, "epoch": 3}], [{"step": 1, "loss": None}]])
 def test_curves_figure_needs_values(rows) -> None:
     with pytest.raises(ValueError, match=f"expected rows with losses, got {len(rows)} rows"):
@@ -343,11 +361,11 @@ def test_report_tells_about_the_run(run_dir) -> None:
         "something_new",
         "123457",
         "not defined for 1 images",
-        "after step 100",
+        "After step 100.",
         "background are left out",
     ):
         assert text in page
-    assert page.count("data:image/png;base64,") == 5  # curves and the newest four pictures
+    assert page.count("data:image/png;base64,") == 4  # the newest pictures
     assert "not complete" not in page
     assert sorted(p.name for p in run_dir.iterdir()) == [
         "config.yaml",
@@ -363,7 +381,8 @@ def test_report_asks_nothing_of_the_network(run_dir) -> None:
     sources = re.findall(r"(?:src|href)=\"([^\"]{0,30})", page)
     assert sources
     assert all(source.startswith("data:image/png;base64,") for source in sources)
-    assert not re.search(r"https?:|@import|<script|url\(", page)
+    assert not re.search(r"https?:|@import|url\(", page)
+    assert "default-src 'none'; img-src data:;" in page  # so that the browser sees to it
 
 
 def test_report_names_what_is_missing(tmp_path) -> None:
@@ -380,6 +399,57 @@ def test_report_names_what_is_missing(tmp_path) -> None:
         "There are no pictures",
     ):
         assert sentence in page
+
+
+@pytest.fixture
+def other_dir(run_dir) -> Path:
+    """A run that logged less, and was evaluated on the same data and on others."""
+    folder = run_dir.parent / "<b>other"
+    shutil.copytree(run_dir, folder)
+    (folder / "metrics.jsonl").write_text('{"step": 1, "loss": 7.5}\n{"step": 2, "loss": 3.5}\n')
+    less = {"metrics": {"fg_ari": {"mean": 0.5, "std": 0.25, "count": 10}}, "data": "more"}
+    for name in ("test", "more"):
+        (folder / "evaluation" / f"{name}.json").write_text(json.dumps(less))
+    return folder
+
+
+def rows_of(page: str) -> list[list[str]]:
+    """The cells of all rows of all tables, without markup."""
+    rows = re.findall(r"<tr>(.*?)</tr>", page)
+    return [re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row) for row in rows]
+
+
+def test_two_runs_stand_side_by_side(run_dir, other_dir) -> None:
+    path = write_report(run_dir, other_dir)
+    assert path == run_dir / "comparison.html"
+    assert not (run_dir / "report.html").exists()
+    page = path.read_text()
+    assert "<h1>my-run and &lt;b&gt;other</h1>" in page
+    rows = rows_of(page)
+    assert ["Steps", "100 of 100", "2 of 100"] in rows
+    assert ["Training time", "80 s, the steps alone", ""] in rows
+    scores = [row[1:-1] for row in rows if row[0] == "FG-ARI"]
+    both, alone = ["0.9877", "0.0123", "319"], ["0.5", "0.25", "10"]
+    assert scores == [[*both, *alone], ["", "", "", *alone]]
+    assert "Solid:\nmy-run; dashed: &lt;b&gt;other." in page
+    assert page.count("data:image/png;base64,") == 8
+
+
+def test_two_runs_of_one_name_are_told_apart_by_their_paths(run_dir, tmp_path) -> None:
+    other = tmp_path / "again" / "my-run"
+    shutil.copytree(run_dir, other)
+    page = write_report(run_dir, other).read_text()
+    assert f"<h1>{run_dir} and {other}</h1>" in page
+
+
+def test_a_view_that_cannot_be_made_is_missing(run_dir) -> None:
+    def fail(folder: Path) -> None:
+        assert folder == run_dir
+        raise ValueError("no <weights>")
+
+    page = write_report(run_dir, view_of=fail).read_text()
+    assert "There is no viewer: no &lt;weights&gt;." in page
+    assert "<h2>Viewer</h2>" not in page
 
 
 BOMB = "a: &a [1, 1]\n" + "".join(
