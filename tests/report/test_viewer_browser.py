@@ -221,12 +221,22 @@ def test_slots_are_moved_along_dimensions(fresh: Opened) -> None:
 
 
 def test_the_latest_choice_is_shown(fresh: Opened) -> None:
-    """Also where an earlier one still waits for its pictures."""
-    script = """slider => [0, 1, 0, 2, 1].forEach((stage) => {
-        slider.value = stage;
-        slider.dispatchEvent(new Event("input"));
-    })"""
-    fresh.find(".stage").evaluate(script)
+    """Also where the pictures of an earlier one come later than its own."""
+    script = """address => {
+        const { prototype } = HTMLImageElement;
+        const decode = prototype.decode;
+        let arrived;
+        window.late = new Promise((resolve) => { arrived = resolve; });
+        prototype.decode = async function () {
+            await decode.call(this);
+            if (this.src !== address) return;
+            await new Promise((resolve) => setTimeout(resolve, 200));
+            setTimeout(arrived, 20);
+        };
+    }"""
+    fresh.page.evaluate(script, fresh.views[0].images[0].stages[0].appearances)
+    press(fresh.find(".stage"), "Home", "ArrowRight")
+    fresh.page.evaluate("window.late")
     fresh.requires(stage=1)
 
 
