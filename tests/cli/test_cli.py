@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from small_viewers import small_viewers  # noqa: F401
 
 from emorl.cli import main
 from emorl.models import MODELS

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from small_viewers import small_viewers  # noqa: F401
 
 import emorl
 from emorl.cli import main

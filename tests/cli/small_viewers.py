@@ -1,4 +1,4 @@
-"""Fixtures of the command line's tests."""
+"""A fixture that a file of tests imports to have small reports."""
 
 from __future__ import annotations
 
