@@ -34,7 +34,7 @@ LARGEST_SIDE = 128
 COLOUR_STEP = 5
 """Of traversals, in 255ths: files of a third the size, and off by 2 / 255 at most."""
 ROOM = 12_000_000
-"""Characters that all images may take, so that a report stays below 15 MB."""
+"""Characters that all images may take, so that the report of a run stays below 15 MB."""
 
 
 @dataclass(frozen=True)

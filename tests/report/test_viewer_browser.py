@@ -157,6 +157,18 @@ def click_at(control: Locator, share: float) -> None:
     control.page.mouse.click(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
 
 
+def drag(control: Locator, first: float, last: float) -> None:
+    """Drag from one share of a control's width to another."""
+    control.scroll_into_view_if_needed()
+    box = control.bounding_box()
+    assert box is not None
+    mouse, middle = control.page.mouse, box["y"] + box["height"] / 2
+    mouse.move(box["x"] + first * box["width"], middle)
+    mouse.down()
+    mouse.move(box["x"] + last * box["width"], middle, steps=3)
+    mouse.up()
+
+
 def test_it_opens_with_everything_shown(fresh: Opened) -> None:
     fresh.requires()
     fresh.requires(stage=1, number=1)
@@ -208,6 +220,8 @@ def test_slots_are_moved_along_dimensions(fresh: Opened) -> None:
     fresh.requires(value=2)
     click_at(fresh.find(".value"), 0.99)
     fresh.requires(value=6)
+    drag(fresh.find(".value"), 0.96, 0.5)
+    fresh.requires(value=3)
     press(fresh.find(".dimension"), "ArrowDown")
     fresh.requires(moved=(0, 1))
     press(fresh.find(".moved-slot"), "ArrowDown")
@@ -259,24 +273,13 @@ def test_curves_are_zoomed(fresh: Opened) -> None:
     assert zoomed(fresh) == "steps 0 to 2"  # the least that is shown
     press(fresh.page.locator("#zoom button"), "Enter")
     assert plot.inner_html() == whole
-    drag(fresh.page, plot)
+    inner = [(48 + 304 * share) / 360 for share in (0.25, 0.75)]  # of its width; see curves.js
+    drag(plot, *inner)
     low, high = (int(word) for word in zoomed(fresh).split() if word.isdecimal())
     assert low == pytest.approx(100, abs=3)
     assert high == pytest.approx(300, abs=3)
     fresh.page.locator("#zoom button").click()
     assert plot.inner_html() == whole
-
-
-def drag(page: Page, plot: Locator) -> None:
-    """Drag across a plot, from a quarter to three quarters of its inner width."""
-    plot.scroll_into_view_if_needed()
-    box = plot.bounding_box()
-    assert box is not None
-    scale, middle = box["width"] / 360, box["y"] + box["height"] / 2  # viewBox; see curves.js
-    page.mouse.move(box["x"] + scale * (48 + 304 / 4), middle)
-    page.mouse.down()
-    page.mouse.move(box["x"] + scale * (48 + 304 * 3 / 4), middle, steps=3)
-    page.mouse.up()
 
 
 def test_curves_are_drawn_where_the_values_are(fresh: Opened) -> None:
