@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -94,10 +95,15 @@ class ObjectDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: slice) -> Batch: ...
 
     def __getitem__(self, index: int | slice) -> dict[str, Any] | Batch:
-        """One sample: image, mask (left out if unknown), factors, index; or a slice's batch."""
+        """One sample: image, mask (left out if unknown), factors, index; or a slice's batch.
+
+        Negative numbers count from the end.
+        """
         if isinstance(index, slice):
             return self.__getitems__(range(*index.indices(len(self))))
-        batch = self.__getitems__([index]).apply(lambda tensor: tensor[0])
+        number = operator.index(index)  # a list, say, is a TypeError
+        number += len(self) if number < 0 else 0
+        batch = self.__getitems__([number]).apply(lambda tensor: tensor[0])
         sample: dict[str, Any] = {"image": batch.image}
         if batch.mask is not None:
             sample["mask"] = batch.mask

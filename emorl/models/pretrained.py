@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -103,8 +104,11 @@ def read_description(folder: str | Path) -> dict[str, Any]:
     """The description of a folder's model, from its `config.json`.
 
     Raises:
-        DamagedError: if the folder is not one that `save` wrote, or a file is not as it was.
+        ValueError: if there is no such folder.
+        DamagedError: if it is not one that `save` wrote, or a file is not as it was.
     """
+    if not os.path.lexists(folder):
+        raise ValueError(f"{folder}: no such folder{hint(Path(folder))}")
     missing = [name for name in (CONFIG, WEIGHTS) if not (Path(folder) / name).is_file()]
     if missing:
         raise DamagedError(

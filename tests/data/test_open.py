@@ -59,6 +59,11 @@ def test_limit_keeps_the_first_images() -> None:
     assert torch.equal(limited[4]["image"], whole[4]["image"])
     with pytest.raises(IndexError, match=r"tetrominoes: index 5 outside of 0\.\.4"):
         limited[5]
+    assert limited[-1]["index"] == 4
+    with pytest.raises(IndexError, match=r"tetrominoes: index -1 outside of 0\.\.4"):
+        limited[-6]
+    with pytest.raises(TypeError, match="'list' object cannot be interpreted as an integer"):
+        limited[[1, 2]]
     assert len(open_dataset("tetrominoes-real10", limit=50)) == 10
 
 

@@ -10,6 +10,7 @@ import torch
 
 from emorl.models import MODELS, ObjectCentricModel, find_model, load_model
 from emorl.runs import RunFolder, checkpoint
+from emorl.runs.integrity import DamagedError
 from emorl.training.config_file import find_config, load_config
 
 
@@ -68,6 +69,12 @@ def test_what_holds_no_model_is_refused(tmp_path, path, message):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=message):
         load_model(tmp_path / path)
+
+
+def test_a_folder_that_is_not_there_is_not_called_damaged(tmp_path):
+    with pytest.raises(ValueError, match="nowhere: no such folder") as raised:
+        MODELS["monet"].from_pretrained(tmp_path / "nowhere")
+    assert not isinstance(raised.value, DamagedError)
 
 
 @pytest.mark.parametrize("file", ["config.json", "model.safetensors"])
