@@ -5,6 +5,11 @@ const CELL = 4; // pixels
 
 const decoded = new Map();
 
+/** A number as text; what rounds to nothing has no sign. */
+function twoDigits(number) {
+  return (Number(number.toFixed(2)) + 0).toFixed(2);
+}
+
 /** The bytes of a PNG at an address, four a pixel; decoded once. */
 function pixelsOf(address) {
   if (!decoded.has(address)) decoded.set(address, decode(address));
@@ -144,7 +149,7 @@ class Viewer {
   drawTraversal(own, dimension, traversal) {
     const { values } = this.view.dimensions[dimension];
     const number = Number(this.find("value").value);
-    const text = `${values[number].toFixed(2)} (the slot's own: ${own.toFixed(2)})`;
+    const text = `${twoDigits(values[number])} (the slot's own: ${twoDigits(own)})`;
     this.find("value-text").textContent = text;
     this.find("value").setAttribute("aria-valuetext", text);
     drawPicture(this.find("traversed"), traversal, number);

@@ -94,7 +94,8 @@ class Opened:
         assert self.find(".stage-name", number).text_content() == view.stages[stage]
         assert self.find(".scores", number).text_content() == shown.stages[stage].scores
         text = self.find(".value-text", number).text_content() or ""
-        assert text.startswith(f"{values[value]:.2f} (the slot's own: {shown.own[slot][place]:.2f}")
+        own = shown.own[slot][place]
+        assert text.startswith(f"{values[value]:z.2f} (the slot's own: {own:z.2f}")
 
 
 def browser_path() -> str:
