@@ -47,7 +47,9 @@ def with_gradients(m: nn.Module, x: Tensor) -> list[Tensor]:
     return [y, *torch.autograd.grad(y.square().sum(), [*m.parameters()])]
 
 
-@pytest.mark.parametrize("name", ["own, extended", "lucidrains, heads"])
+@pytest.mark.parametrize(
+    "name", ["own, extended", pytest.param("lucidrains, heads", marks=pytest.mark.slow)]
+)
 def test_one_graph_and_an_export(name: str) -> None:
     m, x = module(name), inputs()
     exported = torch.export.export(m.eval(), (x,)).module()

@@ -27,10 +27,13 @@ class SlotAttentionCase:
     def inputs(
         self, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu"
     ) -> dict[str, Tensor]:
-        """Leaves that require gradients: q, k, v (not where it is k) and logit_bias."""
+        """Leaves that require gradients: q, k, v (not where it is k) and logit_bias.
+
+        Queries are scaled, as attention's are: logits of a variance of 1.
+        """
         normal = normals(dtype, device)
         inputs = {
-            "q": normal(self.batch, self.slots, self.key_width),
+            "q": normal(self.batch, self.slots, self.key_width) * max(1, self.key_width) ** -0.5,
             "k": normal(self.batch, self.pixels, self.key_width),
             "logit_bias": normal(self.batch, self.slots),
         }
