@@ -49,8 +49,7 @@ def run(arguments: list[str]) -> int:
     options = parser.parse(arguments)
 
     require_place(options.out / "contact.png", "--out")
-    if real(options.out).is_relative_to(real(options.folder)):
-        raise ValueError("--out: expected a folder outside of the pictures', whose files it reads")
+    _require_apart(options.out, options.folder)
 
     from emorl.data.readers.images import find_pictures
     from emorl.evaluation.own_pictures import segment
@@ -89,6 +88,15 @@ def run(arguments: list[str]) -> int:
     print(f"written: {written} pictures{left_out}, in {options.out / 'labels'} and ", end="")
     print(f"{options.out / 'overlays'}; {sheet}")
     return 0
+
+
+def _require_apart(out: Path, folder: Path) -> None:
+    """Refuse results that would lie among the pictures, or replace them."""
+    pictures = real(folder)
+    for name in ("labels", "overlays", "contact.png"):
+        place = real(out / name)
+        if place.is_relative_to(pictures) or pictures.is_relative_to(place):
+            raise ValueError(f"--out: expected a folder apart from the pictures, got {out}/{name}")
 
 
 def _result_name(path: Path, folder: Path) -> Path:

@@ -6,6 +6,7 @@ import operator
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, overload
 
 import torch
@@ -108,6 +109,10 @@ class ObjectDataset(Dataset[dict[str, Any]]):
         if batch.mask is not None:
             sample["mask"] = batch.mask
         return {**sample, "factors": batch.factors, "index": batch.index}
+
+    def files(self) -> Sequence[Path]:
+        """The files that it is read from; none for a generator."""
+        return ()
 
     def read_images(self, indices: Sequence[int]) -> Tensor:
         """The images alone, uint8 [B, 3, H, W]; of files nothing else is then decoded."""

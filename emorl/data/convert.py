@@ -7,9 +7,13 @@ chunks as they are; then all images are read back and compared.
 
 from __future__ import annotations
 
+import ctypes
+import hashlib
 import json
 import multiprocessing
 import shutil
+import signal
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -24,12 +28,13 @@ from emorl.data.base import UNBOUNDED, Batch, ObjectDataset
 from emorl.data.open import require_split_name
 from emorl.data.resources import size
 from emorl.data.stored import checksum, checksums_of, join, write_part
-from emorl.paths import local
-from emorl.runs.files import replacing, write_atomically
+from emorl.paths import local, real
+from emorl.runs.files import clean, replacing, write_atomically
 
 PART = 1024
 """Images of a part."""
 _PLAN = "plan.json"
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 
 
 def convert(
@@ -126,9 +131,14 @@ def _require_room(first: Batch, images: int, path: Path, folder: Path) -> None:
 
 
 def _plan(source: ObjectDataset, first: Batch, images: int, split: str) -> dict[str, Any]:
-    """What a conversion is: parts of another one must not be taken for its own."""
+    """What a conversion is: parts of another one or of changed files are not its own."""
+    files = hashlib.sha256()
+    for path in source.files():
+        status = path.stat()
+        files.update(f"{real(path)} {status.st_size} {status.st_mtime_ns}\n".encode())
     told = {
         "source": source.name,
+        "files": files.hexdigest(),
         "part": source.part,
         "first": checksum(first),
         "size": source.image_size,
@@ -142,9 +152,13 @@ def _begin(folder: Path, plan: dict[str, Any]) -> None:
     place = folder / _PLAN
     if place.exists():
         if place.read_bytes() != text:
-            raise ValueError(f"{folder}: holds parts of another conversion; remove it")
+            raise ValueError(
+                f"{folder}: holds parts of another conversion, or its source has changed; remove it"
+            )
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    clean(folder)
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder}: expected no such folder, where the parts go; move it away")
     write_atomically(place, text)
 
 
@@ -193,7 +207,13 @@ _own: dict[str, Any] = {}
 
 
 def _adopt(source: ObjectDataset, folder: Path) -> None:
-    """In a worker: keep its source; one thread, since others do not survive a fork."""
+    """In a worker: keep its source; one thread, since others do not survive a fork.
+
+    It dies with the process that started it, which may be killed.
+    """
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once, without a traceback
     torch.set_num_threads(1)
     _own.update(source=source, folder=folder)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -45,6 +46,10 @@ class FilteredDataset(ObjectDataset):
             raise ValueError(f"{source.path}: expected images of at most {max_objects} objects")
         few = f"at most {max_objects} objects, {len(self._kept):,} of {len(entities):,} images"
         self.part = f"{source.part}; {few}" if source.part else few
+
+    def files(self) -> Sequence[Path]:
+        """Those of the source."""
+        return self.source.files()
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -172,6 +173,10 @@ class TransformedDataset(ObjectDataset):
         self.box = cut(source.image_size, crop, shape)
         top, bottom, left, right = self.box
         self.image_size = shape or (bottom - top, right - left)
+
+    def files(self) -> Sequence[Path]:
+        """Those of the source."""
+        return self.source.files()
 
     def __len__(self) -> int:
         return len(self.source) if self.limit is None else self.source.count(self.limit)

@@ -503,8 +503,9 @@ def test_own_pictures_are_segmented(run_dir, tmp_path, capsys):
         assert labels.size == (50, 20)
         assert labels.getextrema()[1] < 4
     assert (out / "contact.png").is_file()
-    assert main(["segment", str(run_dir), str(pictures), "--out", str(pictures / "out")]) == 2
-    assert "expected a folder outside" in complaint(capsys)
+    for folder, place in {pictures: pictures / "out", out / "labels": out, out: out}.items():
+        assert main(["segment", str(run_dir), str(folder), "--out", str(place)]) == 2
+        assert "expected a folder apart from the pictures" in complaint(capsys)
     Image.new("RGB", (9, 9)).save(pictures / "a.jpg.png")
     assert main(["segment", str(run_dir), str(pictures), "--out", str(out)]) == 2
     assert "expected another name, its results would replace" in complaint(capsys)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import shutil
 import signal
 import sys
+import time
 import zlib
 from collections import namedtuple
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +109,49 @@ def test_a_killed_process_is_one_line_and_goes_on(tmp_path: Path) -> None:
     assert_same(open_dataset(path)[:], Counting()[:])
 
 
+class Waiting(Counting):
+    """Says who reads a part, and does not come to an end."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        if max(indices) > 1:
+            (self.folder / str(os.getpid())).touch()
+            time.sleep(60)
+        return super().__getitems__(indices)
+
+
+def is_alive(process: int) -> bool:
+    stat = Path(f"/proc/{process}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] not in "ZX"
+
+
+def within(seconds: float, condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + seconds
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.01)
+    return condition()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="workers of a killed process end on Linux")
+def test_workers_do_not_outlive_the_process_that_started_them(tmp_path: Path) -> None:
+    (readers := tmp_path / "readers").mkdir()
+    arguments = (Waiting(readers), tmp_path / "a.h5")
+    process = multiprocessing.get_context("fork").Process(
+        target=convert, args=arguments, kwargs={"workers": 2}
+    )
+    process.start()
+    try:
+        assert within(30, lambda: len([*readers.iterdir()]) == 2)
+    finally:
+        process.kill()
+        process.join()
+    workers = [int(path.name) for path in readers.iterdir()]
+    assert within(10, lambda: not any(map(is_alive, workers)))
+
+
 def test_parts_of_another_conversion_are_not_taken(tmp_path: Path) -> None:
     path, source = tmp_path / "a.h5", Counting()
     source.stop_at = 250
@@ -114,6 +160,32 @@ def test_parts_of_another_conversion_are_not_taken(tmp_path: Path) -> None:
     for other, images in ((Counting(290), None), (open_dataset("tetrominoes"), 300)):
         with pytest.raises(ValueError, match=r"a\.h5\.parts: holds parts of another conversion"):
             convert(other, path, images)
+
+
+@pytest.mark.parametrize("change", ["written anew", "another of the same name"])
+def test_parts_of_a_file_that_changed_are_not_taken(change: str, tmp_path: Path) -> None:
+    """Though its first images are the same."""
+    images = np.random.default_rng(0).integers(0, 256, (300, 8, 8, 3), np.uint8)
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        np.save(tmp_path / name / "train.npy", images)
+    path, source = tmp_path / "a.h5", open_dataset(tmp_path / "x/train.npy")
+    convert(source, path)
+    parts = conversion._plan(source, source[:2], 300, "train")
+    if change == "written anew":
+        os.utime(source.files()[0], ns=(1, 1))
+    else:
+        source = open_dataset(tmp_path / "y/train.npy")
+    assert conversion._plan(source, source[:2], 300, "train") != parts
+
+
+def test_a_folder_in_the_place_of_the_parts_is_not_touched(tmp_path: Path) -> None:
+    mine = tmp_path / "a.h5.parts/mine.txt"
+    mine.parent.mkdir()
+    mine.touch()
+    with pytest.raises(ValueError, match=r"a\.h5\.parts: expected no such folder"):
+        convert(Counting(), tmp_path / "a.h5")
+    assert mine.exists()
 
 
 @pytest.mark.parametrize("name", ["imgs", "masks", "factors"])

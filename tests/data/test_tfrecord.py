@@ -440,3 +440,15 @@ class TestLargeFiles:
         large[2]
         with pytest.raises(ValueError, match="record 3: the checksum of the payload is wrong"):
             large[3]
+
+    def test_damage_in_the_middle_shifts_nothing(self, large: TFRecordDataset) -> None:
+        """After a record that cannot be read each other is itself, or an error."""
+        content = bytearray(large.path.read_bytes())
+        content[3 * len(content) // 4 - 10] ^= 1
+        large.path.write_bytes(content)
+        for _ in range(2):
+            with pytest.raises(ValueError, match="record 2: the checksum of the payload is wrong"):
+                large[2]
+            assert (large[1]["image"] == 1).all()
+            with pytest.raises(ValueError, match="record 2: the checksum of the payload is wrong"):
+                large[3]

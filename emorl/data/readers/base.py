@@ -45,6 +45,10 @@ class FileDataset(ObjectDataset):
             raise ValueError(f"{self.path}: expected a factor visibility, got {known}")
         return factors["visibility"].sum(1)
 
+    def files(self) -> Sequence[Path]:
+        """The file."""
+        return (self.path,)
+
     def describe(self) -> list[str]:
         """What the file is and how it is stored, a line each, for `emorl data check`."""
         return []

@@ -93,6 +93,10 @@ class PictureFiles(FileDataset):
     def __len__(self) -> int:
         return len(self.pictures)
 
+    def files(self) -> Sequence[Path]:
+        """The pictures and label maps."""
+        return [Path(name) for name in (*self.pictures, *self.masks)]
+
     def describe(self) -> list[str]:
         """The layout, and whether there are label maps."""
         return [f"layout: {self.layout}, {'with' if self.masks else 'without'} label maps"]

@@ -64,6 +64,10 @@ class TFRecordDataset(FileDataset):
                 f"store it as HDF5: emorl data convert {self.path} --out FILE.h5"
             )
 
+    def files(self) -> Sequence[Path]:
+        """All shards."""
+        return self.paths
+
     def _find_images(self, split: str) -> tuple[int, int | None]:
         """The first record of the split and the one behind its last; None for the file's end.
 

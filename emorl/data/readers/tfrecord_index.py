@@ -135,7 +135,11 @@ class _Shard:
             most = self._most_marks if reader.is_compressed else _MOST_PLAIN_MARKS
             if len(self._marks) > most:
                 self._marks, self._distance = self._marks[::2], 2 * self._distance
-        payload = reader.next()
+        try:
+            payload = reader.next()
+        except ValueError:
+            self._forget()  # the file has gone on, the number has not
+            raise
         if payload is None:
             self.length = reader.position
         return payload
