@@ -17,7 +17,7 @@ from emorl.training.config_keys import parts_of
 COMMON = ["clevr6", "clevr6-128", "multi_dsprites", "smoke", "tetrominoes", "tetrominoes-laptop"]
 NAMES = {
     "efficient_morl": sorted([*COMMON, "clevrtex", "multi_dsprites-laptop", "your-images"]),
-    "slot_attention": COMMON,
+    "slot_attention": sorted([*COMMON, "multi_dsprites-laptop"]),
     "slot_mlp": COMMON,
 }
 
