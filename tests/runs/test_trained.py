@@ -114,6 +114,7 @@ def test_what_comes_along_is_whole_and_small(name):
 
 
 def test_what_comes_along_is_packaged():
+    assert "efficient_morl/tetrominoes-laptop" in trained_names()
     tools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     package = ROOT / "emorl"
     packaged = {path for glob in tools["package-data"]["emorl"] for path in package.glob(glob)}
