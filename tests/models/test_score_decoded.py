@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 from iodine_testing import TINY, form, some_images, tiny
+from torch import nn
 
 from emorl.memory import most_allocated
 from emorl.models import IODINE, IODINEConfig
+from emorl.models.iodine import score_decoded
 
 
 def peak(model: IODINE, steps: int) -> int:
@@ -49,3 +51,32 @@ def test_gradients_of_weights_are_computed_once() -> None:
     assert asked == [{False}, {False}, {True}]  # the last score is differentiated for good
     loss.backward()
     assert asked[3:] == [{True}, {True}]
+
+
+@pytest.mark.parametrize("part", ["decoder", "refinement"])
+@pytest.mark.parametrize("keep", [False, True])
+def test_dropout_is_the_same_when_a_network_runs_again(part: str, keep: bool) -> None:
+    """A kept activation knows its mask; one that is computed again has to draw it again."""
+    found, images = [], some_images()
+    for kept in (keep, True):
+        model = tiny(keep_activations=kept)
+        layers = getattr(model, part).convolutions
+        layers[1] = nn.Sequential(layers[1], nn.Dropout(0.5))
+        torch.manual_seed(3)
+        loss = model.objective(images, generator=torch.Generator().manual_seed(2)).loss
+        after = torch.get_rng_state()
+        loss.backward()
+        assert torch.equal(torch.get_rng_state(), after)  # as plain autograd leaves it
+        found.append({"loss": loss, **{n: p.grad for n, p in model.named_parameters()}})
+    torch.testing.assert_close(*found)
+
+
+def test_a_captured_network_with_dropout_keeps_its_activations(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A capture hides the generator's state; where nothing is drawn, it is not needed."""
+    monkeypatch.setattr(score_decoded, "capturing", lambda: True)
+    plain, dropping = nn.Linear(2, 2), nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
+    assert score_decoded.repeatable(plain)
+    assert not score_decoded.repeatable(plain, dropping)
+    assert score_decoded.repeatable(plain, dropping.eval())

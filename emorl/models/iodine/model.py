@@ -21,7 +21,7 @@ from emorl.models.iodine.initialisation import init_fan_in
 from emorl.models.iodine.inputs import AuthorsInputs, DeepMindInputs
 from emorl.models.iodine.likelihood import likelihood_and_gradient, mixture_likelihood
 from emorl.models.iodine.refinement import ImageRefinement, State
-from emorl.models.iodine.score_decoded import score_decoded
+from emorl.models.iodine.score_decoded import Repeatable, repeatable, score_decoded
 from emorl.models.terms import numbered
 from emorl.nn.networks import SpatialBroadcastDecoder, shared_by_slots
 from emorl.nn.posterior import (
@@ -192,7 +192,8 @@ class IODINE(ObjectCentricModel):
         Returns:
             The score, and the code of each slot, [M, code width].
         """
-        batch, keep = len(request.target), self.config.keep_activations
+        batch = len(request.target)
+        keep = self.config.keep_activations or not repeatable(self.decoder, self.refinement)
         scores, codes = [], []
         per_chunk = request.images_at_once(self.config.score_chunk) or batch
         parts = zip(
@@ -205,7 +206,8 @@ class IODINE(ObjectCentricModel):
             scored = score_decoded(decode, likelihood, chunk, trained, batch, keep, shared)
             encode = partial(self._encode, target, weight=request.descended[0], batch=batch)
             if not keep:
-                encode = partial(checkpoint, encode, use_reentrant=False, preserve_rng_state=False)
+                again = Repeatable(encode, target.device)
+                encode = partial(checkpoint, again, use_reentrant=False, preserve_rng_state=False)
             codes.append(encode(scored.decoded, scored.decoded_gradient))
             scores.append(scored)
         nll, decoded, per_image, gradient, _ = zip(*scores, strict=True)

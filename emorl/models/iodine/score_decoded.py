@@ -18,7 +18,7 @@ from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from emorl.nn.posterior import frozen, gradients, leaves
 from emorl.ops.library import full_precision
@@ -27,6 +27,11 @@ Decode = Callable[..., Tensor]  # decode(slots [M, D], *shared) -> decoded
 # From what was decoded to the NLL of each image, differentiable; or, with a number, the gradient of
 # that number times their sum as well.
 Likelihood = Callable[[Tensor, float | None], tuple[Tensor, Tensor | None]]
+
+_DROPOUT = (
+    *(nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    *(nn.AlphaDropout, nn.FeatureAlphaDropout),
+)
 
 
 class DecodedScore(NamedTuple):
@@ -46,6 +51,60 @@ class DecodedScore(NamedTuple):
     nll_per_image: Tensor
     gradient: Tensor
     decoded_gradient: Tensor
+
+
+class Repeatable:
+    """A function that draws the same numbers from the global generators whenever it is called.
+
+    After every call but the first the generators stand as before it. While a CUDA graph is captured
+    their state cannot be read: there networks that draw keep their activations (`repeatable`).
+
+    Args:
+        function: to call.
+        device: that it runs on.
+    """
+
+    def __init__(self, function: Callable[..., Tensor], device: torch.device) -> None:
+        self._function = function
+        self._cuda = [device] if device.type == "cuda" else []
+        self._called = False
+        self._before: list[Tensor] = []  # none where the first call drew no number
+
+    def __call__(self, *arguments: Tensor) -> Tensor:
+        """The function's result."""
+        if capturing() or torch.compiler.is_compiling():
+            return self._function(*arguments)
+        if not self._called:
+            before = self._states()
+            result = self._function(*arguments)
+            if not all(map(torch.equal, before, self._states())):
+                self._before = before
+            self._called = True
+            return result
+        with torch.random.fork_rng(self._cuda, enabled=bool(self._before)):
+            if self._before:
+                torch.set_rng_state(self._before[0])
+            for device, state in zip(self._cuda, self._before[1:], strict=False):
+                torch.cuda.set_rng_state(state, device)
+            return self._function(*arguments)
+
+    def _states(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *map(torch.cuda.get_rng_state, self._cuda)]
+
+
+def capturing() -> bool:
+    """Whether a CUDA graph is being captured."""
+    return torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+def repeatable(*networks: nn.Module) -> bool:
+    """Whether networks can be run once more with the numbers that they drew.
+
+    Dropout is what a captured network is asked for; elsewhere all random numbers are repeated.
+    """
+    layers = (layer for network in networks for layer in network.modules())
+    drops = (isinstance(x, _DROPOUT) and x.training and x.p > 0 for x in layers)
+    return not (capturing() and any(drops))
 
 
 class _ScoreDecoded(torch.autograd.Function):
@@ -104,7 +163,7 @@ def score_decoded(
 
     Args:
         decode: from slots [M, D], and `shared`, to whatever is scored; called again in the backward
-            pass.
+            pass, with the same random numbers.
         likelihood: from that to NLLs.
         slots: [M, D], those of an image one after the other.
         weights: the parameters that `decode` uses and that are to be trained.
@@ -123,4 +182,5 @@ def score_decoded(
             )
         return DecodedScore(mean, decoded, nll.detach(), slots_gradient, decoded_gradient)
     inputs = (slots, *shared, *weights)
+    decode = Repeatable(decode, slots.device)
     return DecodedScore(*_ScoreDecoded.apply(decode, likelihood, batch, len(shared), *inputs))
