@@ -179,7 +179,8 @@ class DenseAttention(NamedTuple):
             return (mean / counted).flatten(2)
         rivals: Any = means.shape[1]
         if slot_mask is not None:
-            rivals = slot_mask.sum(1).to(means.dtype)[:, None, None, None]
+            # where no slot takes part, every mean is 0, and a slot without rivals keeps it so
+            rivals = slot_mask.sum(1).clamp(min=1).to(means.dtype)[:, None, None, None]
         if rules.softmax_over == "slots_heads":
             rivals = rivals * rules.heads
         eps_of_weight = rules.eps if rules.eps_in == "weights" else 0.0
@@ -228,14 +229,16 @@ def iterate(
         Slots and attention; all slots but the last are detached unless the gradient is "full".
 
     Raises:
-        ValueError: if a mask is not bool or of another shape, or there is an `input_mask` and
-            masked slots are to get the mean of all values.
+        ValueError: if a mask is not bool or of another shape; on the CPU, outside compiled code,
+            if no input of an image counts; or there is an `input_mask` and masked slots are to get
+            the mean of all values.
     """
     _check_mask("slot_mask", slot_mask, slots.shape[:2])
     if input_mask is not None:
         _check_mask("input_mask", input_mask, (len(slots), input_mask.shape[-1]))
         if rules.masked_update == "mean":
             raise ValueError("slot attention: masked_update: a mean of all inputs knows no mask")
+        _check_counted(input_mask)
     inputs = _attended(layers, rules, features, slots.shape[1] * iterations, input_mask)
     initial, states, maps = slots, [slots], []
     for i in range(iterations):
@@ -264,6 +267,18 @@ def _check_mask(name: str, mask: Tensor | None, shape: Sequence[int]) -> None:
     if mask is not None and (mask.dtype != torch.bool or mask.shape != torch.Size(shape)):
         raise ValueError(
             f"slot attention: {name}: expected bool {[*shape]}, got {mask.dtype} {[*mask.shape]}"
+        )
+
+
+def _check_counted(input_mask: Tensor) -> None:
+    """Raise a ValueError for an image without inputs, where asking costs no wait for a device."""
+    if input_mask.device.type != "cpu" or torch.compiler.is_compiling() or mapped():
+        return
+    empty = (~input_mask.any(dim=1)).nonzero()
+    if len(empty):
+        raise ValueError(
+            "slot attention: input_mask: expected an input that counts in every image, got none "
+            f"in image {int(empty[0])}"
         )
 
 

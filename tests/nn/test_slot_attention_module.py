@@ -118,6 +118,19 @@ def test_masked_inputs_may_hold_anything() -> None:
     torch.testing.assert_close(m(y, slots, **masks), expected, rtol=1e-12, atol=0)
 
 
+@pytest.mark.parametrize("variant", [*VARIANTS])
+def test_an_image_without_slots_gets_no_update_and_disturbs_no_other(variant: str) -> None:
+    m, (x, slots, _) = module(initial_slots="given", **VARIANTS[variant]), drawn("none")
+    mask = torch.tensor([[False] * K, [True, False, True]])
+    result = m(x, slots, slot_mask=mask)
+    assert result.isfinite().all()
+    alone = m(x[1:], slots[1:], slot_mask=mask[1:])
+    found = torch.autograd.grad(result[1].sum(), [*m.parameters()], allow_unused=True)
+    expected = torch.autograd.grad(alone.sum(), [*m.parameters()], allow_unused=True)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-10)
+
+
 @pytest.mark.parametrize("layers", ["absorbed", "dense"])
 def test_projections_are_absorbed_where_that_is_less_work(
     layers: str, monkeypatch: pytest.MonkeyPatch
@@ -177,6 +190,10 @@ def test_impossible_calls() -> None:
             r"input_mask: expected bool \[2, 5\], got torch.float32",
         ),
         ({"slot_mask": torch.ones(2, 4, dtype=torch.bool)}, r"slot_mask: expected bool \[2, 3\]"),
+        (
+            {"input_mask": torch.tensor([[True] * 5, [False] * 5])},
+            "input_mask: expected an input that counts in every image, got none in image 1",
+        ),
     ],
 )
 def test_masks_that_do_not_fit_are_named(masks: dict, message: str) -> None:
