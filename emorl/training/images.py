@@ -27,13 +27,16 @@ def held_out_images(
     """Images that training never sees, cropped and resized as in training.
 
     `data.held_out` if there is one, whatever it holds, else another split of the training data.
-    None if that has no such split, or gives the training images whatever the split.
+    None if that has no such split, or gives the training images whatever the split, or if all of
+    its images are trained on.
 
     Raises:
         ValueError: if `data.held_out` or `data.train` cannot be opened.
     """
     if data.held_out is not None:
         return _first_split(data, data.held_out, device)
+    if data.split == ALL:
+        return None
     train = training_images(data, device)
     try:
         held_out = _open(data, data.train, split, device)
@@ -56,6 +59,29 @@ def require_files(data: DataConfig) -> None:
     for spec in (data.train, data.held_out):
         if spec is not None and spec not in GENERATORS:
             data_files(absolute(spec))
+
+
+def require_image_size(images: ObjectDataset, network: tuple[int, int]) -> None:
+    """Refuse images of another size than the network is to have.
+
+    A network that takes any size would be trained at theirs, and used at its own later.
+
+    Raises:
+        ValueError: with both sizes, and the setting that resizes the images.
+    """
+    if images.image_size != network:
+        raise ValueError(
+            f"network.image_size: expected {[*images.image_size]}, the images' size, got "
+            f"{[*network]}; data.size {[*network]} resizes the images"
+        )
+
+
+def holds_out_some_trained_on(
+    data: DataConfig, images: ObjectDataset, held_out: ObjectDataset
+) -> bool:
+    """Whether held-out images are among those that are trained on, as far as is known."""
+    every_split = data.split == ALL and data.held_out == data.train
+    return every_split or same_images(images, held_out)
 
 
 def same_images(first: ObjectDataset, second: ObjectDataset) -> bool:

@@ -10,18 +10,20 @@ from accelerate import Accelerator
 
 from emorl.data import ObjectDataset
 from emorl.data.resources import require_slots
+from emorl.data.splits import ALL
 from emorl.models import MODELS
 from emorl.paths import local
 from emorl.runs import RunFolder
 from emorl.runs.lock import RunLock, is_unused, require_usable
-from emorl.training.config import RunConfig
+from emorl.training.config import DataConfig, RunConfig
 from emorl.training.config_file import load_config, save_config
 from emorl.training.config_keys import flat
 from emorl.training.devices import lock_run, make_accelerator
 from emorl.training.images import (
     has_masks,
     held_out_images,
-    same_images,
+    holds_out_some_trained_on,
+    require_image_size,
     training_images,
     with_absolute_paths,
     with_decided_ranges,
@@ -68,6 +70,8 @@ def _prepare(
     require_slots(config.network.num_slots, config.network.image_size)
     device = accelerator.device if config.data.workers == 0 else torch.device("cpu")
     images = training_images(config.data, device)
+    if is_unused(RunFolder(run_dir)):
+        require_image_size(images, config.network.image_size)
     if is_open(config.trainer):
         config = plan_steps(config, images, run_dir, accelerator)
         notes.append(describe_plan(config.trainer))
@@ -88,7 +92,7 @@ def _prepare(
         workers=config.data.workers,
         resume=resume,
         accelerator=accelerator,
-        notes=[*notes, *notes_on(images, held_out)],
+        notes=[*notes, *notes_on(config.data, images, held_out)],
         lock=lock,
     )
     accelerator.wait_for_everyone()
@@ -109,10 +113,16 @@ def _as_begun(config: RunConfig, run_dir: Path) -> RunConfig:
     return dataclasses.replace(config, data=with_earlier_ranges(config.data, earlier))
 
 
-def notes_on(images: ObjectDataset, held_out: ObjectDataset | None) -> list[str]:
+def notes_on(data: DataConfig, images: ObjectDataset, held_out: ObjectDataset | None) -> list[str]:
     """What the user should know about the data sets."""
-    notes = [data.slow for data in (images, held_out) if data is not None and data.slow]
-    if held_out is not None and same_images(images, held_out):
+    notes = [each.slow for each in (images, held_out) if each is not None and each.slow]
+    if held_out is None:
+        if data.split == ALL:
+            notes.append(
+                "data.split all: every image is trained on, and none is held out; data.held_out "
+                "names others"
+            )
+    elif holds_out_some_trained_on(data, images, held_out):
         notes.append("data.held_out: the run is trained on these images, and measured on them")
     return [*dict.fromkeys(notes)]
 

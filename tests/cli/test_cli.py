@@ -122,13 +122,14 @@ def test_mistakes_are_answered_by_one_line(tmp_path, monkeypatch, capsys, line, 
 
 
 @pytest.mark.parametrize("out", [".", "new/run"])
-def test_a_run_refused_at_its_first_step_is_not_in_the_way_of_the_next(
-    tmp_path, monkeypatch, capsys, out
-):
+def test_a_refused_run_is_not_in_the_way_of_the_next(tmp_path, monkeypatch, capsys, out):
     monkeypatch.chdir(tmp_path)
     line = ["train", "--model", "monet", "--config", "smoke", *SHORT, "--out", out]
     assert main([*line, "--network.image_size", "[64, 64]"]) == 2
-    assert "size fixed by the network, expected 64x64, got 35x35" in capsys.readouterr().err
+    assert (
+        "network.image_size: expected [35, 35], the images' size, got [64, 64]"
+        in capsys.readouterr().err
+    )
     assert not [*tmp_path.iterdir()]
     assert main(line) == 0
 

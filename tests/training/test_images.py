@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from PIL import Image
 
 from emorl.data import open_dataset
 from emorl.training.config import DataConfig, RunConfig, TrainerConfig
@@ -107,8 +108,32 @@ def test_an_impossible_batch_is_refused_before_memory_is_taken(tmp_path):
 
 def test_what_the_user_should_know_of_the_data_is_told(tmp_path):
     train, other = open_dataset("tetrominoes-real10"), open_dataset("tetrominoes", limit=40)
-    assert notes_on(train, None) == notes_on(train, other) == []
-    [line] = notes_on(train, open_dataset("tetrominoes-real10"))
+    data = DataConfig()
+    assert notes_on(data, train, None) == notes_on(data, train, other) == []
+    [line] = notes_on(data, train, open_dataset("tetrominoes-real10"))
     assert line.startswith("data.held_out: the run is trained on these images")
     train.slow = other.slow = "a.h5: slow; emorl data convert"
-    assert notes_on(train, other) == [train.slow]
+    assert notes_on(data, train, other) == [train.slow]
+
+
+@pytest.mark.parametrize("held_out", [None, "own"])
+def test_no_image_is_held_out_where_all_are_trained_on(held_out, tmp_path):
+    """Other splits are parts of all images, and begin with others than these."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i, pixels in enumerate(NOISE.astype(np.uint8)):
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    data = DataConfig(train=str(folder), split="all", held_out=held_out and str(folder))
+    images, found = training_images(data), held_out_images(data)
+    assert len(images) == len(NOISE)
+    assert (found is None) == (held_out is None)
+    [line] = notes_on(data, images, found)
+    assert ("every image is trained on" if found is None else "trained on these images") in line
+
+
+def test_images_of_another_size_than_the_network_s_are_refused(tmp_path):
+    """EfficientMORL takes any size: it would be trained at one and used at the other."""
+    config = load_config(find_config("smoke"), None, ["--network.image_size=[64,32]"])
+    with pytest.raises(ValueError, match=r"expected \[35, 35\].*got \[64, 32\]; data\.size \[64"):
+        prepare(config, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
