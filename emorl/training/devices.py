@@ -31,6 +31,8 @@ def make_accelerator(config: TrainerConfig) -> Accelerator:
     if config.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         torch.use_deterministic_algorithms(True, warn_only=True)
+    elif torch.is_deterministic_algorithms_warn_only_enabled():  # as an earlier run has set it
+        torch.use_deterministic_algorithms(False)
     # Convolutions take TF32 unless told otherwise. Once torch's newer switches (fp32_precision) are
     # set, reading these raises an error, as torch.compile does in torch 2.10.
     tf32 = precision_of(config) == "tf32"

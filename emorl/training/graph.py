@@ -142,10 +142,12 @@ class GraphedStep:
         for group, rate in zip(self._groups, self._rates, strict=True):
             group.update(lr=rate, capturable=captured)
         self.optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
-        yield
-        del self.optimizer.found_inf  # type: ignore[attr-defined]
-        for group, values in zip(self._groups, before, strict=True):
-            group.update(values)
+        try:
+            yield
+        finally:
+            del self.optimizer.found_inf  # type: ignore[attr-defined]
+            for group, values in zip(self._groups, before, strict=True):
+                group.update(values)
 
 
 def run_aside(body: Body) -> Tensor:

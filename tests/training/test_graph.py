@@ -23,6 +23,7 @@ from emorl.models.geco import GECO, DeviceGECO
 from emorl.training import graph
 from emorl.training.config import GECOConfig, TrainerConfig
 from emorl.training.config_file import config_names, find_config, load_config
+from emorl.training.devices import make_accelerator
 from emorl.training.trainer import NonFiniteError, Trainer
 
 NETWORK = EfficientMORLConfig(
@@ -134,6 +135,35 @@ def test_a_graphs_run_can_go_on_without_a_graph(tmp_path):
     assert resumed.step == 8
     groups = resumed.optimizers[0].param_groups
     assert [(type(g["lr"]), g["capturable"]) for g in groups] == [(float, False)]
+
+
+@pytest.mark.usefixtures("captures")
+def test_an_optimizer_that_fails_has_its_own_settings_back(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path, captured=True, device="cpu", steps=1)
+    [optimizer] = trainer.optimizers
+
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("full")
+
+    step = graph.GraphedStep(
+        lambda *_: {"loss": torch.zeros(())}, lambda: torch.zeros(()), optimizer, torch.Generator()
+    )
+    before = [(type(g["lr"]), g["capturable"]) for g in optimizer.param_groups]
+    monkeypatch.setattr(optimizer, "step", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        step(torch.zeros(1, 3, 4, 4), None, 1, {})
+    assert [(type(g["lr"]), g["capturable"]) for g in optimizer.param_groups] == before
+    assert not hasattr(optimizer, "found_inf")
+
+
+@pytest.mark.usefixtures("deterministic")
+def test_deterministic_kernels_are_one_run_s():
+    for wanted in (True, False):
+        make_accelerator(TrainerConfig(device="cpu", deterministic=wanted))
+        assert torch.are_deterministic_algorithms_enabled() == wanted
+    torch.use_deterministic_algorithms(True)  # the user's own, which is stricter
+    make_accelerator(TrainerConfig(device="cpu"))
+    assert torch.are_deterministic_algorithms_enabled()
 
 
 def test_a_step_that_cannot_be_captured_says_how_to_go_on(tmp_path, monkeypatch, captures):
