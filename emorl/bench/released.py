@@ -115,8 +115,11 @@ def build_slot_attention(checkout: Path, config: SlotAttentionConfig, batch: int
 
 
 def _code(checkout: Path, net: dict[str, Any]) -> Any:
-    """The module `lib.model`, with the values of the configuration."""
+    """This checkout's module `lib.model`, imported anew, with the values of the configuration."""
     check(checkout)
+    for name in [*sys.modules]:
+        if name.partition(".")[0] == "lib":
+            del sys.modules[name]
     stand_in = types.ModuleType("sacred")
     stand_in.Ingredient = Ingredient  # type: ignore[attr-defined]
     sys.modules["sacred"] = stand_in

@@ -51,6 +51,22 @@ def test_a_configuration_reaches_the_functions_that_ask_for_it(
     assert model.part.sizes == (32, 8)
 
 
+def test_each_checkout_has_its_own_code_and_values(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    for name in ("sacred", "lib", "lib.model"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    config, found = EfficientMORLConfig(image_size=(35, 35), slot_dim=32), []
+    for folder, extra in (("one", {"use_geco": True}), ("two", {})):
+        (tmp_path / folder / "lib").mkdir(parents=True)
+        code = MODEL.replace("self.part = ", f"self.checkout = {folder!r}\n        self.part = ")
+        (tmp_path / folder / "lib/model.py").write_text(code)
+        net = released.net_of(config, 3) | extra
+        found.append(released.build(tmp_path / folder, net, batch=8))
+    assert [(m.checkout, m.use_geco) for m in found] == [("one", True), ("two", False)]
+
+
 def test_another_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"expected a checkout of EfficientMORL"):
         released.build(tmp_path, {}, batch=1)
