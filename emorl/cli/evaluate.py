@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from emorl.cli.arguments import Parser, local_path, sweep_of, whole_number
+from emorl.cli.arguments import Parser, local_path, number, sweep_of, whole_number
 from emorl.cli.held_out import add_data_options, data_of, is_trained_on, open_images
 from emorl.cli.kept import kept_files, require_replaceable
 from emorl.cli.results import as_csv, as_json, runs_table, sweep_table, table
@@ -285,7 +285,7 @@ def _parser() -> Parser:
     add("--lpips", action="store_true", help="LPIPS as well; needs weights, docs/evaluation.md")
     add(
         "--failed-below",
-        type=float,
+        type=number,
         default=0.8,
         metavar="FG-ARI",
         help="of several runs, one with a lower FG-ARI counts as failed",

@@ -96,8 +96,8 @@ def halves(codes: Floats, factors: Sequence[Factor]) -> Halves:
 
     Raises:
         ModuleNotFoundError: without scikit-learn.
-        ValueError: if there are no factors or fewer than four objects, or a factor is the same for
-            all objects of the first half.
+        ValueError: if there are no factors or fewer than four objects, or a factor is that of
+            another number of objects, or the same for all objects of the first half.
     """
     from sklearn.model_selection import train_test_split
 
@@ -105,6 +105,12 @@ def halves(codes: Floats, factors: Sequence[Factor]) -> Halves:
         raise ValueError(
             f"expected 4 or more objects with factors, got {len(codes)} with {len(factors)}"
         )
+    for factor in factors:
+        if len(factor.values) != len(codes):
+            raise ValueError(
+                f"{factor.name}: expected a value for each of {len(codes)} codes, got "
+                f"{len(factor.values)}"
+            )
     train, test = train_test_split(np.arange(len(codes)), test_size=0.5, random_state=SPLIT_SEED)
     for factor in factors:
         if len(np.unique(factor.values[train])) < 2:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from emorl.metrics.factors import Factor, Floats, halves, state_of
 
@@ -32,8 +32,10 @@ def probe(
 
     Raises:
         ModuleNotFoundError: without scikit-learn.
-        ValueError: if there are no factors, or too few objects.
+        ValueError: for another kind, if there are no factors, or too few objects.
     """
+    if kind not in get_args(Probe):
+        raise ValueError(f"kind: expected linear or mlp, got {kind!r}")
     from sklearn.preprocessing import StandardScaler
 
     parts = halves(codes, factors)

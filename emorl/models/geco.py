@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from emorl.fields import fit
+
 # What training takes unless its configuration says otherwise.
 WARM_START, DECAY, STEP_SIZE, ACCELERATION = 1000, 0.99, 1e-6, 1.0
 
@@ -23,9 +25,12 @@ class GECO:
         moving_average: of target - nll, summed over the image, in nats.
         raw_multiplier: before its softplus.
         warm_start: steps of plain training; the moving average starts at that step.
-        decay: of the moving average, in [0, 1).
+        decay: of the moving average, in [0, 1].
         step_size: of the multiplier.
         acceleration: factor of step_size while the target is met (moving average > 0).
+
+    Raises:
+        ValueError: for a number that is not finite, or a decay outside of [0, 1].
     """
 
     FLOOR = 0.55
@@ -41,6 +46,19 @@ class GECO:
         step_size: float = STEP_SIZE,
         acceleration: float = ACCELERATION,
     ) -> None:
+        numbers = {
+            "target_per_dim": target_per_dim,
+            "moving_average": moving_average,
+            "raw_multiplier": raw_multiplier,
+            "warm_start": warm_start,
+            "decay": decay,
+            "step_size": step_size,
+            "acceleration": acceleration,
+        }
+        for name, value in numbers.items():
+            fit(f"geco.{name}", value, float)
+        if not 0 <= decay <= 1:
+            raise ValueError(f"geco.decay: expected a number from 0 to 1, got {decay}")
         self.target_per_dim = target_per_dim
         self.moving_average = moving_average
         self.raw_multiplier = raw_multiplier

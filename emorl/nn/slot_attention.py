@@ -281,6 +281,8 @@ class SlotAttention(SlotAttentionLayers):
         count = self.num_slots if num_slots is None else num_slots
         if self.initial is None or count is None:
             raise ValueError("slot attention: expected slots or num_slots, got neither")
+        if count < 1:
+            raise ValueError(f"slot attention: num_slots: expected at least 1, got {count}")
         slots: Tensor = self.initial(batch, count, generator)
         return slots
 

@@ -249,3 +249,12 @@ def test_without_scikit_learn(factors, monkeypatch):
         monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ModuleNotFoundError, match="sklearn"):
         dci(perfect_codes(factors), factors)
+
+
+def test_wrong_arguments_of_probes_and_dci_are_named(factors):
+    codes = perfect_codes(factors)
+    with pytest.raises(ValueError, match="kind: expected linear or mlp, got 'svm'"):
+        probe(codes, factors, "svm")
+    for score in (dci, released_dci, lambda *given: probe(*given, "linear")):
+        with pytest.raises(ValueError, match=r"x: expected a value for each of 200 codes, got 240"):
+            score(codes[:200], factors)

@@ -66,3 +66,17 @@ def test_state_survives() -> None:
     restored = GECO(-1.0)
     restored.load_state_dict(geco.state_dict())
     assert restored.state_dict() == geco.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"target_per_dim": math.nan}, "target_per_dim: expected a number, got nan"),
+        ({"target_per_dim": "x"}, "target_per_dim: expected a number, got x"),
+        ({"raw_multiplier": math.inf}, "raw_multiplier: expected a number, got inf"),
+        ({"decay": 2.0}, "decay: expected a number from 0 to 1, got 2.0"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GECO(**{"target_per_dim": -1.0, **settings})

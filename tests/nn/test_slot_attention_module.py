@@ -178,6 +178,8 @@ def test_impossible_calls() -> None:
         m(torch.randn(1, 4, 8))
     with pytest.raises(ValueError, match="iterations: expected at least 1, got 0"):
         m(torch.randn(1, 4, 8), num_slots=2, iterations=0)
+    with pytest.raises(ValueError, match="num_slots: expected at least 1, got -1"):
+        m(torch.randn(1, 4, 8), num_slots=-1)
     with pytest.raises(TypeError, match="positional"):
         SlotAttention(7, 64)
 
