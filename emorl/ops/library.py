@@ -235,7 +235,7 @@ def mapped() -> bool:
 
 
 def with_mapped(tensor: Tensor) -> Tensor:
-    """The numbers of a tensor in one: `torch.vmap` shows those of one sample alone."""
+    """The numbers of a tensor without derivatives, all of them also where `torch.vmap` maps it."""
     functorch = torch._C._functorch
     while functorch.is_functorch_wrapped_tensor(tensor):
         tensor = functorch.get_unwrapped(tensor)

@@ -27,7 +27,7 @@ import emorl.metrics
 import emorl.nn
 import emorl.ops
 from emorl.metrics import mean_squared_error
-from emorl.nn import decoders, initial_slots, networks, plain, posterior
+from emorl.nn import MixtureLikelihood, decoders, initial_slots, networks, plain, posterior
 from emorl.ops import library, mixture_nll_and_gradient, slot_attention_heads
 
 modules_of_slots = importlib.import_module("emorl.nn.slot_attention")
@@ -68,6 +68,10 @@ def image_and_slots() -> Arguments:
         "rgb": normal(2, 3, 3, 4, 5),
         "mask_logits": normal(2, 3, 1, 4, 5),
     }
+
+
+def image_and_decoded() -> Arguments:
+    return {"image": normal(2, 3, 4, 5).sigmoid(), "decoded": normal(2, 3, 4, 4, 5)}
 
 
 def x_and_weight() -> Arguments:
@@ -212,7 +216,7 @@ ATTENTION, NLL, CONVOLUTION, BROADCAST = (
     "emorl.ops.spatial_broadcast.",
 )
 NETWORKS, POSTERIOR, PLAIN = "emorl.nn.networks.", "emorl.nn.posterior.", "emorl.nn.plain."
-SLOTS = "emorl.nn.slot_attention."
+SLOTS, LIKELIHOODS = "emorl.nn.slot_attention.", "emorl.nn.likelihoods."
 ITERATIONS = "emorl.nn.slot_iterations."
 HEADS = "emorl.ops.slot_attention_heads."
 ENTRIES: dict[str, Entry] = {
@@ -226,9 +230,20 @@ ENTRIES: dict[str, Entry] = {
     NLL + "reference": Entry(lambda **x: likelihoods.reference(**x, sigma=0.3), image_and_slots),
     NLL + "mixture_nll_and_gradient": Entry(
         lambda **x: joined(mixture_nll_and_gradient(**x, scale=0.5, sigma=0.3)),
-        lambda: {"image": normal(2, 3, 4, 5).sigmoid(), "decoded": normal(2, 3, 4, 4, 5)},
+        image_and_decoded,
         constant=("image", "decoded"),
         operator="mixture_nll",
+    ),
+    LIKELIHOODS + "MixtureLikelihood": Entry(
+        lambda image, decoded, backend: MixtureLikelihood(sigma=0.3, backend=backend)(
+            image, decoded
+        ),
+        image_and_decoded,
+        operator="mixture_nll",
+    ),
+    LIKELIHOODS + "Mixture": Entry(
+        lambda decoded: joined(MixtureLikelihood(sigma=0.3).mixture(decoded)),
+        lambda: {"decoded": normal(2, 3, 4, 4, 5)},
     ),
     CONVOLUTION + "convolution": Entry(
         convolutions.convolution, x_and_weight, operator="convolution"
@@ -249,6 +264,9 @@ ENTRIES: dict[str, Entry] = {
     ),
     NETWORKS + "convolve": Entry(
         called(Convolved, "x"), with_weights(Convolved, lambda: {"x": normal(1, 16, 6, 5)})
+    ),
+    NETWORKS + "channels_last": Entry(
+        networks.channels_last, lambda: {"images": normal(1, 3, 6, 5)}
     ),
     NETWORKS + "PositionMap": Entry(called(position), with_weights(position, dict)),
     NETWORKS + "ImageEncoder": Entry(
@@ -364,6 +382,7 @@ NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
 DETACHED = {  # what they return or hold is documented to be detached, or is a gradient
     *(POSTERIOR + name for name in ("Score", "ScoredPosterior", "loss_gradient")),
     "emorl.metrics.perceptual.PerceptualDistance",
+    "emorl.ops.library.with_mapped",
 }
 
 
