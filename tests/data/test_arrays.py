@@ -55,6 +55,14 @@ def test_arrays_are_read_with_their_masks(tmp_path):
     require_images(open_dataset(tmp_path / "grey.npy")[:], IMAGES[..., :1])
 
 
+def test_infinite_masks_stop_with_their_index(tmp_path):
+    masks = (LABELS[..., None] == np.arange(LABELS.max() + 1)).astype(np.float32)
+    masks[1, 0, 0, 0] = np.nan
+    np.savez(tmp_path / "a.npz", image=IMAGES, mask=masks)
+    with pytest.raises(ValueError, match=r"a\.npz: image 1: expected masks of finite numbers"):
+        open_dataset(tmp_path / "a.npz")[:]
+
+
 def test_values_follow_the_policy(tmp_path):
     path = tmp_path / "a.npy"
     np.save(path, IMAGES.astype(np.float32))

@@ -57,6 +57,11 @@ def test_what_cannot_be_filtered_is_one_line(tmp_path):
         open_dataset(tmp_path / "a.h5", max_objects=6)
     with pytest.raises(ValueError, match="max_objects: expected none for the generator tetromin"):
         open_dataset("tetrominoes", max_objects=6)
+    library(tmp_path / "c.h5")
+    with h5py.File(tmp_path / "c.h5", "a") as file:
+        file["visibility"][3] = np.nan
+    with pytest.raises(ValueError, match=r"c\.h5: factor visibility: expected finite numbers"):
+        open_dataset(tmp_path / "c.h5", max_objects=1)
     object_centric_library(tmp_path / "b.h5")
     with pytest.raises(ValueError, match=r"b\.h5: expected images of at most 1 objects"):
         open_dataset(tmp_path / "b.h5", max_objects=1)

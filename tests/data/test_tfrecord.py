@@ -326,11 +326,12 @@ def test_foreign_files_are_named(content: bytes, message: str, tmp_path: Path) -
     ("key", "values", "message"),
     [
         ("mask", np.zeros(7, np.uint8), "record 1: expected 2 entity masks, got .* mask\\[7\\]"),
+        ("mask", np.full(2 * 35 * 35, np.nan, np.float32), "record 1: expected masks of finite"),
         ("image", np.zeros(7, np.uint8), "record 1: expected an image of 35x35, got"),
         ("color", np.zeros(5, np.float32), "record 1: expected color for 2 entities, got 5"),
         ("x", None, "record 1: expected x, got color\\[6\\]"),
     ],
-    ids=["mask", "image", "colour", "missing"],
+    ids=["mask", "mask of NaN", "image", "colour", "missing"],
 )
 def test_a_record_unlike_the_first_is_named(
     key: str, values: np.ndarray | None, message: str, tmp_path: Path

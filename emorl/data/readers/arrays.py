@@ -25,7 +25,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emorl.data.base import Batch
-from emorl.data.readers.axes import arranged, image_axes, is_label_map, labels_of, mask_axes
+from emorl.data.readers.axes import (
+    arranged,
+    image_axes,
+    is_label_map,
+    labels_of,
+    mask_axes,
+    require_finite_masks,
+)
 from emorl.data.readers.base import MOST_ENTITIES, FileDataset, label_map
 from emorl.data.resources import require_memory
 from emorl.data.values import LOOKED_AT, ValueRange, decide
@@ -98,6 +105,7 @@ class ArrayDataset(FileDataset):
             if self._masks is not None:
                 rows = arrays[self._masks][list(indices)]
                 if self._most is None:
+                    require_finite_masks(rows, indices)
                     entities = torch.from_numpy(_plain(arranged(rows, self._mask_axes, "NEHW")))
                     labels = label_map(entities)
                 else:

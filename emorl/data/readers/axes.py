@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emorl.data.values import numbered
+
 CHANNELS = (1, 3)
 _ENTITY_AXES = ("NEHW1", "NE1HW", "NEHW", "NHWE1", "NHWE")
 _LABEL_AXES = ("NHW", "NHW1", "N1HW", "N1HW1", "N11HW")
@@ -71,6 +73,22 @@ def arranged(rows: NDArray[Any], axes: str, wanted: str) -> NDArray[Any]:
     missing = [axis for axis in wanted if axis not in kept]
     view = rows.reshape(*lengths, *(1,) * len(missing))
     return view.transpose([[*kept, *missing].index(axis) for axis in wanted])
+
+
+def require_finite_masks(rows: NDArray[Any], indices: Sequence[int] | None = None) -> None:
+    """Refuse masks of entities [N, ...] with NaN or infinity, which would become some label.
+
+    Args:
+        rows: of images.
+        indices: of these images in the file, for the complaint; None leaves them out.
+
+    Raises:
+        ValueError: for the first.
+    """
+    finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
+    if not finite.all():
+        where = "" if indices is None else numbered(indices, int(finite.argmin()))
+        raise ValueError(f"{where}expected masks of finite numbers, got NaN or infinity")
 
 
 def labels_of(rows: NDArray[Any], most: int) -> NDArray[Any]:

@@ -43,6 +43,8 @@ class FileDataset(ObjectDataset):
         if "visibility" not in factors:
             known = ", ".join(factors) or "none"
             raise ValueError(f"{self.path}: expected a factor visibility, got {known}")
+        if not factors["visibility"].isfinite().all():
+            raise ValueError(f"{self.path}: factor visibility: expected finite numbers")
         return factors["visibility"].sum(1)
 
     def files(self) -> Sequence[Path]:

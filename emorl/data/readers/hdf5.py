@@ -28,7 +28,7 @@ from torch import Tensor
 
 from emorl.data.base import Batch
 from emorl.data.readers import hdf5_layouts
-from emorl.data.readers.axes import arranged, labels_of
+from emorl.data.readers.axes import arranged, labels_of, require_finite_masks
 from emorl.data.readers.base import FileDataset, label_map
 from emorl.data.readers.hdf5_layouts import DSPRITES, EFFICIENT_MORL, Layout, Table
 from emorl.data.readers.hdf5_members import named_errors, open_file
@@ -183,10 +183,7 @@ class HDF5Dataset(FileDataset):
         stored = self._rows(self.layout.masks, indices)
         if stored.dtype != np.uint8:
             stored = stored.astype(np.float32)
-            finite = np.isfinite(stored).reshape(len(stored), -1).all(axis=1)
-            if not finite.all():
-                where = numbered(indices, int(finite.argmin()))
-                raise ValueError(f"{where}expected masks of finite numbers")
+            require_finite_masks(stored, indices)
         return torch.from_numpy(arranged(stored, self.layout.mask_axes, "NEHW"))
 
     def _labels(self, indices: Sequence[int], most: int) -> Tensor:

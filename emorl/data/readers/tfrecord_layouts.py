@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emorl.data.readers.axes import require_finite_masks
 from emorl.data.readers.base import MOST_ENTITIES
 from emorl.data.values import PixelValues
 
@@ -55,6 +56,7 @@ class Layout:
             raise ValueError(f"expected {', '.join(sorted(missing))}, got {describe(features)}")
         image = self.decode_image(features, pixels, frame)
         masks = self._masks(features)[frame]
+        require_finite_masks(masks)
         entities = len(masks)
         factors = {key: features[key] for key in sorted(self.keys - {"image", "mask"})}
         for key, values in factors.items():
