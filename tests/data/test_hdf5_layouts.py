@@ -98,3 +98,23 @@ def test_a_chunk_larger_than_all_images_is_refused(tmp_path):
         images[:] = 7
     with pytest.raises(ValueError, match=r"a\.h5: /imgs has chunks of 69.1 MB, but declares only"):
         open_dataset(path)
+
+
+def test_images_that_were_never_written_are_not_black(tmp_path: Path) -> None:
+    """Two of four chunks; and a virtual data set, which reads another file or nothing."""
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        images = file.create_dataset(
+            "train/imgs", (8, 5, 4, 3), "u1", chunks=(2, 5, 4, 3), compression="gzip"
+        )
+        images[:4] = 200
+    with pytest.raises(ValueError, match=r"a\.h5: /train/imgs: 2 of 4 chunks are stored; the oth"):
+        open_dataset(tmp_path / "a.h5")
+    virtual = h5py.VirtualLayout((8, 5, 4, 3), "u1")
+    virtual[:] = h5py.VirtualSource(str(tmp_path / "b.h5"), "x", (8, 5, 4, 3))
+    with h5py.File(tmp_path / "v.h5", "w") as file:
+        file.create_virtual_dataset("train/imgs", virtual)
+    with pytest.raises(ValueError, match=r"v\.h5: .*expected its source .*b\.h5, got no such file"):
+        open_dataset(tmp_path / "v.h5")
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["x"] = np.full((8, 5, 4, 3), 200, np.uint8)
+    assert (open_dataset(tmp_path / "v.h5")[:].image == 200).all()

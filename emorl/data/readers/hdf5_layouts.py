@@ -23,7 +23,7 @@ import numpy as np
 from emorl.data.readers.axes import image_axes, is_label_map, mask_axes
 from emorl.data.readers.base import MOST_ENTITIES
 from emorl.data.readers.hdf5_members import contents, data_set, kind, member
-from emorl.data.readers.hdf5_storage import require_stored
+from emorl.data.readers.hdf5_storage import require_stored, require_written
 from emorl.data.values import LOOKED_AT
 
 CLEVR_COLUMNS = (
@@ -131,6 +131,7 @@ def _layout(path: str, group: h5py.Group, name: str) -> Layout:
     assert images is not None
     axes = image_axes(images.shape, name)
     require_stored(images)
+    require_written(images)
     sizes = dict(zip(axes, images.shape, strict=True))
     common = (path, name, axes, sizes["N"], (sizes["H"], sizes["W"]))
     latents = member(group, "latents")

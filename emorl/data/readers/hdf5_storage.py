@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Sequence
+from pathlib import Path
 
 import h5py
 
@@ -43,6 +45,34 @@ def require_stored(stored: h5py.Dataset) -> None:
         )
     row = math.prod(stored.shape[1:]) * stored.dtype.itemsize
     require_memory(row, f"an entry of {stored.name}, {list(stored.shape[1:])} of {stored.dtype},")
+    _require_sources(stored)
+
+
+def require_written(stored: h5py.Dataset) -> None:
+    """Refuse images of which some were never written: HDF5 would read them as black.
+
+    Raises:
+        ValueError: in one line, without the file's name.
+    """
+    if not stored.chunks or not stored.size or stored.is_virtual:
+        return
+    sides = zip(stored.shape, stored.chunks, strict=True)
+    declared = math.prod(math.ceil(side / length) for side, length in sides)
+    if (present := stored.id.get_num_chunks()) < declared:
+        raise ValueError(
+            f"{stored.name}: {present} of {declared} chunks are stored; the others would be read "
+            f"as {stored.fillvalue}"
+        )
+
+
+def _require_sources(stored: h5py.Dataset) -> None:
+    """Refuse a virtual data set of which another file is missing."""
+    for source in stored.virtual_sources() if stored.is_virtual else ():
+        name = str(source.file_name)
+        place = Path(stored.file.filename).parent / name
+        is_elsewhere = "%b" in name or "HDF5_VDS_PREFIX" in os.environ  # HDF5 looks for it there
+        if name != "." and not is_elsewhere and not place.is_file():
+            raise ValueError(f"{stored.name}: expected its source {place}, got no such file")
 
 
 def slow_reads(read: Sequence[h5py.Dataset]) -> str | None:
