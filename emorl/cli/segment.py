@@ -52,6 +52,7 @@ def run(arguments: list[str]) -> int:
     _require_apart(options.out, options.folder)
 
     from emorl.data.readers.images import find_pictures
+    from emorl.data.resources import require_slots
     from emorl.evaluation.own_pictures import segment
     from emorl.models import find_model
     from emorl.training.config import TrainerConfig
@@ -60,6 +61,8 @@ def run(arguments: list[str]) -> int:
     paths = [options.folder / name for name in find_pictures(options.folder)]
     _require_different_names(paths, options.folder)
     _, model = find_model(options.target)
+    slots = options.num_slots or model.config.num_slots
+    require_slots(slots, model.config.image_size)
     accelerator = make_accelerator(TrainerConfig(device=options.device, precision="no"))
     results = segment(
         model.to(accelerator.device),

@@ -259,8 +259,6 @@ class SlotAttention(SlotAttentionLayers):
             ValueError: if there are no initial slots, or not one iteration, or a mask does not fit.
         """
         times = self.iterations if iterations is None else iterations
-        if times < 1:
-            raise ValueError(f"slot attention: iterations: expected at least 1, got {times}")
         if slots is None:
             slots = self._initial(len(inputs), num_slots, generator)
         found = iterate(

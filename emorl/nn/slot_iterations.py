@@ -229,10 +229,14 @@ def iterate(
         Slots and attention; all slots but the last are detached unless the gradient is "full".
 
     Raises:
-        ValueError: if a mask is not bool or of another shape; on the CPU, outside compiled code,
+        ValueError: if there is not one iteration; if features are no tensor of three dimensions; if
+            a mask is not bool or of another shape; on the CPU, outside compiled code,
             if no input of an image counts; or there is an `input_mask` and masked slots are to get
             the mean of all values.
     """
+    _check_features(features)
+    if iterations < 1:
+        raise ValueError(f"slot attention: iterations: expected at least 1, got {iterations}")
     _check_mask("slot_mask", slot_mask, slots.shape[:2])
     if input_mask is not None:
         _check_mask("input_mask", input_mask, (len(slots), input_mask.shape[-1]))
@@ -261,6 +265,15 @@ def iterate(
                 attention = attention.masked_fill(out if attention.dim() == 3 else out[:, None], 0)
             maps.append(attention)
     return SlotIterations(states[1:], maps)
+
+
+def _check_features(features: object) -> None:
+    if isinstance(features, LinearFeatures) or (
+        isinstance(features, Tensor) and features.dim() == 3
+    ):
+        return
+    got = [*features.shape] if isinstance(features, Tensor) else type(features).__name__
+    raise ValueError(f"slot attention: inputs: expected a tensor [B, N, C], got {got}")
 
 
 def _check_mask(name: str, mask: Tensor | None, shape: Sequence[int]) -> None:

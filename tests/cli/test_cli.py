@@ -507,6 +507,9 @@ def test_own_pictures_are_segmented(run_dir, tmp_path, capsys):
     for folder, place in {pictures: pictures / "out", out / "labels": out, out: out}.items():
         assert main(["segment", str(run_dir), str(folder), "--out", str(place)]) == 2
         assert "expected a folder apart from the pictures" in complaint(capsys)
+    line = ["segment", str(run_dir), str(pictures), "--out", str(out)]
+    assert main([*line, "--num-slots", str(10**12)]) == 2
+    assert "1000000000000 slots of 35x35 pixels would take" in complaint(capsys)
     Image.new("RGB", (9, 9)).save(pictures / "a.jpg.png")
     assert main(["segment", str(run_dir), str(pictures), "--out", str(out)]) == 2
     assert "expected another name, its results would replace" in complaint(capsys)

@@ -80,3 +80,10 @@ def test_a_captured_network_with_dropout_keeps_its_activations(
     assert score_decoded.repeatable(plain)
     assert not score_decoded.repeatable(plain, dropping)
     assert score_decoded.repeatable(plain, dropping.eval())
+
+
+def test_shapes_can_be_asked_for_without_data() -> None:
+    model, images = tiny().to("meta"), some_images().to("meta")
+    assert model(images).masks.shape == (2, 3, 1, 9, 8)
+    model.objective(images).loss.backward()
+    assert all(p.grad is not None for p in model.parameters())

@@ -178,6 +178,9 @@ def test_impossible_calls() -> None:
         m(torch.randn(1, 4, 8))
     with pytest.raises(ValueError, match="iterations: expected at least 1, got 0"):
         m(torch.randn(1, 4, 8), num_slots=2, iterations=0)
+    for wrong, got in ((torch.randn(4, 8), r"\[4, 8\]"), ([[1.0]], "list")):
+        with pytest.raises(ValueError, match=rf"inputs: expected a tensor \[B, N, C\], got {got}"):
+            m(wrong, num_slots=2)
     with pytest.raises(ValueError, match="num_slots: expected at least 1, got -1"):
         m(torch.randn(1, 4, 8), num_slots=-1)
     with pytest.raises(TypeError, match="positional"):

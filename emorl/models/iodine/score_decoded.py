@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from emorl.nn.posterior import frozen, gradients, leaves
-from emorl.ops.library import full_precision
+from emorl.ops.library import autocasts, full_precision
 
 Decode = Callable[..., Tensor]  # decode(slots [M, D], *shared) -> decoded
 # From what was decoded to the NLL of each image, differentiable; or, with a number, the gradient of
@@ -128,7 +128,7 @@ class _ScoreDecoded(torch.autograd.Function):
                 (slots_gradient,) = torch.autograd.grad(output, leaf, decoded_gradient)
         kind = slots.device.type
         ctx.autocast = nullcontext()
-        if torch.is_autocast_enabled(kind):
+        if autocasts(slots):
             ctx.autocast = torch.autocast(kind, torch.get_autocast_dtype(kind))
         ctx.decode, ctx.num_shared = decode, num_shared
         ctx.save_for_backward(slots, decoded_gradient, *inputs)
