@@ -1,4 +1,4 @@
-"""Reuse of freed memory on the CPU, and the memory that a piece of work takes."""
+"""Memory: reused on the CPU, taken by a piece of work, and asked for before it is taken."""
 
 from __future__ import annotations
 
@@ -54,6 +54,44 @@ def most_allocated(work: Callable[[], object]) -> int:
     events = record.profiler.kineto_results.events()
     changes = [(e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]"]
     return max(accumulate(size for _, size in sorted(changes)), default=0)
+
+
+def physical_memory() -> int:
+    """Bytes of main memory that this machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def require_memory(needed: int, what: str) -> None:
+    """Refuse what would take more than all of the machine's memory.
+
+    Args:
+        needed: bytes, rather too few than too many.
+        what: name of a setting or a file, and what is too large.
+
+    Raises:
+        ValueError: with both numbers.
+    """
+    if needed > (there := physical_memory()):
+        raise ValueError(f"{what} would take {size(needed)}; this machine has {size(there)}")
+
+
+def require_slots(slots: int, image_size: tuple[int, int]) -> None:
+    """Refuse slots that cannot be decoded: 4 float32 numbers for each pixel, of one image alone.
+
+    Raises:
+        ValueError: with both numbers.
+    """
+    height, width = image_size
+    require_memory(16 * slots * height * width, f"{slots} slots of {height}x{width} pixels")
+
+
+def size(count: int) -> str:
+    """A number of bytes for a reader."""
+    unit = 0
+    number = float(count)
+    while number >= 1000 and unit < 6:
+        number, unit = number / 1000, unit + 1
+    return f"{number:.3g} {('bytes', 'kB', 'MB', 'GB', 'TB', 'PB', 'EB')[unit]}"
 
 
 def _keep_heap() -> bool:

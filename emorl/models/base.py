@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from emorl.fields import shown
+from emorl.memory import require_slots
 from emorl.models import pretrained
 from emorl.models.config import ModelConfig
 from emorl.models.geco import GECO
@@ -360,6 +361,8 @@ class ObjectCentricModel(nn.Module, ABC):
             raise ValueError(
                 f"num_slots: fixed by the network, expected {self.config.num_slots}, got {slots}"
             )
+        if num_slots is not None and not torch.compiler.is_compiling():
+            require_slots(slots, self.config.image_size)
         _require_generator(generator, len(target))
         return Request(
             target,

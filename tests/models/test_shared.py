@@ -144,3 +144,10 @@ def test_what_is_shared_has_the_dtype_of_the_weights_under_autocast(padding: int
         decoded = decoder(torch.randn(2, decoder.dim), (8, 8), *shared)
     assert {x.dtype for x in shared} == {torch.float32}
     assert decoded.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("name", ["efficient_morl", "iodine", "monet", "slot_attention"])
+def test_slots_beyond_all_memory_are_refused(name: str) -> None:
+    model = MODELS[name](load_config(find_config("smoke", name), name).network)
+    with pytest.raises(ValueError, match="1000000000000 slots of 35x35 pixels would take"):
+        model.objective(torch.rand(1, 3, 35, 35), num_slots=10**12)
