@@ -15,6 +15,7 @@ from emorl.cli.arguments import (
     path_text,
     whole_number,
 )
+from emorl.paths import local, real
 from emorl.runs.files import require_place, write_atomically
 from emorl.suggestions import near
 
@@ -91,6 +92,8 @@ def _check(arguments: list[str]) -> int:
     options = parser.parse(arguments)
     if options.sheet:
         require_place(options.sheet, "--sheet")
+        if real(options.sheet).is_relative_to(real(local(options.source))):
+            raise ValueError("--sheet: expected a file apart from the data, which it would replace")
 
     from emorl.data import check
 

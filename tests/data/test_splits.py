@@ -52,12 +52,14 @@ def test_records_are_divided_as_published(memory, tmp_path, monkeypatch):
     for count, train, test in [
         (9, [0, 1, 2, 3], [4, 5]),
         (6, [0, 1, 2, 3], [4, 5]),
-        (3, [0, 1, 2], [0, 1, 2]),
+        (5, range(5), range(5)),  # as many as for training, and one
+        (3, range(3), range(3)),
     ]:
         path.write_bytes(b"".join(records[:count]))
         for split, expected in {"train": train, "test": test, "all": range(count)}.items():
             dataset = open_dataset(path, split=split)
-            assert dataset.count(100) == len(expected)
+            assert dataset.count(100) == len(dataset) == len(expected)
+            assert (dataset.part is not None) == (count >= 6 and split != "all")
             assert dataset[:].image[:, 0, 0, 0].tolist() == [*expected]
             with pytest.raises(IndexError):
                 dataset.read_images([len(expected)])

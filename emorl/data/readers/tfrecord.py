@@ -29,8 +29,8 @@ class TFRecordDataset(FileDataset):
 
     Files that inflate to more than `MEMORY_LIMIT` bytes are read from disk. Of compressed ones
     that is slow in random order, as `slow` says, since what lies between two places of the index
-    (`tfrecord_index`) has to be inflated. Their length is counted when it is first asked for,
-    which takes as long as inflating them.
+    (`tfrecord_index`) has to be inflated. Their length is counted when it is first asked for, or
+    when it tells whether there are splits, which takes as long as inflating them.
 
     Args:
         paths: a file, or the shards of one in their order, plain or compressed with GZIP or ZLIB.
@@ -71,15 +71,16 @@ class TFRecordDataset(FileDataset):
     def _find_images(self, split: str) -> tuple[int, int | None]:
         """The first record of the split and the one behind its last; None for the file's end.
 
-        Records are counted only where the split does not begin with the first one.
+        Records are counted only where a file may be divided.
         """
-        if self._count is not None and self._count < max(needed(self.layout.name), 1):
+        least = needed(self.layout.name)
+        if self._count is not None and self._count < max(least, 1):
             return 0, None
         try:
             images = published(self.layout.name, split)
         except ValueError as error:
             raise ValueError(f"{self.path}: {error}") from None
-        if images is None or (images.start and self._records.count(images.stop) < images.stop):
+        if images is None or self._records.count(least) < least:
             return 0, None
         self.part = shown(split, images)
         return images.start, images.stop
