@@ -24,7 +24,8 @@ def test_the_block_alone_takes_dense_and_linear_features(norm_inputs: bool) -> N
     query = block.query(torch.nn.functional.layer_norm(slots, (5,))) * 5**-0.5
     first = (query @ block.key(x).mT).softmax(1)
     torch.testing.assert_close(dense.attention[0], first, rtol=1e-10, atol=1e-12)
-    assert block(features, slots, iterations=0).slots == []
+    with pytest.raises(ValueError, match="iterations: expected at least 1, got 0"):
+        block(features, slots, iterations=0)
 
 
 def test_initial_slots_alone() -> None:
