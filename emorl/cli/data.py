@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from emorl.cli.arguments import (
     Parser,
@@ -18,6 +19,9 @@ from emorl.cli.arguments import (
 from emorl.paths import local, real
 from emorl.runs.files import require_place, write_atomically
 from emorl.suggestions import near
+
+if TYPE_CHECKING:
+    from emorl.data import ObjectDataset
 
 _COMMANDS = {
     "generate": "store a generator's images as an HDF5 file",
@@ -92,25 +96,33 @@ def _check(arguments: list[str]) -> int:
     options = parser.parse(arguments)
     if options.sheet:
         require_place(options.sheet, "--sheet")
-        if real(options.sheet).is_relative_to(real(local(options.source))):
-            raise ValueError("--sheet: expected a file apart from the data, which it would replace")
+        _require_apart(options.sheet, [local(options.source)])
 
-    from emorl.data import check
+    from emorl.data import check, open_dataset
+    from emorl.data.check import splits_of
 
-    images = None if options.all else options.images
-    print(check(options.source, images, **_reading(options)))
+    reading = _reading(options)
+    drawn = None
     if options.sheet:
-        _write_sheet(options.source, _reading(options), options.sheet)
+        drawn = open_dataset(options.source, split=splits_of(options.source)[0], **reading)
+        _require_apart(options.sheet, drawn.files())
+    images = None if options.all else options.images
+    print(check(options.source, images, **reading))
+    if drawn:
+        _write_sheet(drawn, options.sheet)
     return 0
 
 
-def _write_sheet(source: str, reading: dict[str, Any], path: Path) -> None:
-    from emorl.data.check import splits_of
-    from emorl.data.open import open_dataset
+def _require_apart(sheet: Path, data: Sequence[Path]) -> None:
+    """Refuse a sheet that would replace a file of the data, or be one of a folder's pictures."""
+    if any(real(sheet).is_relative_to(real(path)) for path in data):
+        raise ValueError("--sheet: expected a file apart from the data, which it would replace")
+
+
+def _write_sheet(dataset: ObjectDataset, path: Path) -> None:
     from emorl.report.pictures import png
     from emorl.report.sheets import contact_sheet
 
-    dataset = open_dataset(source, split=splits_of(source)[0], **reading)
     batch = dataset.__getitems__(range(dataset.count(_ON_A_SHEET)))
     write_atomically(path, png(contact_sheet(batch, dataset.name)))
     print(f"written: {path}")

@@ -144,3 +144,18 @@ def test_a_split_is_a_name(split, floats, tmp_path, capsys):
         assert main([*line, "--split", split]) == 2
         assert "split: expected a name of letters, digits" in capsys.readouterr().err
     assert sorted(tmp_path.iterdir()) == [floats]
+
+
+def test_a_sheet_replaces_none_of_the_data(fixtures_dir, tmp_path, capsys):
+    """Neither a shard that a pattern matches nor a label map in the folder beside."""
+    shard = tmp_path / "a.tfrecords"
+    shutil.copy(fixtures_dir / "data" / "tetrominoes_mini.tfrecords", shard)
+    for folder in ("p", "p_masks"):
+        (tmp_path / folder).mkdir()
+        Image.new("L", (8, 8), 1).save(tmp_path / folder / "a.png")
+    for source, sheet in {"*.tfrecords": shard, "p": tmp_path / "p_masks/a.png"}.items():
+        before = sheet.read_bytes()
+        line = ["data", "check", str(tmp_path / source), "--sheet", str(sheet), "--images", "1"]
+        assert main(line) == 2
+        assert "--sheet: expected a file apart from the data" in capsys.readouterr().err
+        assert sheet.read_bytes() == before
