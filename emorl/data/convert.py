@@ -29,7 +29,7 @@ from emorl.data.open import require_split_name
 from emorl.data.resources import size
 from emorl.data.stored import checksum, checksums_of, join, write_part
 from emorl.paths import local, real
-from emorl.runs.files import clean, replacing, write_atomically
+from emorl.runs.files import clean, remove_empty, replacing, write_atomically
 
 PART = 1024
 """Images of a part."""
@@ -85,13 +85,13 @@ def convert(
             _write_parts(source, folder, parts, workers, done)
     except BaseException:
         if not any(_place(folder, part).exists() for part in parts):
-            shutil.rmtree(folder)
+            _remove(folder, parts)
         raise
     with replacing(path) as unfinished:
         join([_place(folder, part) for part in parts], unfinished, split, source.name)
         with _progress(images, "verified") as done:
             _verify(path, unfinished, folder, parts, split, done)
-    shutil.rmtree(folder)
+    _remove(folder, parts)
     return path
 
 
@@ -164,6 +164,15 @@ def _begin(folder: Path, plan: dict[str, Any]) -> None:
 
 def _place(folder: Path, part: range) -> Path:
     return folder / f"{part.start:09}.h5"
+
+
+def _remove(folder: Path, parts: list[range]) -> None:
+    """Remove a conversion's files, and their folder unless somebody else's are there, too."""
+    for part in parts:
+        _place(folder, part).unlink(missing_ok=True)
+    (folder / _PLAN).unlink(missing_ok=True)
+    clean(folder)
+    remove_empty([folder])
 
 
 def _write_parts(

@@ -69,7 +69,10 @@ def test_what_was_stopped_goes_on(workers: int, tmp_path: Path) -> None:
     assert parts == ["000000000.h5", "000000100.h5", "plan.json"]
     assert not path.exists()
     source.stop_at, source.read = None, []
+    (mine := tmp_path / "new/a.h5.parts/mine.txt").touch()
     convert(source, path, workers=workers)
+    mine.unlink()
+    mine.parent.rmdir()  # nothing else was left
     assert {*source.read} <= {0, 1, *range(200, 300)}, "the first two tell what the source is"
     assert_same(open_dataset(path)[:], Counting()[:])
     assert [*path.parent.iterdir()] == [path]
