@@ -115,6 +115,13 @@ def test_images_that_were_never_written_are_not_black(tmp_path: Path) -> None:
         file.create_virtual_dataset("train/imgs", virtual)
     with pytest.raises(ValueError, match=r"v\.h5: .*expected its source .*b\.h5, got no such file"):
         open_dataset(tmp_path / "v.h5")
+    h5py.File(tmp_path / "b.h5", "w").close()
+    with pytest.raises(ValueError, match=r"v\.h5: /train/imgs: expected x in its source .*b\.h5"):
+        open_dataset(tmp_path / "v.h5")
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file.create_dataset("x", (8, 5, 4, 3), "u1", chunks=(2, 5, 4, 3))[:2] = 200
+    with pytest.raises(ValueError, match=r"v\.h5: /x: 1 of 4 chunks are stored"):
+        open_dataset(tmp_path / "v.h5")
     with h5py.File(tmp_path / "b.h5", "w") as file:
         file["x"] = np.full((8, 5, 4, 3), 200, np.uint8)
     assert (open_dataset(tmp_path / "v.h5")[:].image == 200).all()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from emorl.data.base import Batch, ObjectDataset
-from emorl.data.values import PixelValues
+from emorl.data.values import PixelValues, numbered
 
 MOST_ENTITIES = 256
 """Masks of an image, whose numbers are the bytes of its label map."""
@@ -37,15 +37,20 @@ class FileDataset(ObjectDataset):
         Raises:
             ValueError: if the file does not tell.
         """
-        return self._count_visible(self.read(indices)[0].factors)
+        return self._count_visible(self.read(indices)[0].factors, indices)
 
-    def _count_visible(self, factors: Mapping[str, Tensor]) -> Tensor:
+    def _count_visible(self, factors: Mapping[str, Tensor], indices: Sequence[int]) -> Tensor:
         if "visibility" not in factors:
             known = ", ".join(factors) or "none"
             raise ValueError(f"{self.path}: expected a factor visibility, got {known}")
-        if not factors["visibility"].isfinite().all():
-            raise ValueError(f"{self.path}: factor visibility: expected finite numbers")
-        return factors["visibility"].sum(1)
+        counts = factors["visibility"].sum(1)
+        if not (finite := counts.isfinite()).all():
+            where = numbered(indices, int(finite.int().argmin()))
+            raise ValueError(
+                f"{self.path}: {where}factor visibility: expected finite numbers; mend that image "
+                "or leave it out"
+            )
+        return counts
 
     def files(self) -> Sequence[Path]:
         """The file."""

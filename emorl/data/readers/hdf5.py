@@ -120,7 +120,8 @@ class HDF5Dataset(FileDataset):
     def visible(self, indices: Sequence[int]) -> Tensor:
         """As for any file; only factors are read."""
         with named_errors(self.path):
-            return self._count_visible(self._factors([self._stored[index] for index in indices]))
+            stored = [self._stored[index] for index in indices]
+            return self._count_visible(self._factors(stored), stored)
 
     def describe(self) -> list[str]:
         """The layout, and how each data set is stored."""

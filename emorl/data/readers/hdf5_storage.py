@@ -66,13 +66,22 @@ def require_written(stored: h5py.Dataset) -> None:
 
 
 def _require_sources(stored: h5py.Dataset) -> None:
-    """Refuse a virtual data set of which another file is missing."""
+    """Refuse a virtual data set of which another file lacks its part."""
     for source in stored.virtual_sources() if stored.is_virtual else ():
         name = str(source.file_name)
         place = Path(stored.file.filename).parent / name
         is_elsewhere = "%b" in name or "HDF5_VDS_PREFIX" in os.environ  # HDF5 looks for it there
-        if name != "." and not is_elsewhere and not place.is_file():
+        if name == "." or is_elsewhere:
+            continue
+        if not place.is_file():
             raise ValueError(f"{stored.name}: expected its source {place}, got no such file")
+        with h5py.File(place) as file:
+            part = file.get(source.dset_name)
+            if not isinstance(part, h5py.Dataset):
+                raise ValueError(
+                    f"{stored.name}: expected {source.dset_name} in its source {place}"
+                )
+            require_written(part)
 
 
 def slow_reads(read: Sequence[h5py.Dataset]) -> str | None:

@@ -143,10 +143,12 @@ class TFRecordDataset(FileDataset):
     def visible(self, indices: Sequence[int]) -> Tensor:
         """As for any file; nothing else is decoded."""
         counts = []
-        for record, _, features in self._features(indices, ("visibility",)):
+        for index, (record, _, features) in zip(
+            indices, self._features(indices, ("visibility",)), strict=True
+        ):
             with _named(record):
                 factors = {name: torch.tensor(values)[None] for name, values in features.items()}
-                counts.append(self._count_visible(factors)[0])
+                counts.append(self._count_visible(factors, [index])[0])
         return torch.stack(counts)
 
     def describe(self) -> list[str]:

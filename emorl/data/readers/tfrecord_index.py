@@ -137,7 +137,7 @@ class _Shard:
                 self._marks, self._distance = self._marks[::2], 2 * self._distance
         try:
             payload = reader.next()
-        except ValueError:
+        except (ValueError, OSError):
             self._forget()  # the file has gone on, the number has not
             raise
         if payload is None:
