@@ -16,6 +16,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD = -1, -2, -3
 _LARGEST_BLOCK = 32 << 20  # the most that glibc accepts as its mmap threshold
 _KEPT = 1 << 30
 _PAD = 64 << 20
+_OWN_MEMORY = 16 << 20  # a forked worker's, at the least
 
 
 def keep_memory() -> bool:
@@ -59,6 +60,11 @@ def most_allocated(work: Callable[[], object]) -> int:
 def physical_memory() -> int:
     """Bytes of main memory that this machine has."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def most_processes() -> int:
+    """How many more processes of Python this machine has memory for, each with 16 MB of its own."""
+    return physical_memory() // _OWN_MEMORY
 
 
 def require_memory(needed: int, what: str) -> None:

@@ -122,7 +122,7 @@ def _options(asked: argparse.Namespace, suite: Suite) -> Options:
 
     from emorl.bench import released
     from emorl.bench.suite import Options
-    from emorl.data.resources import require_memory
+    from emorl.memory import require_memory
 
     for model in asked.models or ():
         _known(suite.models, model, "--models")

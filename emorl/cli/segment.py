@@ -52,8 +52,8 @@ def run(arguments: list[str]) -> int:
     _require_apart(options.out, options.folder)
 
     from emorl.data.readers.images import find_pictures
-    from emorl.data.resources import require_slots
     from emorl.evaluation.own_pictures import segment
+    from emorl.memory import require_slots
     from emorl.models import find_model
     from emorl.training.config import TrainerConfig
     from emorl.training.devices import make_accelerator

@@ -26,8 +26,8 @@ import torch
 
 from emorl.data.base import UNBOUNDED, Batch, ObjectDataset
 from emorl.data.open import require_split_name
-from emorl.data.resources import size
 from emorl.data.stored import checksum, checksums_of, join, write_part
+from emorl.memory import size
 from emorl.paths import local, real
 from emorl.runs.files import clean, remove_empty, replacing, write_atomically
 

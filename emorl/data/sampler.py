@@ -11,7 +11,7 @@ from torch.utils.data import Sampler
 
 from emorl.data import random
 from emorl.data.base import UNBOUNDED
-from emorl.data.resources import require_memory
+from emorl.memory import require_memory
 
 _ORDERED = 24  # bytes for each image while a permutation is drawn: key, sorted key, index
 

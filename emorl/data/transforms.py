@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from emorl.data.base import Batch, ObjectDataset
-from emorl.data.resources import require_memory
+from emorl.memory import require_memory
 
 Box = tuple[int, int, int, int]
 """First row, row after the last, first column, column after the last."""

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, distributed
 
 from emorl.data import ObjectDataset
-from emorl.data.resources import require_slots
 from emorl.evaluation.measuring import Measurement, PerceptualMetric, evaluating
 from emorl.evaluation.per_image import FROM_ATTENTION, MASKS, SOMETIMES_UNDEFINED
 from emorl.evaluation.summaries import INTERVAL, Summary, summarise
 from emorl.fields import fit, shown
+from emorl.memory import require_slots
 from emorl.models import ObjectCentricModel
 
 Share = list[dict[str, Tensor]] | Exception  # what a process has measured, or why it could not

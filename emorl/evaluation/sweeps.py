@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from emorl.data import ObjectDataset
-from emorl.data.resources import require_slots
 from emorl.evaluation.protocols import evaluate
 from emorl.fields import fit, shown
+from emorl.memory import require_slots
 from emorl.models import ObjectCentricModel
 
 LEAST = {"refinement_steps": 0, "num_slots": 1}

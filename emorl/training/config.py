@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from emorl.data.resources import most_processes
 from emorl.data.transforms import box_of
 from emorl.data.values import ValueRange, value_range
 from emorl.fields import fit_fields, shown
+from emorl.memory import most_processes
 from emorl.models.geco import ACCELERATION, DECAY, STEP_SIZE, WARM_START
 from emorl.paths import is_path
 from emorl.training.optimizers import OptimizerName

@@ -10,9 +10,9 @@ from statistics import median
 import torch
 
 from emorl.data import ObjectDataset
-from emorl.data.resources import size as in_bytes
 from emorl.data.transforms import Shape, shape_of
 from emorl.memory import most_allocated
+from emorl.memory import size as in_bytes
 from emorl.models import MODELS
 from emorl.paths import local
 from emorl.training.config import DataConfig, RunConfig

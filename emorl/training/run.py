@@ -9,8 +9,8 @@ import torch
 from accelerate import Accelerator
 
 from emorl.data import ObjectDataset
-from emorl.data.resources import require_slots
 from emorl.data.splits import ALL
+from emorl.memory import require_slots
 from emorl.models import MODELS
 from emorl.paths import local
 from emorl.runs import RunFolder

@@ -22,7 +22,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from emorl.data import BatchSampler, ObjectDataset
-from emorl.data.resources import require_memory
+from emorl.memory import require_memory
 from emorl.models import ObjectCentricModel, Objective
 from emorl.models.geco import GECO
 from emorl.models.pretrained import first_non_finite

@@ -34,8 +34,8 @@ from emorl.data.readers.axes import (
     require_finite_masks,
 )
 from emorl.data.readers.base import MOST_ENTITIES, FileDataset, label_map
-from emorl.data.resources import require_memory
 from emorl.data.values import LOOKED_AT, ValueRange, decide
+from emorl.memory import require_memory
 
 _IMAGES = ("image", "images", "imgs")
 _MASKS = ("mask", "masks", "label", "labels")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import h5py
 
-from emorl.data.resources import require_memory, size
+from emorl.memory import require_memory, size
 
 # Most bytes that a filter makes out of one: deflate has matches of 258 bytes in 2 bits, LZF of 264
 # in 3 bytes. The others change no size. A file with other filters is not judged.

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from emorl.data.readers.axes import labels_of
-from emorl.data.resources import require_memory
 from emorl.data.transforms import Box, Shape
 from emorl.data.values import PixelValues
+from emorl.memory import require_memory
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FULL_16 = 2**16 - 1
