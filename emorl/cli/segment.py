@@ -53,7 +53,6 @@ def run(arguments: list[str]) -> int:
 
     from emorl.data.readers.images import find_pictures
     from emorl.evaluation.own_pictures import segment
-    from emorl.memory import require_slots
     from emorl.models import find_model
     from emorl.training.config import TrainerConfig
     from emorl.training.devices import make_accelerator
@@ -61,8 +60,6 @@ def run(arguments: list[str]) -> int:
     paths = [options.folder / name for name in find_pictures(options.folder)]
     _require_different_names(paths, options.folder)
     _, model = find_model(options.target)
-    slots = options.num_slots or model.config.num_slots
-    require_slots(slots, model.config.image_size)
     accelerator = make_accelerator(TrainerConfig(device=options.device, precision="no"))
     results = segment(
         model.to(accelerator.device),
