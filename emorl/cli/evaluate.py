@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from emorl.data import ObjectDataset
     from emorl.metrics.perceptual import PerceptualDistance
     from emorl.models import ObjectCentricModel
+    from emorl.training.config import DataConfig
 
 _DESCRIPTION = (
     "Measure a model on held-out images. An image's noise belongs to the seed and to the image's "
@@ -63,6 +65,7 @@ class _Subject(NamedTuple):
         run: that the model belongs to; None for a lone model folder.
         dataset: the images.
         data: name of the data, or absolute path.
+        source: the files of the images, or their generator, and how they are cut and resized.
         split: that the images are of.
         notes: what a reader of results should know of the images.
     """
@@ -72,6 +75,7 @@ class _Subject(NamedTuple):
     run: RunFolder | None
     dataset: ObjectDataset
     data: str
+    source: str
     split: str
     notes: list[str]
 
@@ -90,7 +94,15 @@ def _subject(options: argparse.Namespace) -> _Subject:
         split, notes = data.split, ["the run was trained on these images"]
     if dataset.part:
         notes.append(dataset.part)
-    return _Subject(folder, model, run, dataset, named, split, notes)
+    source = _source_of(dataset, data)
+    return _Subject(folder, model, run, dataset, named, source, split, notes)
+
+
+def _source_of(dataset: ObjectDataset, data: DataConfig) -> str:
+    files = [os.path.abspath(path) for path in dataset.files()]
+    place = os.path.commonpath(files) if files else dataset.name
+    height, width = dataset.image_size
+    return f"{place}, {height}x{width}" + (f", crop {data.crop}" if data.crop else "")
 
 
 def _measure(
@@ -108,6 +120,7 @@ def _measure(
     result = {
         "checkpoint": str(subject.checkpoint),
         "data": subject.data,
+        "source": subject.source,
         "split": subject.split,
         **_numbers(options, model, dataset, device),
     }

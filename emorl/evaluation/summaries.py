@@ -12,7 +12,7 @@ from torch import Tensor
 Summary = dict[str, float | int]
 
 INTERVAL = "low and high: 95 % interval of the mean, images resampled 1000 times (bootstrap)"
-ALIKE = ("protocol", "data", "split", "images", "samples", "seed")
+ALIKE = ("protocol", "data", "source", "split", "images", "samples", "seed")
 """What results have in common that are put together; a model's own sizes may differ."""
 _RESAMPLED = 1000
 _AT_ONCE = 20  # of these, in memory
@@ -118,7 +118,7 @@ def require_alike(results: Sequence[dict[str, Any]]) -> None:
     Raises:
         ValueError: if there are none, or some of `ALIKE` differ.
     """
-    found = {key: dict.fromkeys(str(result[key]) for result in results) for key in ALIKE}
+    found = {key: dict.fromkeys(str(result.get(key)) for result in results) for key in ALIKE}
     differ = [f"{key} {' and '.join(values)}" for key, values in found.items() if len(values) > 1]
     if differ or not results:
         got = ", ".join(differ) or "no results"

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -372,6 +373,20 @@ def test_another_protocol_has_its_own_files(run_dir, capsys):
     assert stored["metrics"]["mse"]["mean"] == pytest.approx(mean, rel=1e-12)
     low, high = (stored["metrics"]["mse"][name] for name in ("low", "high"))
     assert low <= mean <= high
+
+
+def test_runs_on_files_of_the_same_name_are_not_put_together(run_dir, tmp_path, capsys):
+    runs = []
+    for name in "ab":
+        runs.append(shutil.copytree(run_dir, tmp_path / name / "run"))
+        images = np.random.default_rng(0).integers(0, 256, (2, 35, 35, 3), np.uint8)
+        np.savez(tmp_path / name / "data.npz", image=images)
+        config = yaml.safe_load((runs[-1] / "config.yaml").read_text())
+        config["data"]["held_out"] = str(tmp_path / name / "data.npz")
+        (runs[-1] / "config.yaml").write_text(yaml.safe_dump(config))
+    assert main(["evaluate", *map(str, runs), "--images", "2"]) == 2
+    places = " and ".join(f"{tmp_path / name / 'data.npz'}, 35x35" for name in "ab")
+    assert f"got source {places}" in complaint(capsys)
 
 
 def test_several_runs_are_compared_and_failures_counted(run_dir, tmp_path, capsys):

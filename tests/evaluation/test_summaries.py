@@ -45,7 +45,13 @@ def test_the_interval_is_that_of_the_bootstrap():
 
 def result(run: str, fg_ari: float, **other: object) -> dict:
     metrics = {"fg_ari": {"mean": fg_ari}, "mse": {"mean": 2 * fg_ari}}
-    measured = {"protocol": "paper", "data": "d", "split": "test", "images": 320}
+    measured = {
+        "protocol": "paper",
+        "data": "d",
+        "source": "/d.h5, 35x35",
+        "split": "test",
+        "images": 320,
+    }
     return {"checkpoint": run, **measured, "samples": 1, "seed": 0, "metrics": metrics, **other}
 
 
@@ -59,7 +65,8 @@ def test_runs_are_summarised_and_failures_counted():
     assert summary["metrics"]["mse"]["runs"] == 3
 
 
-OTHERS = {"protocol": "mean", "data": "e", "split": "val", "images": 3, "samples": 2, "seed": 1}
+OTHERS = {"protocol": "mean", "data": "e", "source": "/d.h5, 64x64", "split": "val"}
+OTHERS |= {"images": 3, "samples": 2, "seed": 1}
 
 
 @pytest.mark.parametrize("key", OTHERS)
