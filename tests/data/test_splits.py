@@ -10,6 +10,9 @@ from test_tfrecord import framed, serialised, tiny
 
 from emorl.data import open_dataset, splits
 from emorl.data.readers import tfrecord
+from emorl.training.config import DataConfig
+from emorl.training.images import held_out_images, training_images
+from emorl.training.run import notes_on
 
 ORDERS = {
     "object-centric-library's files": (object_centric_library, ["train", "val", "test"]),
@@ -92,3 +95,15 @@ def test_dark_images_of_a_split_are_noticed(tmp_path, monkeypatch):
     open_dataset(path)
     with pytest.raises(ValueError, match="at most 1 in the first 3 images"):
         open_dataset(path, split="test")
+
+
+def test_images_that_are_trained_on_are_not_called_held_out(tmp_path, monkeypatch):
+    """A file's test images are others than its first, but among all."""
+    monkeypatch.setitem(splits._PUBLISHED, "tetrominoes", (("train", 4), ("test", 2)))
+    path = tmp_path / "a"
+    path.write_bytes(b"".join(framed(serialised(tiny(value))) for value in range(6)))
+    data = DataConfig(train=str(path), held_out=str(path), split="all")
+    [line] = notes_on(data, training_images(data), held_out_images(data))
+    assert "the run is trained on these images" in line
+    data = DataConfig(train=str(path), held_out=str(path))
+    assert notes_on(data, training_images(data), held_out_images(data)) == []
