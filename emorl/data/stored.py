@@ -89,6 +89,7 @@ def _arrays(batch: Batch) -> dict[str, np.ndarray]:
     arrays = {"imgs": batch.image.permute(0, 2, 3, 1).numpy()}
     if batch.factors:
         parts = [batch.factors[name] for name in _ordered(batch.factors)]
+        _require_same_entities(batch.factors)
         columns = [part if part.dim() == 3 else part[..., None] for part in parts]
         arrays["factors"] = torch.cat(columns, dim=-1).float().numpy()
     if batch.mask is not None and batch.mask.dtype != torch.uint8:
@@ -100,6 +101,13 @@ def _arrays(batch: Batch) -> dict[str, np.ndarray]:
         masks = batch.mask == torch.arange(entities).view(1, -1, 1, 1)
         arrays["masks"] = (masks.byte() * 255)[..., None].numpy()
     return arrays
+
+
+def _require_same_entities(factors: Mapping[str, Tensor]) -> None:
+    """Refuse factors that cannot be columns of one table, [N, E, F]."""
+    if len({values.shape[1] for values in factors.values()}) > 1:
+        found = ", ".join(f"{name} {values.shape[1]}" for name, values in factors.items())
+        raise ValueError(f"expected factors of the same number of entities, got {found}")
 
 
 def _append(group: h5py.Group, name: str, rows: np.ndarray) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from emorl.data import open_dataset
+from emorl.data import convert, open_dataset
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (4, 6, 8, 3), np.uint8)
@@ -53,6 +53,20 @@ def test_arrays_are_read_with_their_masks(tmp_path):
     assert (batch.mask[:, 0].numpy() == LABELS.astype(np.int32) * 200).all()
     np.save(tmp_path / "grey.npy", IMAGES[..., 0])
     require_images(open_dataset(tmp_path / "grey.npy")[:], IMAGES[..., :1])
+
+
+def test_factors_survive_conversion_or_are_named(tmp_path):
+    factors = {"x": RNG.random((4, 3, 1)), "y": RNG.random((4, 3)), "z": RNG.random((4, 3, 2))}
+    np.savez(tmp_path / "a.npz", image=IMAGES, mask=LABELS, **factors)
+    source = open_dataset(tmp_path / "a.npz")
+    stored = open_dataset(convert(source, tmp_path / "a.h5"))
+    for name, shape in {"x": (4, 3), "y": (4, 3), "z": (4, 3, 2)}.items():
+        assert source[:].factors[name].shape == shape
+        assert torch.equal(stored[:].factors[name], source[:].factors[name])
+    np.savez(tmp_path / "b.npz", image=IMAGES, x=RNG.random((4, 3)), scene=RNG.random(4))
+    with pytest.raises(ValueError, match="same number of entities, got x 3, scene 1"):
+        convert(open_dataset(tmp_path / "b.npz"), tmp_path / "b.h5")
+    assert not [*tmp_path.glob("b.h5*")]
 
 
 def test_infinite_masks_stop_with_their_index(tmp_path):

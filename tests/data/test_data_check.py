@@ -174,3 +174,13 @@ def test_what_is_wrong_comes_with_the_cure(tmp_path):
     assert "masks: FAIL, pixels that no mask covers\n" in report
     assert "  pixels that no mask covers: 1 of 6 images; they count as background; store" in report
     assert "  a single colour: 1 of 6 images; leave these images out" in report
+
+
+def test_groups_without_images_are_no_splits(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        for split in ("train", "val"):
+            file[f"{split}/imgs"] = np.full((3, 5, 4, 3), 200, np.uint8)
+        file["metadata/x"] = np.zeros(3)
+    assert splits_of(path) == ["train", "val"]
+    assert "metadata" not in check(path)

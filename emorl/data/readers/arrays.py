@@ -155,7 +155,9 @@ class ArrayDataset(FileDataset):
             ):
                 continue
             rows = torch.from_numpy(array[list(indices)].astype(np.float32))
-            found[name] = rows[:, None] if rows.dim() == 1 else rows
+            if rows.dim() == 1:
+                rows = rows[:, None]
+            found[name] = rows[..., 0] if rows.dim() == 3 and rows.shape[2] == 1 else rows
         return found
 
     def _arrays(self) -> Arrays:

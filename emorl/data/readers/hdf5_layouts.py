@@ -98,10 +98,11 @@ class Layout:
 
 
 def splits(file: h5py.File) -> list[str]:
-    """Names of the groups that hold images; none in a file that has them at its root."""
+    """Names of the groups that hold images, of all if none does; none if the root has images."""
     if _first(file, _IMAGES) is not None:
         return []
-    return [name for name in file if isinstance(member(file, name), h5py.Group)]
+    groups = [name for name in file if isinstance(member(file, name), h5py.Group)]
+    return [name for name in groups if _first(file[name], _IMAGES) is not None] or groups
 
 
 def find_layout(file: h5py.File, split: str) -> Layout:
