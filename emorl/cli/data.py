@@ -80,8 +80,22 @@ def _store(command: str, arguments: list[str]) -> int:
     path = convert(
         dataset, options.out, options.images, split=options.split, workers=options.workers
     )
-    print(f"written: {path}")
+    stored = len(dataset) if options.images is None else options.images
+    print(f"written: {path}: split {options.split}, {stored:,} images{_left_out(dataset, options)}")
     return 0
+
+
+def _left_out(dataset: ObjectDataset, options: argparse.Namespace) -> str:
+    """What of a file or folder is in other splits than the one that was stored, in words."""
+    from emorl.data import GENERATORS
+    from emorl.data.check import splits_of
+    from emorl.data.splits import ALL
+
+    if options.source in GENERATORS or options.split == ALL:
+        return ""
+    if others := [name for name in splits_of(options.source) if name not in (options.split, ALL)]:
+        return f"; not stored: {', '.join(others)}"
+    return f" ({dataset.part}; --split {ALL} stores all)" if dataset.part else ""
 
 
 def _check(arguments: list[str]) -> int:

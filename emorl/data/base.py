@@ -67,7 +67,7 @@ class ObjectDataset(Dataset[dict[str, Any]]):
         name: what the data are, e.g. "tetrominoes".
         image_size: height and width in pixels.
         value_range: what a file's numbers mean, (0, 1) or (0, 255); None for a generator.
-        part: which images of a file the split is, in words, where that is a published convention.
+        part: which images of a file or folder the split is, in words, where that is a convention.
         slow: one line for the user where reading in random order takes very long.
     """
 
@@ -113,6 +113,14 @@ class ObjectDataset(Dataset[dict[str, Any]]):
     def files(self) -> Sequence[Path]:
         """The files that it is read from; none for a generator."""
         return ()
+
+    def before_resizing(self) -> ObjectDataset | None:
+        """The same images, cut out but not resized; None if they were not resized.
+
+        Raises:
+            ValueError: if they then have several sizes.
+        """
+        return None
 
     def read_images(self, indices: Sequence[int]) -> Tensor:
         """The images alone, uint8 [B, 3, H, W]; of files nothing else is then decoded."""

@@ -20,6 +20,7 @@ from emorl.data.generators.real10 import TetrominoesReal10
 from emorl.data.generators.tetrominoes import Tetrominoes
 from emorl.data.transforms import CROPS, TransformedDataset, shape_of
 from emorl.data.values import value_range as as_range
+from emorl.fields import fit
 from emorl.paths import local
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ def open_dataset(
         ValueError: if there is no such data set, or the file cannot be used; one line says why.
     """
     require_split_name(split)
+    seed, limit = fit("seed", seed, int), fit("limit", limit, int | None)
+    max_objects = fit("max_objects", max_objects, int | None)
     if spec in GENERATORS and value_range is not None:
         raise ValueError(f"value_range: expected none for the generator {spec}, got {value_range}")
     if spec in GENERATORS and max_objects is not None:
@@ -124,13 +127,20 @@ def open_file(
         ValueError: if there is no such file, it is in none of the known formats, or its images are
             not in their range of values.
     """
-    path, *others = data_files(path)
+    spec = path
+    path, *others = data_files(spec)
     asked = None if value_range is None else as_range(value_range, "value_range")
-    if is_hdf5(path) and not others:
+    if others and (is_hdf5(path) or is_arrays(path)):
+        kind = "HDF5 files" if is_hdf5(path) else "arrays of NumPy"
+        raise ValueError(
+            f"{spec}: expected a pattern that matches the shards of a TFRecord file, got "
+            f"{1 + len(others)} {kind}; name one of them, {path.name} for example"
+        )
+    if is_hdf5(path):
         from emorl.data.readers.hdf5 import HDF5Dataset
 
         return HDF5Dataset(path, split, asked)
-    if is_arrays(path) and not others:
+    if is_arrays(path):
         from emorl.data.readers.arrays import ArrayDataset
 
         return ArrayDataset(path, asked)

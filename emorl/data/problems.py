@@ -40,8 +40,8 @@ def problems(batch: Batch, entity_masks: Tensor | None) -> dict[str, int]:
         wrong[f"factor {name} is not finite"] = ~values.isfinite().flatten(1).all(1)
     if batch.mask is not None and "visibility" in batch.factors:
         visible = batch.factors["visibility"] > 0
-        labelled = pixels(batch.mask) > 0
         entities = visible.shape[1]
+        labelled = pixels(batch.mask, entities) > 0
         wrong["labels beyond the entities of the factors"] = labelled[:, entities:].any(1)
         labelled = labelled[:, :entities]
         wrong["pixels of an object that is not visible"] = (~visible & labelled)[:, 1:].any(1)
@@ -63,15 +63,26 @@ def hidden(batch: Batch) -> int:
     if batch.mask is None or "visibility" not in batch.factors:
         return 0
     visible = batch.factors["visibility"] > 0
-    labelled = pixels(batch.mask)[:, : visible.shape[1]] > 0
+    labelled = pixels(batch.mask, visible.shape[1])[:, : visible.shape[1]] > 0
     return int((visible & ~labelled)[:, 1:].any(1).sum())
 
 
-def pixels(mask: Tensor) -> Tensor:
-    """How many pixels of label maps [B, 1, H, W] have each label, [B, 256 or more]."""
-    labels = mask.flatten(1).long()
-    counts = torch.zeros(len(mask), max(256, int(labels.max()) + 1), dtype=torch.int64)
-    return counts.scatter_add_(1, labels, torch.ones_like(labels))
+def pixels(mask: Tensor, entities: int = 0) -> Tensor:
+    """How many pixels of label maps have each label.
+
+    Args:
+        mask: [B, 1, H, W].
+        entities: labels below this, and below 256, have the column of their number.
+
+    Returns:
+        int64 [B, L]; of larger labels each that there is has a column behind those.
+    """
+    labels, columns = mask.flatten(1).long(), max(256, entities)
+    larger = labels[labels >= columns].unique()
+    place = columns + torch.searchsorted(larger, labels)
+    place = torch.where(labels < columns, labels, place)
+    counts = torch.zeros(len(mask), columns + len(larger), dtype=torch.int64)
+    return counts.scatter_add_(1, place, torch.ones_like(place))
 
 
 def _differs_from_render(batch: Batch) -> Tensor:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from emorl.data.base import Batch, ObjectDataset
+from emorl.fields import fit, shown
 from emorl.memory import require_memory
 
 Box = tuple[int, int, int, int]
@@ -56,7 +57,8 @@ def shape_of(size: int | Sequence[int]) -> Shape:
     Raises:
         ValueError: if these are no two numbers from 1, or an image takes more than all memory.
     """
-    sides = (size, size) if isinstance(size, int) else tuple(size)
+    asked = fit("size", size, int | list[int])
+    sides = (asked, asked) if isinstance(asked, int) else tuple(asked)
     if len(sides) != 2:
         raise ValueError(f"size: expected a height and a width, got {size}")
     if min(sides) < 1:
@@ -105,11 +107,14 @@ def box_of(crop: Sequence[int], name: str = "crop") -> Box:
     Raises:
         ValueError: if these are not four, or enclose no pixel, naming `name`.
     """
-    if len(crop) != 4 or not (0 <= crop[0] < crop[1] and 0 <= crop[2] < crop[3]):
-        raise ValueError(
-            f"{name}: expected [FIRST_ROW, ROW_AFTER, FIRST_COLUMN, COLUMN_AFTER], got {[*crop]}"
-        )
-    return crop[0], crop[1], crop[2], crop[3]
+    expected = "[FIRST_ROW, ROW_AFTER, FIRST_COLUMN, COLUMN_AFTER]"
+    try:
+        top, bottom, left, right = fit(name, crop, tuple[int, int, int, int])
+    except ValueError:
+        raise ValueError(f"{name}: expected {expected}, got {shown(crop)}") from None
+    if not (0 <= top < bottom and 0 <= left < right):
+        raise ValueError(f"{name}: expected {expected}, got {[*crop]}")
+    return top, bottom, left, right
 
 
 def centred(box: Box, shape: Shape) -> Box:
@@ -177,6 +182,13 @@ class TransformedDataset(ObjectDataset):
     def files(self) -> Sequence[Path]:
         """Those of the source."""
         return self.source.files()
+
+    def before_resizing(self) -> ObjectDataset | None:
+        """The source's images, cut out; or what they were before the source itself resized them."""
+        if self.size is not None:
+            return TransformedDataset(self.source, limit=self.limit, crop=self.box)
+        whole = self.source.before_resizing() if self.crop is None else None
+        return None if whole is None else TransformedDataset(whole, limit=self.limit)
 
     def __len__(self) -> int:
         return len(self.source) if self.limit is None else self.source.count(self.limit)

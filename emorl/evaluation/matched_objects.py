@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emorl.data import Batch, ObjectDataset
-from emorl.evaluation.measuring import before_resizing, evaluating, noise_for
+from emorl.evaluation.measuring import evaluating, noise_for
 from emorl.evaluation.per_image import labels_at
 from emorl.metrics import match_objects
 from emorl.models import Decomposition, ObjectCentricModel
@@ -61,7 +61,7 @@ def match(
 ) -> MatchedObjects:
     """The objects of the first images and their slots, by the rules in `CODES`."""
     device = next(model.parameters()).device
-    whole = before_resizing(dataset)
+    whole = dataset.before_resizing()
     gathered = _Gathered()
     with evaluating(model):
         for start in range(0, images, batch_size):

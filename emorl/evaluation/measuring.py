@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from emorl.data import ObjectDataset
-from emorl.data.transforms import TransformedDataset
 from emorl.evaluation.noise import ImageNoise
 from emorl.evaluation.per_image import numbers_of
 from emorl.models import ObjectCentricModel
@@ -27,8 +26,8 @@ class Measurement:
         dataset: the images.
         seeds: of the noise of each sample.
         means: whether slots are the means of their posteriors; else samples of them.
-        whole: whether masks are compared with the true ones as they were before images were
-            resized.
+        whole: the images as they were before they were resized, with whose masks the model's are
+            compared; None for the masks of `dataset`.
         refinement_steps: None for the model's own number.
         num_slots: None for the model's own number.
         device: where to compute.
@@ -40,7 +39,7 @@ class Measurement:
     dataset: ObjectDataset
     seeds: range
     means: bool
-    whole: bool
+    whole: ObjectDataset | None
     refinement_steps: int | None
     num_slots: int | None
     device: torch.device
@@ -50,7 +49,7 @@ class Measurement:
     def of(self, indices: range) -> dict[str, Tensor]:
         """Every number of these images, name -> float64 [samples, B] on the CPU."""
         batch = self.dataset.__getitems__(indices).to(self.device)
-        whole = before_resizing(self.dataset) if self.whole else None
+        whole = self.whole
         mask = None if whole is None else whole.__getitems__(indices).to(self.device).mask
         drawn = []
         for seed in self.seeds:
@@ -98,13 +97,6 @@ def noise_for(
     """The images' noise; with `means` only what starts the slots, and then posteriors' means."""
     drawn = model.initial_draws if means else None
     return ImageNoise(indices, seed=seed, device=device, drawn=drawn)
-
-
-def before_resizing(dataset: ObjectDataset) -> ObjectDataset | None:
-    """The same images as they were before they were resized; None if they were not."""
-    if not isinstance(dataset, TransformedDataset) or dataset.size is None:
-        return None
-    return TransformedDataset(dataset.source, limit=dataset.limit, crop=dataset.box)
 
 
 @contextmanager

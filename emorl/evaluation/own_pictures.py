@@ -86,9 +86,10 @@ def segment(
 
 def _read(path: Path, told: PixelValues | None) -> NDArray[np.uint8] | ValueError:
     try:
-        if told is None and read_header(path).is_16_bit:
-            require_bright([path])
-        return read_colours(path, told)
+        colours = read_colours(path, told)
+        if told is None and colours.max(initial=0) <= 1:
+            require_bright({path: read_header(path)})
+        return colours
     except ValueError as error:
         return error
 

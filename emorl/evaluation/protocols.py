@@ -128,7 +128,7 @@ def evaluate(
         dataset,
         seeds=seeds,
         means=chosen.means,
-        whole=chosen.whole,
+        whole=dataset.before_resizing() if chosen.whole else None,
         refinement_steps=refinement_steps,
         num_slots=num_slots,
         device=device,

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from emorl.metrics.factors import Factor, Floats, halves, state_of
+from emorl.fields import fit
+from emorl.metrics.factors import Factor, Floats, halves, require_codes, state_of
 
 _TINY = 1e-11  # that the released code adds to importances
 
@@ -95,7 +96,12 @@ def disentanglement(importance: Floats, added: float = 0.0) -> float:
     Args:
         importance: [D, F], 0 or more.
         added: to each importance before its entropy.
+
+    Raises:
+        ValueError: if an importance is negative or not finite.
     """
+    if importance.ndim != 2 or not (np.isfinite(importance) & (importance >= 0)).all():
+        raise ValueError("importance: expected finite numbers >= 0, [D, F]")
     weights = importance.sum(axis=1)
     if not weights.sum():
         return 0.0
@@ -113,6 +119,7 @@ def dimension_correlation(codes: Floats) -> float:
     Args:
         codes: [N, D], each dimension with a spread.
     """
+    require_codes(codes)
     if codes.shape[1] < 2:
         return float("nan")
     correlation = np.abs(np.corrcoef(codes.T))
@@ -128,6 +135,7 @@ def dimension_redundancy(codes: Floats) -> float:
     Args:
         codes: [N, D], each dimension with a spread.
     """
+    require_codes(codes)
     if codes.shape[1] < 2:
         return float("nan")
     inflation = np.diag(np.linalg.pinv(np.corrcoef(codes.T), hermitian=True))
@@ -146,5 +154,7 @@ def _entropy(importance: Floats) -> Floats:
 def _ensemble(discrete: bool, trees: int, seed: int | None) -> Any:
     from sklearn.ensemble import GradientBoostingClassifier, GradientBoostingRegressor
 
+    if fit("trees", trees, int) < 1:
+        raise ValueError(f"trees: expected at least 1, got {trees}")
     kind = GradientBoostingClassifier if discrete else GradientBoostingRegressor
     return kind(n_estimators=trees, random_state=state_of(seed))

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from emorl.fields import fit
+
 Floats = NDArray[np.float64]
 
 PLACES = ("x", "y", "z", "rotation", "orientation", "scale")
@@ -97,8 +99,10 @@ def halves(codes: Floats, factors: Sequence[Factor]) -> Halves:
     Raises:
         ModuleNotFoundError: without scikit-learn.
         ValueError: if there are no factors or fewer than four objects, or a factor is that of
-            another number of objects, or the same for all objects of the first half.
+            another number of objects, or the same for all objects of the first half; if codes are
+            not finite.
     """
+    require_codes(codes)
     from sklearn.model_selection import train_test_split
 
     if not factors or len(codes) < 4:
@@ -119,9 +123,19 @@ def halves(codes: Floats, factors: Sequence[Factor]) -> Halves:
     return Halves(codes[train], codes[test], targets)
 
 
+def require_codes(codes: Floats) -> None:
+    """Raise a ValueError unless they are finite numbers [N, D]."""
+    numbers = np.asarray(codes)
+    if numbers.ndim != 2 or numbers.dtype.kind not in "buif":
+        raise ValueError(f"codes: expected numbers [N, D], got {numbers.dtype} {[*numbers.shape]}")
+    if not np.isfinite(numbers).all():
+        raise ValueError("codes: expected finite numbers, got NaN or infinity")
+
+
 def state_of(seed: int | None) -> int | None:
     """A seed as scikit-learn takes it."""
-    return None if seed is None else seed % 2**32
+    number: int | None = fit("seed", seed, int | None)
+    return None if number is None else number % 2**32
 
 
 def _scaled(values: Floats) -> Floats:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from emorl.fields import fit
 from emorl.metrics.contingency import assigned, contingency, intersection_over_union
 
 
@@ -49,10 +50,14 @@ def match_objects(
         For each image the pairs that are left, by Hungarian matching on the IoU.
 
     Raises:
-        ValueError: if shapes differ or labels are not non-negative integers.
+        ValueError: if shapes differ, labels are not non-negative integers, or a bound is none.
 
     Source: the released EfficientMORL, lib/metrics.py; Emami et al. (2021), appendix E.2.
     """
+    if fit("least_pixels", least_pixels, int) < 0:
+        raise ValueError(f"least_pixels: expected at least 0, got {least_pixels}")
+    if not 0 <= fit("least_iou", least_iou, float) <= 1:
+        raise ValueError(f"least_iou: expected a number from 0 to 1, got {least_iou}")
     table = contingency(true, predicted)
     objects = table.counts.sum(2) >= max(1, least_pixels)  # [B, T]
     objects &= table.true_labels != 0

@@ -10,6 +10,7 @@ import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import ClassVar, NamedTuple, Self, SupportsIndex
 
@@ -232,8 +233,10 @@ class ObjectCentricModel(nn.Module, ABC):
             ValueError: for images that are not possible and arguments that this model does not
                 support, saying what is expected.
         """
-        if not 0 <= kl_weight < math.inf:
-            raise ValueError(f"kl_weight: expected a number >= 0, got {kl_weight}")
+        if not _is_number(kl_weight) or not 0 <= kl_weight < math.inf:
+            raise ValueError(f"kl_weight: expected a number >= 0, got {shown(kl_weight)}")
+        if step is not None and not (_is_number(step) and isinstance(step, Integral)):
+            raise ValueError(f"step: expected a whole number or None, got {shown(step)}")
         if kl_weight != 1 and not self.has_kl:
             raise ValueError(f"kl_weight: {self.name} has no KL term, expected 1, got {kl_weight}")
         if geco is not None and not isinstance(geco, GECO):
@@ -437,6 +440,10 @@ def checked_images(images: Tensor, dtype: torch.dtype) -> Tensor:
         raise ValueError(f"images: expected uint8 or a float in [0, 1], got {images.dtype}")
     _require_in_range(images)
     return images.to(dtype)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _require_generator(generator: object, batch: int) -> None:

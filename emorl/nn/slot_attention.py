@@ -19,6 +19,7 @@ from emorl.nn.slot_iterations import (
     SlotRules,
     iterate,
     require_choice,
+    require_number,
 )
 from emorl.ops import Backend
 from emorl.ops.slot_attention import SoftmaxOver
@@ -62,8 +63,13 @@ class SlotAttentionLayers(nn.Module):
         gain: float = 1.0,
     ) -> None:
         super().__init__()
+        sizes = {"dim": dim, "input_dim": input_dim, "projected": projected, "hidden": hidden}
+        for name, size in sizes.items():
+            require_number(name, size, int if name == "dim" else int | None, least=1)
+        require_number("norm_eps", norm_eps, float, least=0)
+        require_number("gain", gain, float, least=0)
         channels, width = input_dim or dim, projected or dim
-        self.dim, self.rules = dim, rules
+        self.dim, self.input_dim, self.rules = dim, channels, rules
         self.query = nn.Linear(dim, width, bias=bias)
         self.key = nn.Linear(channels, width, bias=bias)
         self.value = nn.Linear(channels, width, bias=bias)
@@ -165,6 +171,9 @@ class SlotAttention(SlotAttentionLayers):
         gain: float = 1.0,
         backend: Backend = "auto",
     ) -> None:
+        require_number("iterations", iterations, int, least=1)
+        require_number("num_slots", num_slots, int | None, least=1)
+        require_number("heads", heads, int, least=1)
         width = projected or dim
         _check(dim, width, heads, num_slots, initial_slots, recurrent or combine_heads)
         rules = SlotRules(
@@ -258,6 +267,9 @@ class SlotAttention(SlotAttentionLayers):
         Raises:
             ValueError: if there are no initial slots, or not one iteration, or a mask does not fit.
         """
+        _check_shape("inputs", inputs, ("B", "N", self.input_dim))
+        if slots is not None:
+            _check_shape("slots", slots, (len(inputs), "K", self.dim))
         times = self.iterations if iterations is None else iterations
         if slots is None:
             slots = self._initial(len(inputs), num_slots, generator)
@@ -285,6 +297,22 @@ class SlotAttention(SlotAttentionLayers):
         return slots
 
 
+def _check_shape(name: str, given: Tensor, expected: tuple[int | str, ...]) -> None:
+    """Raise a ValueError for another number of axes, or another length where one is a number."""
+    got = [*given.shape] if isinstance(given, Tensor) else None
+    if (
+        got is None
+        or len(got) != len(expected)
+        or any(
+            isinstance(length, int) and length != found
+            for length, found in zip(expected, got, strict=True)
+        )
+    ):
+        shape = ", ".join(map(str, expected))
+        found = got if got is not None else type(given).__name__
+        raise ValueError(f"slot attention: {name}: expected a tensor [{shape}], got {found}")
+
+
 def _check(
     dim: int,
     width: int,
@@ -295,7 +323,7 @@ def _check(
 ) -> None:
     """Raise a ValueError where sizes do not fit."""
     require_choice("initial_slots", initial_slots, InitialSlots)
-    if heads < 1 or width % heads:
+    if width % heads:
         raise ValueError(f"slot attention: heads: expected a divisor of {width}, got {heads}")
     if initial_slots == "learned" and num_slots is None:
         raise ValueError("slot attention: num_slots: learned slots have a number, got None")

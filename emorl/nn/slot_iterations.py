@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from emorl.fields import fit
 from emorl.nn.networks import AbsorbedAttention, LinearFeatures, is_plain
 from emorl.ops import Backend, slot_attention
 from emorl.ops.library import mapped
@@ -106,6 +107,9 @@ class SlotRules:
         }
         for name, allowed in choices.items():
             require_choice(name, getattr(self, name), allowed)
+        require_number("heads", self.heads, int, least=1)
+        require_number("eps", self.eps, float, least=0)
+        require_number("scale", self.scale, float)
         if self.masked_update == "mean" and not self.divides_by_weights:
             raise ValueError("slot attention: masked_update: a mean needs weights that add to one")
 
@@ -113,6 +117,13 @@ class SlotRules:
     def divides_by_weights(self) -> bool:
         """Whether the update is the mean that the op computes."""
         return (self.eps_in, self.update) == ("weights", "mean")
+
+
+def require_number(name: str, value: Any, kind: Any, least: float | None = None) -> None:
+    """Raise a ValueError unless `value` is a number of that kind, or None where that allows it."""
+    number = fit(f"slot attention: {name}", value, kind)
+    if number is not None and least is not None and number < least:
+        raise ValueError(f"slot attention: {name}: expected at least {least}, got {number}")
 
 
 def require_choice(name: str, value: Any, allowed: Any) -> None:

@@ -23,6 +23,7 @@ class RunFolder:
         path: the folder.
         lock: is there while a process trains, see `emorl.runs.lock`.
         config: the whole configuration, which can be run again.
+        data: by what the files that it is trained on are known again, see `emorl.training.trace`.
         metrics: a row of JSON for each logged step.
         report: the run as one HTML file.
         comparison: the run beside another one, likewise; the newest.
@@ -38,6 +39,7 @@ class RunFolder:
         self.path = local(path)
         self.lock = self.path / ".lock"
         self.config = self.path / "config.yaml"
+        self.data = self.path / "data.json"
         self.metrics = self.path / "metrics.jsonl"
         self.report = self.path / "report.html"
         self.comparison = self.path / "comparison.html"
@@ -53,7 +55,7 @@ class RunFolder:
         for path in (self.checkpoints, self.pictures, self.evaluations, self.tensorboard):
             if os.path.lexists(path) and not path.is_dir():
                 return f"{path}: expected a folder, got {kind_of(path)}"
-        for path in (self.config, self.metrics, self.report, self.lock):
+        for path in (self.config, self.data, self.metrics, self.report, self.lock):
             if os.path.lexists(path) and not path.is_file():
                 return f"{path}: expected a file, got {kind_of(path)}"
         return None

@@ -58,6 +58,7 @@ class RunLock:
         if self._file is not None and self._is_new:
             clean(self._run.path)
             self._run.config.unlink(missing_ok=True)
+            self._run.data.unlink(missing_ok=True)
             self._run.metrics.unlink(missing_ok=True)
             shutil.rmtree(self._run.tensorboard, ignore_errors=True)
         self.release()

@@ -8,6 +8,7 @@ import os
 import torch
 
 from emorl.data import GENERATORS, ObjectDataset, open_dataset
+from emorl.data.check import splits_of
 from emorl.data.open import data_files
 from emorl.data.splits import ALL
 from emorl.paths import local
@@ -129,13 +130,21 @@ def absolute(spec: str) -> str:
 def _first_split(data: DataConfig, spec: str, device: torch.device | str) -> ObjectDataset:
     """A file of its own may call its only split anything; of a folder, all pictures count."""
     errors = []
-    whole = (ALL,) if local(spec).is_dir() else ()
-    for split in (*whole, "test", "val", "train"):
+    for split in (*_only_split(spec), "test", "val", "train"):
         try:
             return _open(data, spec, split, device)
         except ValueError as error:
             errors.append(error)
     raise errors[0]
+
+
+def _only_split(spec: str) -> list[str]:
+    """The split to take of a folder, or of a file with a single group; else none."""
+    if spec in GENERATORS or not local(spec).exists():
+        return []
+    splits = splits_of(spec)
+    is_whole = len(splits) == 1 and (local(spec).is_dir() or splits != [ALL])
+    return splits if is_whole else []
 
 
 def _open(

@@ -30,6 +30,7 @@ from emorl.training.images import (
     with_earlier_ranges,
 )
 from emorl.training.plan import describe_plan, is_open, keep_plan, plan_steps
+from emorl.training.trace import changed, keep, trace_of
 from emorl.training.trainer import Trainer
 
 
@@ -82,6 +83,9 @@ def _prepare(
     if measured.eval_every and not has_masks(images if held_out is None else held_out):
         measured = dataclasses.replace(measured, eval_every=0)
         notes.append("trainer.eval_every: off, since there are no label maps to measure with")
+    run = RunFolder(run_dir)
+    trace = trace_of({"data.train": images, "data.held_out": held_out})
+    notes += changed(run, trace)
     torch.manual_seed(config.trainer.seed)
     trainer = Trainer(
         MODELS[config.model](config.network),
@@ -97,7 +101,8 @@ def _prepare(
     )
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        save_config(config, RunFolder(run_dir).config)
+        save_config(config, run.config)
+        keep(run, trace)
     return trainer
 
 

@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 
 from emorl.cli import main
+from emorl.data import open_dataset
 
 SHORT = "--trainer.steps 1 --trainer.eval_every 0 --trainer.picture_every 0 --trainer.batch_size 2"
 
@@ -159,3 +160,27 @@ def test_a_sheet_replaces_none_of_the_data(fixtures_dir, tmp_path, capsys):
         assert main(line) == 2
         assert "--sheet: expected a file apart from the data" in capsys.readouterr().err
         assert sheet.read_bytes() == before
+
+
+def test_converting_says_what_it_leaves_out(tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(30):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    train, out = len(open_dataset(folder)), tmp_path / "a.h5"
+
+    def said(*arguments: str) -> str:
+        out.unlink(missing_ok=True)
+        assert main(["data", "convert", *arguments, "--out", str(out)]) == 0
+        return capsys.readouterr().out
+
+    told = f"split train, {train} images (train: {train} of 30 pictures; --split all stores all)"
+    assert said(str(folder)) == f"written: {out}: {told}\n"
+    assert said(str(folder), "--split", "all") == f"written: {out}: split all, 30 images\n"
+    groups = tmp_path / "b.h5"
+    with h5py.File(groups, "w") as file:
+        for name in ("test", "train"):
+            file[f"{name}/imgs"] = np.full((3, 8, 8, 3), 200, np.uint8)
+    told = "split train, 2 images; not stored: test"
+    assert said(str(groups), "--images", "2") == f"written: {out}: {told}\n"

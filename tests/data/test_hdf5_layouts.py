@@ -125,3 +125,40 @@ def test_images_that_were_never_written_are_not_black(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "b.h5", "w") as file:
         file["x"] = np.full((8, 5, 4, 3), 200, np.uint8)
     assert (open_dataset(tmp_path / "v.h5")[:].image == 200).all()
+
+
+def test_labels_that_were_never_written_are_not_background(tmp_path: Path) -> None:
+    """Masks of entities that are not there may be left out, but not all of an image's."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["train/imgs"] = np.full((3, 5, 4, 3), 200, np.uint8)
+        masks = file.create_dataset("train/masks", (3, 2, 5, 4, 1), "u1", chunks=(1, 1, 5, 4, 1))
+        masks[0] = 255
+        masks[1:, 0] = 255
+    assert open_dataset(path)[2]["mask"].unique().tolist() == [0]
+    with h5py.File(path, "a") as file:
+        del file["train/masks"]
+        labels = file.create_dataset("train/masks", (3, 5, 4), "u1", chunks=(1, 5, 4))
+        labels[:2] = 1
+    with pytest.raises(ValueError, match=r"a\.h5: /train/masks: 2 of 3 chunks are stored; the oth"):
+        open_dataset(path)
+    with h5py.File(path, "a") as file:
+        file["train/masks"][2] = 0
+        factors = file.create_dataset("train/factors", (3, 2, 9), "f4", chunks=(1, 2, 9))
+        factors[1] = 1
+    with pytest.raises(ValueError, match=r"a\.h5: /train/factors: 1 of 3 chunks are stored"):
+        open_dataset(path)
+
+
+def test_a_file_is_also_what_its_links_and_sources_hold(tmp_path: Path) -> None:
+    path, images = tmp_path / "a.h5", np.full((3, 5, 4, 3), 200, np.uint8)
+    with h5py.File(tmp_path / "b.h5", "w") as file:
+        file["x"] = images
+    with h5py.File(tmp_path / "c.h5", "w") as file:
+        file["y"] = np.zeros((3, 5, 4), np.uint8)
+    virtual = h5py.VirtualLayout(images.shape, "u1")
+    virtual[:] = h5py.VirtualSource(str(tmp_path / "b.h5"), "x", images.shape)
+    with h5py.File(path, "w") as file:
+        file.create_virtual_dataset("train/imgs", virtual)
+        file["train/masks"] = h5py.ExternalLink(str(tmp_path / "c.h5"), "y")
+    assert open_dataset(path).files() == [path, tmp_path / "b.h5", tmp_path / "c.h5"]

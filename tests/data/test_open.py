@@ -100,9 +100,15 @@ def test_crop_alone_cuts(clevr_file: tuple[Path, np.ndarray, np.ndarray]) -> Non
         ({"crop": "middle"}, "crop: expected one of clevr, .*, centre, .*, got 'middle'"),
         ({"size": 0}, "size: expected at least 1, got 0"),
         ({"limit": 0}, "limit: expected at least 1, got 0"),
+        ({"seed": 2.9}, "seed: expected a whole number, got 2.9"),
+        ({"limit": "3"}, "limit: expected a whole number or null, got '3'"),
+        ({"size": "64"}, r"size: expected a whole number or \[.*\], got '64'"),
+        ({"size": 3.5}, "size: expected a whole number or .*, got 3.5"),
+        ({"crop": (0, 9.5, 0, 9)}, r"crop: expected \[FIRST_ROW, .*\], got \[0, 9.5, 0, 9\]"),
+        ({"max_objects": True}, "max_objects: expected a whole number or null, got true"),
         ({"split": "dev"}, "split: expected one of train, val, test, got 'dev'"),
     ],
-    ids=["crop of other size", "crop", "size", "limit", "split"],
+    ids=lambda given: "-".join(given) if isinstance(given, dict) else "",
 )
 def test_wrong_arguments_are_named(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -145,3 +151,17 @@ def test_importing_needs_no_optional_package() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.stdout.strip() == "[]", result.stderr
+
+
+@pytest.mark.parametrize(("ending", "kind"), [("h5", "HDF5 files"), ("npy", "arrays of NumPy")])
+def test_a_pattern_means_shards_alone(ending: str, kind: str, tmp_path: Path) -> None:
+    images = np.full((2, 4, 4, 3), 9, np.uint8)
+    for name in "ab":
+        if ending == "npy":
+            np.save(tmp_path / f"{name}.npy", images)
+        else:
+            with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+                file["train/imgs"] = images
+    with pytest.raises(ValueError, match=rf"shards of a TFRecord file, got 2 {kind}; name one"):
+        open_dataset(tmp_path / f"*.{ending}")
+    assert len(open_dataset(tmp_path / f"a*.{ending}")) == 2

@@ -94,14 +94,35 @@ def test_grey_of_16_bits_goes_to_65535(tmp_path):
 
 def test_dark_grey_of_16_bits_is_asked_about(tmp_path):
     path = save(tmp_path / "a.png", COLOURS[..., 0].astype(np.uint16))
-    with pytest.raises(ValueError, match=rf"^{path}: 16 bits, .* value_range \[0, 255\]$"):
+    with pytest.raises(ValueError, match=rf"^{path}: 16 bits, .* value_range .*\[0, 255\]$"):
         open_dataset(tmp_path, split="all")
     assert (only(tmp_path, value_range=(0, 255)) == COLOURS[..., :1]).all()
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_bytes_of_0_and_1_are_asked_about(mode, tmp_path):
+    """Unless they are all 0, or bits, or another picture is bright."""
+    bits = (COLOURS > 127).astype(np.uint8)
+    pixels = {"L": bits[..., 0], "RGB": bits}
+    pixels["RGBA"] = np.concatenate([bits, np.full((12, 16, 1), 255, np.uint8)], 2)
+    path = save(tmp_path / "a.png", pixels[mode])
+    with pytest.raises(ValueError, match=rf"^{path}: 8 bits, but .* --value-range\) \[0, 1\]$"):
+        open_dataset(tmp_path, split="all")
+    shown = bits[..., :1] if mode == "L" else bits
+    assert (only(tmp_path, value_range=(0, 255)) == shown).all()
+    assert (only(tmp_path, value_range=(0, 1)) == shown * 255).all()
+    save(tmp_path / "b.png", COLOURS)
+    assert (open_dataset(tmp_path, split="all")[0]["image"].permute(1, 2, 0).numpy() == shown).all()
+    (tmp_path / "b.png").unlink()
+    save(path, np.zeros((12, 16), np.uint8))
+    assert (only(tmp_path) == 0).all()
+    save(path, COLOURS[..., 0] > 127)
+    assert (only(tmp_path) == (COLOURS[..., :1] > 127) * 255).all()
+
+
 def test_a_told_range_is_held_against_the_numbers(tmp_path):
     path = save(tmp_path / "a.png", np.full((4, 4), 1, np.uint8))
-    assert (only(tmp_path) == 1).all()
+    assert (only(tmp_path, value_range=(0, 255)) == 1).all()
     assert (only(tmp_path, value_range=(0, 1)) == 255).all()
     save(path, np.full((4, 4), 2, np.uint8))
     with pytest.raises(ValueError, match=rf"^{path}: expected values from 0 to 1 \(as value_range"):
@@ -372,3 +393,34 @@ def test_other_uses(tmp_path):
     for name in "abc":
         save(tmp_path / f"{name}.png", COLOURS)
     assert "12x16 pixels" in check(tmp_path)
+
+
+def test_what_a_split_leaves_out_is_told(tmp_path):
+    for number in range(30):
+        save(tmp_path / f"{number}.png", COLOURS)
+    train = open_dataset(tmp_path)
+    assert train.part == f"train: {len(train)} of 30 pictures"
+    assert open_dataset(tmp_path, split="all").part is None
+
+
+def test_before_resizing_pictures_keep_what_is_resized(tmp_path):
+    """The region with the aspect of the size, pixel by pixel, if it is the same in all pictures."""
+    pictures = RNG.integers(2, 256, (3, 20, 30, 3), np.uint8)
+    for number, pixels in enumerate(pictures):
+        save(tmp_path / f"a/{number}.png", pixels)
+        save(tmp_path / f"a_masks/{number}.png", pixels[..., 0])
+    assert open_dataset(tmp_path / "a", split="all").before_resizing() is None
+    for crop, rows, columns in ((None, (0, 20), (5, 25)), ((2, 12, 0, 30), (2, 12), (10, 20))):
+        resized = open_dataset(tmp_path / "a", split="all", crop=crop, size=8, limit=2)
+        whole = resized.before_resizing()
+        region = pictures[:, slice(*rows), slice(*columns)]
+        assert (len(resized), len(whole), whole.image_size) == (2, 2, region.shape[1:3])
+        batch = whole.__getitems__([1, 0])
+        assert (batch.image.permute(0, 2, 3, 1).numpy() == region[[1, 0]]).all()
+        assert (batch.mask[:, 0].numpy() == region[[1, 0], ..., 0]).all()
+    save(tmp_path / "a/1.png", pictures[1, :, :20])
+    save(tmp_path / "a_masks/1.png", pictures[1, :, :20, 0])
+    with pytest.raises(
+        ValueError, match=r"expected pictures of one size .* got several: .*0\.png an"
+    ):
+        open_dataset(tmp_path / "a", split="all", size=8).before_resizing()

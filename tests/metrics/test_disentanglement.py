@@ -258,3 +258,23 @@ def test_wrong_arguments_of_probes_and_dci_are_named(factors):
     for score in (dci, released_dci, lambda *given: probe(*given, "linear")):
         with pytest.raises(ValueError, match=r"x: expected a value for each of 200 codes, got 240"):
             score(codes[:200], factors)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_refused(bad):
+    codes = np.zeros((8, 3))
+    factors = make_factors({"x": np.arange(8.0)})
+    codes[2, 1] = bad
+    for measure in (dimension_correlation, dimension_redundancy):
+        with pytest.raises(ValueError, match="codes: expected finite numbers, got NaN or infinity"):
+            measure(codes)
+    for score in (dci, released_dci, lambda *given: probe(*given, "linear")):
+        with pytest.raises(ValueError, match="codes: expected finite numbers, got NaN or infinity"):
+            score(codes, factors)
+    for wrong in (bad, -1.0):
+        with pytest.raises(ValueError, match="importance: expected finite numbers >= 0"):
+            disentanglement(np.full((3, 2), wrong))
+    with pytest.raises(ValueError, match="trees: expected at least 1, got 0"):
+        dci(np.random.default_rng(0).normal(size=(8, 3)), factors, trees=0)
+    with pytest.raises(ValueError, match=r"seed: expected a whole number or null, got 0\.5"):
+        dci(np.random.default_rng(0).normal(size=(8, 3)), factors, seed=0.5)

@@ -366,3 +366,18 @@ def test_what_needs_no_matching_needs_no_other_package(name, monkeypatch) -> Non
     if name == "scipy":
         with pytest.raises(ModuleNotFoundError):
             mean_iou(*maps)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"least_iou": float("nan")}, "least_iou: expected a number, got nan"),
+        ({"least_iou": 50}, "least_iou: expected a number from 0 to 1, got 50"),
+        ({"least_pixels": 2.5}, "least_pixels: expected a whole number, got 2.5"),
+        ({"least_pixels": -1}, "least_pixels: expected at least 0, got -1"),
+    ],
+)
+def test_bounds_of_matched_objects_are_held(options, message):
+    labels = torch.ones(1, 4, dtype=torch.uint8)
+    with pytest.raises(ValueError, match=message):
+        match_objects(labels, labels, **options)

@@ -179,7 +179,7 @@ def test_impossible_calls() -> None:
     with pytest.raises(ValueError, match="iterations: expected at least 1, got 0"):
         m(torch.randn(1, 4, 8), num_slots=2, iterations=0)
     for wrong, got in ((torch.randn(4, 8), r"\[4, 8\]"), ([[1.0]], "list")):
-        with pytest.raises(ValueError, match=rf"inputs: expected a tensor \[B, N, C\], got {got}"):
+        with pytest.raises(ValueError, match=rf"inputs: expected a tensor \[B, N, 8\], got {got}"):
             m(wrong, num_slots=2)
     with pytest.raises(ValueError, match="num_slots: expected at least 1, got -1"):
         m(torch.randn(1, 4, 8), num_slots=-1)
@@ -205,3 +205,41 @@ def test_masks_that_do_not_fit_are_named(masks: dict, message: str) -> None:
     attention = SlotAttention(dim=4, num_slots=3)
     with pytest.raises(ValueError, match=message):
         attention(torch.randn(2, 5, 4), **masks)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dim": 2.5}, "dim: expected a whole number, got 2.5"),
+        ({"dim": 0}, "dim: expected at least 1, got 0"),
+        ({"input_dim": -3}, "input_dim: expected at least 1, got -3"),
+        ({"hidden": 0}, "hidden: expected at least 1, got 0"),
+        ({"projected": True}, "projected: expected a whole number or null, got true"),
+        ({"heads": "2"}, "heads: expected a whole number, got '2'"),
+        ({"heads": 0}, "heads: expected at least 1, got 0"),
+        ({"iterations": 0}, "iterations: expected at least 1, got 0"),
+        ({"num_slots": 0}, "num_slots: expected at least 1, got 0"),
+        ({"eps": -1e-8}, "eps: expected at least 0, got -1e-08"),
+        ({"scale": float("nan")}, "scale: expected a number, got nan"),
+        ({"norm_eps": float("inf")}, "norm_eps: expected a number, got inf"),
+        ({"gain": None}, "gain: expected a number, got null"),
+    ],
+)
+def test_numbers_of_the_constructor_are_held(options, message):
+    with pytest.raises(ValueError, match=f"^slot attention: {message}$"):
+        SlotAttention(**{"dim": D, "num_slots": K, **options})
+
+
+def test_inputs_and_slots_of_another_shape_are_refused():
+    attend = module(num_slots=K)
+    x = torch.zeros(B, N, C, dtype=torch.float64)
+    with pytest.raises(
+        ValueError, match=r"inputs: expected a tensor \[B, N, 6\], got \[2, 11, 5\]$"
+    ):
+        attend(x[..., :5])
+    for slots in (x[:, :3], x.new_zeros(1, K, D), x.new_zeros(B, D)):
+        got = ", ".join(map(str, slots.shape))
+        with pytest.raises(
+            ValueError, match=rf"slots: expected a tensor \[2, K, 8\], got \[{got}\]$"
+        ):
+            attend(x, slots)

@@ -137,3 +137,39 @@ def test_images_of_another_size_than_the_network_s_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"expected \[35, 35\].*got \[64, 32\]; data\.size \[64"):
         prepare(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("group", ["validation", "train"])
+def test_the_only_group_of_a_held_out_file_is_taken(group, tmp_path):
+    path = tmp_path / "b.h5"
+    with h5py.File(path, "w") as file:
+        file[f"{group}/imgs"] = NOISE[:7].astype(np.uint8)
+    held_out = held_out_images(DataConfig(held_out=str(path)))
+    assert held_out is not None
+    assert len(held_out) == 7
+
+
+def test_files_that_changed_are_told_when_a_run_goes_on(tmp_path):
+    """Whatever their folder is called now; not for a generator, nor for the same file elsewhere."""
+    images = NOISE.astype(np.uint8)
+    config = load_config(find_config("smoke"))
+
+    def notes(path: str) -> list[str]:
+        data = DataConfig(train=path, split="train")
+        trainer = prepare(
+            RunConfig(config.model, data, config.network, config.trainer),
+            tmp_path / "run",
+            resume=True,
+        )
+        trainer.close()
+        return [note for note in trainer.notes if "trained on so far" in note]
+
+    path = write(tmp_path / "a.h5", images)
+    assert notes(path) == []
+    (tmp_path / "moved").mkdir()
+    moved = str(Path(path).rename(tmp_path / "moved/a.h5"))
+    assert notes(moved) == []
+    images[20, 3, 3] = 9
+    write(tmp_path / "moved/a.h5", images)
+    assert len(notes(moved)) == 1
+    assert notes(moved) == [], "the run has been trained on it"

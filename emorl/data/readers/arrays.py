@@ -66,7 +66,8 @@ class ArrayDataset(FileDataset):
             arrays = self._arrays()
             self._images = _one_of(arrays, _IMAGES)
             if self._images is None:
-                raise ValueError(f"expected {_IMAGES[0]}, got {', '.join(arrays) or 'nothing'}")
+                expected = f"an array {' or '.join(_IMAGES)}"
+                raise ValueError(f"expected {expected}, got {', '.join(arrays) or 'nothing'}")
             images = arrays[self._images]
             self._axes = image_axes(images.shape, self._images)
             sizes = dict(zip(self._axes, images.shape, strict=True))

@@ -32,7 +32,7 @@ from emorl.data.readers.axes import arranged, labels_of, require_finite_masks
 from emorl.data.readers.base import FileDataset, label_map
 from emorl.data.readers.hdf5_layouts import DSPRITES, EFFICIENT_MORL, Layout, Table
 from emorl.data.readers.hdf5_members import named_errors, open_file
-from emorl.data.readers.hdf5_storage import in_words, slow_reads
+from emorl.data.readers.hdf5_storage import files_of, in_words, slow_reads
 from emorl.data.splits import needed, published, shown
 from emorl.data.values import LOOKED_AT, UNIT, PixelValues, ValueRange, decide, numbered
 
@@ -68,7 +68,9 @@ class HDF5Dataset(FileDataset):
             group = file[self.layout.group]
             self.values = _values(self.layout, group, value_range)
             self.value_range = self.values.range
-            self._tell_slow([group[name] for name in self.layout.names])
+            read = [group[name] for name in self.layout.names]
+            self._files = sorted({self.path}.union(*map(files_of, read)))
+            self._tell_slow(read)
             self.values.check_first(self._first(group[self.layout.images]))
 
     def __getstate__(self) -> dict[str, Any]:
@@ -76,6 +78,10 @@ class HDF5Dataset(FileDataset):
 
     def __len__(self) -> int:
         return len(self._stored)
+
+    def files(self) -> Sequence[Path]:
+        """The file, and those that its links and virtual data sets lead to."""
+        return self._files
 
     def _find_images(self) -> range:
         """Which of the stored images are the split."""

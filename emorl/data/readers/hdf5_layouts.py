@@ -178,6 +178,7 @@ def _mask_axes(masks: h5py.Dataset, sizes: dict[str, int]) -> tuple[str, int | N
     if entities is not None and not 1 <= (count := shape[entities.index("E")]) <= MOST_ENTITIES:
         raise ValueError(f"expected masks of 1 to {MOST_ENTITIES} entities, got {count}")
     require_stored(masks)
+    require_written(masks, partly=True)
     if labels is None:
         assert entities is not None
         return entities, None
@@ -208,6 +209,7 @@ def _tables(
     factors = data_set(group, "factors")
     if factors is not None:
         require_stored(factors)
+        require_written(factors, partly=True)
         yield Table("factors", _column_names(factors, length))
         return
     visibility = data_set(group, "visibility")
@@ -221,6 +223,7 @@ def _tables(
             continue
         if found.dtype.kind in "buif":
             require_stored(found)
+            require_written(found, partly=True)
             yield Table(name, (name,) * math.prod(found.shape[2:]))
 
 

@@ -48,8 +48,13 @@ def require_stored(stored: h5py.Dataset) -> None:
     _require_sources(stored)
 
 
-def require_written(stored: h5py.Dataset) -> None:
-    """Refuse images of which some were never written: HDF5 would read them as black.
+def require_written(stored: h5py.Dataset, *, partly: bool = False) -> None:
+    """Refuse entries of which some were never written: HDF5 would read images as black.
+
+    Args:
+        stored: images, or something else of which each image has an entry.
+        partly: whether an entry may lack some chunks, though not all, as masks do whose writer
+            leaves out entities that are not there.
 
     Raises:
         ValueError: in one line, without the file's name.
@@ -57,31 +62,50 @@ def require_written(stored: h5py.Dataset) -> None:
     if not stored.chunks or not stored.size or stored.is_virtual:
         return
     sides = zip(stored.shape, stored.chunks, strict=True)
-    declared = math.prod(math.ceil(side / length) for side, length in sides)
-    if (present := stored.id.get_num_chunks()) < declared:
-        raise ValueError(
-            f"{stored.name}: {present} of {declared} chunks are stored; the others would be read "
-            f"as {stored.fillvalue}"
-        )
+    along, *others = (math.ceil(side / length) for side, length in sides)
+    declared = along * math.prod(others)
+    if (present := stored.id.get_num_chunks()) == declared:
+        return
+    if partly:
+        entries: set[int] = set()
+        stored.id.chunk_iter(lambda chunk: entries.add(chunk.chunk_offset[0]))
+        if len(entries) == along:
+            return
+    raise ValueError(
+        f"{stored.name}: {present} of {declared} chunks are stored; the others would be read "
+        f"as {stored.fillvalue}"
+    )
 
 
 def _require_sources(stored: h5py.Dataset) -> None:
     """Refuse a virtual data set of which another file lacks its part."""
-    for source in stored.virtual_sources() if stored.is_virtual else ():
-        name = str(source.file_name)
-        place = Path(stored.file.filename).parent / name
-        is_elsewhere = "%b" in name or "HDF5_VDS_PREFIX" in os.environ  # HDF5 looks for it there
-        if name == "." or is_elsewhere:
-            continue
+    for place, name in _sources(stored):
         if not place.is_file():
             raise ValueError(f"{stored.name}: expected its source {place}, got no such file")
         with h5py.File(place) as file:
-            part = file.get(source.dset_name)
+            part = file.get(name)
             if not isinstance(part, h5py.Dataset):
-                raise ValueError(
-                    f"{stored.name}: expected {source.dset_name} in its source {place}"
-                )
+                raise ValueError(f"{stored.name}: expected {name} in its source {place}")
             require_written(part)
+
+
+def files_of(stored: h5py.Dataset) -> set[Path]:
+    """The files that hold a data set: its own, where a link may lead, and those it is made of."""
+    raw = [Path(os.fsdecode(name)) for name, _, _ in stored.external or ()]
+    virtual = [place for place, _ in _sources(stored)]
+    return {Path(stored.file.filename), *(place for place in (*raw, *virtual) if place.is_file())}
+
+
+def _sources(stored: h5py.Dataset) -> list[tuple[Path, str]]:
+    """Other files of a virtual data set with the name that each part has there.
+
+    Left out are those that HDF5 looks for elsewhere than beside the file.
+    """
+    if not stored.is_virtual or "HDF5_VDS_PREFIX" in os.environ:
+        return []
+    named = [(str(source.file_name), source.dset_name) for source in stored.virtual_sources()]
+    beside = Path(stored.file.filename).parent
+    return [(beside / name, part) for name, part in named if name != "." and "%b" not in name]
 
 
 def slow_reads(read: Sequence[h5py.Dataset]) -> str | None:

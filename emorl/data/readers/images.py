@@ -10,11 +10,13 @@ picture belongs to a split by its name alone, so that further pictures move none
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import torch
@@ -85,8 +87,7 @@ class PictureFiles(FileDataset):
         for picture, header in zip(self.pictures, headers, strict=False):
             self._frame(picture, header.shape)
         if not told:
-            looked_at = zip(self.pictures, headers, strict=False)
-            require_bright([picture for picture, header in looked_at if header.is_16_bit])
+            require_bright(dict(zip(self.pictures, headers, strict=False)))
         deep = any(read_header(mask).is_16_bit for mask in self.masks[:LOOKED_AT])
         self._most = np.iinfo(np.int32 if deep else np.uint8).max
 
@@ -96,6 +97,28 @@ class PictureFiles(FileDataset):
     def files(self) -> Sequence[Path]:
         """The pictures and label maps."""
         return [Path(name) for name in (*self.pictures, *self.masks)]
+
+    def before_resizing(self) -> Self | None:
+        """The region of each picture that is resized; None without `size`.
+
+        Raises:
+            ValueError: if these regions differ among the first pictures.
+        """
+        if self._shape is None:
+            return None
+        first = self.pictures[:LOOKED_AT]
+        boxes = {self._frame(name, read_header(name).shape): name for name in first}
+        if len(boxes) > 1:
+            one, other, *_ = boxes.values()
+            raise ValueError(
+                f"{self.path}: expected pictures of one size to compare them as they were before "
+                f"they are resized, got several: {one} and {other} differ"
+            )
+        whole = copy.copy(self)
+        (box,) = boxes
+        whole.crop, whole._shape, whole._enough = box, None, None
+        whole.image_size = box[1] - box[0], box[3] - box[2]
+        return whole
 
     def describe(self) -> list[str]:
         """The layout, and whether there are label maps."""
@@ -183,8 +206,10 @@ class ImageFolder(PictureFiles):
         value_range: ValueRange | None = None,
     ) -> None:
         path = Path(os.path.abspath(path))
-        pictures, masks = _listed(path, split)
+        pictures, masks, total = _listed(path, split)
         super().__init__(path, pictures, masks, crop, size, value_range)
+        if len(pictures) < total:
+            self.part = f"{split}: {len(pictures):,} of {total:,} pictures"
 
     def _factors(self, indices: Sequence[int]) -> dict[str, Tensor]:
         return {}
@@ -211,7 +236,7 @@ def shapes_of(
     Raises:
         ValueError: as `ImageFolder` does.
     """
-    pictures, _ = _listed(Path(os.path.abspath(folder)), split)
+    pictures, _, _ = _listed(Path(os.path.abspath(folder)), split)
     return [_cropped(p, read_header(p).shape, crop) for p in pictures[:LOOKED_AT]]
 
 
@@ -237,13 +262,14 @@ def _picture_files(folder: Path) -> list[str]:
     return sorted(found)
 
 
-def _listed(path: Path, split: str) -> tuple[list[str], list[str]]:
-    """The pictures of a split, and their label maps, if they have any."""
-    names = _picture_files(path)
-    beside = _masks_beside(names)
+def _listed(path: Path, split: str) -> tuple[list[str], list[str], int]:
+    """The pictures of a split, their label maps, if they have any, and how many all splits have."""
+    files = _picture_files(path)
+    beside = _masks_beside(files)
     maps = {*beside.values()}
-    chosen = _of_split(path, [name for name in names if name not in maps], split)
-    return [str(path / name) for name in chosen], _masks_of(path, chosen, beside)
+    names = [name for name in files if name not in maps]
+    chosen = _of_split(path, names, split)
+    return [str(path / name) for name in chosen], _masks_of(path, chosen, beside), len(names)
 
 
 def _cropped(picture: str, full: Shape, crop: str | Sequence[int] | None) -> Shape:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from emorl.data.readers.axes import labels_of
 from emorl.data.transforms import Box, Shape
-from emorl.data.values import PixelValues
+from emorl.data.values import SETTING, PixelValues
 from emorl.memory import require_memory
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -29,7 +29,8 @@ FULL_16 = 2**16 - 1
 _DARK_16 = 255  # grey of 16 bits with nothing above it may be meant from 0 to 255
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _SHOWN_16 = ("I", "I;16", "I;16B", "I;16L", "I;16N")
-_LABELS = ("1", "L", "P", *_SHOWN_16)
+_BITS = "1"
+_LABELS = (_BITS, "L", "P", *_SHOWN_16)
 _ORIENTATION = 0x0112  # EXIF; from 5 on the picture lies on its side
 # Pixels that a byte can stand for: deflate makes at most 1032 bytes out of one, and a byte of a
 # PNG holds up to eight pixels; JPEG and BMP's run lengths make fewer. WebP stores a picture of a
@@ -121,17 +122,28 @@ def read_labels(path: str | Path, shape: Shape, most: int) -> NDArray[Any]:
         return labels_of(np.array(file), most)
 
 
-def require_bright(paths: Sequence[str | Path]) -> None:
-    """Refuse grey of 16 bits that goes from 0 to 255 in all these pictures: it would look black.
+def require_bright(pictures: Mapping[str, Header] | Mapping[Path, Header]) -> None:
+    """Refuse pictures that would all look black, since they go from 0 to less than they could.
+
+    That are grey of 16 bits which goes from 0 to 255, and bytes from 0 to 1.
+
+    Args:
+        pictures: the first pictures by path.
 
     Raises:
         ValueError: naming the first.
     """
-    if paths and all(_brightest(path) <= _DARK_16 for path in paths):
-        raise ValueError(
-            f"{paths[0]}: 16 bits, but nothing above {_DARK_16} in the first {len(paths)} such "
-            "pictures; if they go from 0 to 255, say so: value_range [0, 255]"
-        )
+    for deep, most, cure in ((True, _DARK_16, "[0, 255]"), (False, 1, "[0, 1]")):
+        paths = [p for p, h in pictures.items() if h.is_16_bit == deep and h.mode != _BITS]
+        brightest = 0
+        for path in paths:
+            if (brightest := max(brightest, _brightest(path))) > most:
+                break
+        if 0 < brightest <= most:
+            raise ValueError(
+                f"{paths[0]}: {16 if deep else 8} bits, but nothing above {most} in the first "
+                f"{len(paths)} such pictures; if they go from 0 to {most}, say so: {SETTING} {cure}"
+            )
 
 
 def framed(pixels: NDArray[Any], box: Box, shape: Shape, method: str) -> NDArray[Any]:
@@ -145,9 +157,9 @@ def framed(pixels: NDArray[Any], box: Box, shape: Shape, method: str) -> NDArray
 
 
 def _brightest(path: str | Path) -> int:
-    """The largest number of a grey picture."""
+    """The largest number of a picture."""
     with _opened(path) as file:
-        return int(np.array(file).max())
+        return int(_numbers(file).max())
 
 
 @contextmanager
@@ -195,7 +207,7 @@ def _shown_shape(file: Image.Image) -> Shape:
 
 def _numbers(picture: Image.Image) -> NDArray[Any]:
     """Bits and grey of 16 bits as stored, [H, W]; else colours, uint8 [H, W, 3]."""
-    if picture.mode == "1" or picture.mode in _SHOWN_16:
+    if picture.mode == _BITS or picture.mode in _SHOWN_16:
         return np.array(picture)
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
