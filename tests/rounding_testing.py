@@ -4,7 +4,9 @@ Every weight and input is moved by one unit of the dtype, up or down by chance, 
 again: what changes is what the computation makes of a rounding of each operand, and of all those in
 between, which come out anew. Another library or processor, with sums in another order, draws them
 once more. Two draws differ by the sum of both errors, and the largest of many errors is seldom
-twice as large in one as in the other: together `FACTOR`.
+twice as large in one as in the other: together `FACTOR`. Where a tensor is one number that is zero
+but for rounding, the largest of the `DRAWS` errors is all there is: of 4 normal ones it lies below
+half a standard deviation in one case of 50, of 16 in one of five million.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 FACTOR = 4.0
-DRAWS = 4
+DRAWS = 16
 
 Run = Callable[[nn.Module, Tensor], Sequence[Tensor]]
 

@@ -47,7 +47,6 @@ SUBSTITUTIONS = {
     "--budget 30min": "--dry-run --budget 30min",  # tests/bench has real runs of the suites
     "--budget 20min": "--dry-run --budget 20min",
     "--data tetrominoes  ": "--data tetrominoes --images 4 ",
-    "(9216 or 96W96 or 104x104 or 94x94) and": "M32C16 and native and",
 }
 # The beginning of a block, and why it is not run.
 EXEMPT = {

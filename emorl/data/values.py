@@ -26,8 +26,8 @@ ValueRange = tuple[Literal[0], Literal[1, 255]]
 UNIT: ValueRange = (0, 1)
 BYTES: ValueRange = (0, 255)
 
-SETTING = "value_range (data.value_range, --value-range)"
-"""What settles a range, as messages call it."""
+SETTINGS = "(a run's data.value_range, a command's --value-range)"
+"""Where `value_range` can be given, for messages that ask for it."""
 
 OVERSHOOT = 9 / 32
 """How far floats may lie outside of [0, 1]: the most that bicubic resizing (a = -1/2, as in Pillow)
@@ -139,7 +139,8 @@ class PixelValues:
         if brightest > 0 and not self.is_settled(brightest):
             raise ValueError(
                 f"expected {self}, got at most {brightest:g} in the first {images} images; say "
-                f"what they mean by {SETTING}: [0, 1] (or [0, 255], if they are that dark)"
+                "what they mean by value_range: [0, 1] (or [0, 255], if they are that dark) "
+                f"{SETTINGS}"
             )
 
     def __str__(self) -> str:
@@ -198,5 +199,5 @@ def _describe(numbers: NDArray[np.float64]) -> str:
     low, high = numbers.min(), numbers.max()
     got = f"{low:g} to {high:g}"
     if 1 < high < 255.5 and low > -0.5:
-        return f"{got}; if the images go from 0 to 255, say so: {SETTING} [0, 255]"
+        return f"{got}; if the images go from 0 to 255, say so: value_range [0, 255] {SETTINGS}"
     return f"{got}; store the images as 0 to 255 or 0 to 1"

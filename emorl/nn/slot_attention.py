@@ -63,9 +63,7 @@ class SlotAttentionLayers(nn.Module):
         gain: float = 1.0,
     ) -> None:
         super().__init__()
-        sizes = {"dim": dim, "input_dim": input_dim, "projected": projected, "hidden": hidden}
-        for name, size in sizes.items():
-            require_number(name, size, int if name == "dim" else int | None, least=1)
+        _require_sizes(dim, input_dim=input_dim, projected=projected, hidden=hidden)
         require_number("norm_eps", norm_eps, float, least=0)
         require_number("gain", gain, float, least=0)
         channels, width = input_dim or dim, projected or dim
@@ -171,6 +169,7 @@ class SlotAttention(SlotAttentionLayers):
         gain: float = 1.0,
         backend: Backend = "auto",
     ) -> None:
+        _require_sizes(dim, projected=projected)
         require_number("iterations", iterations, int, least=1)
         require_number("num_slots", num_slots, int | None, least=1)
         require_number("heads", heads, int, least=1)
@@ -295,6 +294,12 @@ class SlotAttention(SlotAttentionLayers):
             raise ValueError(f"slot attention: num_slots: expected at least 1, got {count}")
         slots: Tensor = self.initial(batch, count, generator)
         return slots
+
+
+def _require_sizes(dim: int, **others: int | None) -> None:
+    require_number("dim", dim, int, least=1)
+    for name, size in others.items():
+        require_number(name, size, int | None, least=1)
 
 
 def _check_shape(name: str, given: Tensor, expected: tuple[int | str, ...]) -> None:

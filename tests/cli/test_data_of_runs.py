@@ -153,7 +153,7 @@ def test_a_sheet_replaces_none_of_the_data(fixtures_dir, tmp_path, capsys):
     shutil.copy(fixtures_dir / "data" / "tetrominoes_mini.tfrecords", shard)
     for folder in ("p", "p_masks"):
         (tmp_path / folder).mkdir()
-        Image.new("L", (8, 8), 1).save(tmp_path / folder / "a.png")
+        Image.new("L", (8, 8), 9).save(tmp_path / folder / "a.png")
     for source, sheet in {"*.tfrecords": shard, "p": tmp_path / "p_masks/a.png"}.items():
         before = sheet.read_bytes()
         line = ["data", "check", str(tmp_path / source), "--sheet", str(sheet), "--images", "1"]

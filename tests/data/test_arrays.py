@@ -133,7 +133,7 @@ def test_damage_is_one_line_that_names_the_file(tmp_path):
     with pytest.raises(ValueError, match="pickled Python objects"):
         open_dataset(path)
     np.savez(path, pictures=IMAGES)
-    with pytest.raises(ValueError, match="expected image, got pictures"):
+    with pytest.raises(ValueError, match="expected an array image or images or imgs, got pictures"):
         open_dataset(path)
     np.savez(path, image=IMAGES, mask=LABELS[:, :3])
     with pytest.raises(ValueError, match=r"expected mask \[4, E, 6, 8\]"):

@@ -160,7 +160,7 @@ def test_a_fault_in_a_folder_s_test_pictures_is_found(tmp_path):
     for split in ("train", "test"):
         place = tmp_path / split / "a.png"
         place.parent.mkdir()
-        Image.fromarray(np.eye(4, dtype=np.uint8) * (split == "train")).save(place)
+        Image.fromarray(np.eye(4, dtype=np.uint8) * 9 * (split == "train")).save(place)
     assert "a single colour: 1 of 2 images" in check(tmp_path)
 
 

@@ -132,19 +132,21 @@ def test_labels_that_were_never_written_are_not_background(tmp_path: Path) -> No
     path = tmp_path / "a.h5"
     with h5py.File(path, "w") as file:
         file["train/imgs"] = np.full((3, 5, 4, 3), 200, np.uint8)
-        masks = file.create_dataset("train/masks", (3, 2, 5, 4, 1), "u1", chunks=(1, 1, 5, 4, 1))
+        small = {"compression": "gzip"}
+        shape = (3, 2, 5, 4, 1)
+        masks = file.create_dataset("train/masks", shape, "u1", chunks=(1, 1, 5, 4, 1), **small)
         masks[0] = 255
         masks[1:, 0] = 255
     assert open_dataset(path)[2]["mask"].unique().tolist() == [0]
     with h5py.File(path, "a") as file:
         del file["train/masks"]
-        labels = file.create_dataset("train/masks", (3, 5, 4), "u1", chunks=(1, 5, 4))
+        labels = file.create_dataset("train/masks", (3, 5, 4), "u1", chunks=(1, 5, 4), **small)
         labels[:2] = 1
     with pytest.raises(ValueError, match=r"a\.h5: /train/masks: 2 of 3 chunks are stored; the oth"):
         open_dataset(path)
     with h5py.File(path, "a") as file:
         file["train/masks"][2] = 0
-        factors = file.create_dataset("train/factors", (3, 2, 9), "f4", chunks=(1, 2, 9))
+        factors = file.create_dataset("train/factors", (3, 2, 9), "f4", chunks=(1, 2, 9), **small)
         factors[1] = 1
     with pytest.raises(ValueError, match=r"a\.h5: /train/factors: 1 of 3 chunks are stored"):
         open_dataset(path)

@@ -110,7 +110,9 @@ def test_floats_that_begin_dark_are_not_saturated(tmp_path):
         ValueError, match=r"b\.h5: image 36: .*stored as float32\), got .* to 2"
     ) as e:
         dataset.__getitems__([2, 36, 37])
-    assert str(e.value).endswith("if the images go from 0 to 255, say so: value_range [0, 255]")
+    assert "; if the images go from 0 to 255, say so: value_range [0, 255] (a run's " in str(
+        e.value
+    )
     assert (read(path, value_range=[0, 255]) == images).all()
 
 

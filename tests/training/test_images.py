@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import h5py
@@ -155,13 +156,9 @@ def test_files_that_changed_are_told_when_a_run_goes_on(tmp_path):
     config = load_config(find_config("smoke"))
 
     def notes(path: str) -> list[str]:
-        data = DataConfig(train=path, split="train")
-        trainer = prepare(
-            RunConfig(config.model, data, config.network, config.trainer),
-            tmp_path / "run",
-            resume=True,
-        )
-        trainer.close()
+        data = DataConfig(train=path)
+        trainer = prepare(dataclasses.replace(config, data=data), tmp_path / "run", resume=True)
+        trainer.lock.release()
         return [note for note in trainer.notes if "trained on so far" in note]
 
     path = write(tmp_path / "a.h5", images)

@@ -21,7 +21,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from emorl.data.readers.axes import labels_of
 from emorl.data.transforms import Box, Shape
-from emorl.data.values import SETTING, PixelValues
+from emorl.data.values import SETTINGS, PixelValues
 from emorl.memory import require_memory
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -142,7 +142,8 @@ def require_bright(pictures: Mapping[str, Header] | Mapping[Path, Header]) -> No
         if 0 < brightest <= most:
             raise ValueError(
                 f"{paths[0]}: {16 if deep else 8} bits, but nothing above {most} in the first "
-                f"{len(paths)} such pictures; if they go from 0 to {most}, say so: {SETTING} {cure}"
+                f"{len(paths)} such pictures; if they go from 0 to {most}, say so: value_range "
+                f"{cure} {SETTINGS}"
             )
 
 
