@@ -128,7 +128,7 @@ def evaluate(
         dataset,
         seeds=seeds,
         means=chosen.means,
-        whole=dataset.before_resizing() if chosen.whole else None,
+        whole=_whole(dataset) if chosen.whole else None,
         refinement_steps=refinement_steps,
         num_slots=num_slots,
         device=device,
@@ -175,6 +175,12 @@ def find_protocol(name: str) -> Protocol:
     if name not in PROTOCOLS:
         raise ValueError(f"protocol: expected one of {', '.join(PROTOCOLS)}, got {shown(name)}")
     return PROTOCOLS[name]
+
+
+def _whole(dataset: ObjectDataset) -> ObjectDataset | None:
+    """The images as they were before they were resized, if they have masks to compare."""
+    first = dataset.__getitems__([0])
+    return None if first.mask is None else dataset.before_resizing()
 
 
 def _require_numbers(protocol: Protocol, **numbers: int) -> None:

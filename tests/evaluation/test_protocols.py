@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+import shutil
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from PIL import Image
 from sklearn.metrics import adjusted_rand_score
 from training_fakes import SIZE, FakeConfig, FakeImages, FakeModel
 
-from emorl.data import Batch
+from emorl.data import Batch, ObjectDataset, open_dataset
 from emorl.data.transforms import TransformedDataset
 from emorl.evaluation import evaluate, protocols
 from emorl.metrics import adjusted_rand_index
@@ -276,3 +278,30 @@ def test_an_error_of_one_process_is_one_of_all(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(protocols.distributed, "all_gather_object", gather)
     with pytest.raises(ValueError, match=r"a\.h5: image 3: damaged"):
         protocols._gathered([{"mse": torch.zeros(1, 2)}], 2, 2)
+
+
+def test_the_paper_compares_a_folder_s_masks_before_they_are_resized(tmp_path):
+    """As those of data that are resized after reading; without masks nothing is compared."""
+    large = LargeImages(6).__getitems__(range(6))
+    for folder, pixels in (("a", large.image), ("a_masks", large.mask[:, 0])):
+        (tmp_path / folder).mkdir()
+        for number, own in enumerate(pixels):
+            own = own.permute(1, 2, 0) if own.dim() == 3 else own
+            Image.fromarray(own.numpy()).save(tmp_path / folder / f"{number}.png")
+    model = FakeModel(FakeConfig(noise=0.0))
+
+    def score(dataset: ObjectDataset, **options: Any) -> float:
+        return evaluate(model, dataset, **options)["metrics"]["ari"]["mean"]
+
+    folder = open_dataset(tmp_path / "a", split="all", size=SIZE)
+    later = TransformedDataset(open_dataset(tmp_path / "a", split="all"), size=SIZE)
+    assert score(folder, protocol="paper") == score(later, protocol="paper")
+    assert score(folder, protocol="paper") != score(folder)
+    Image.fromarray(np.full((9, 20, 3), 99, np.uint8)).save(tmp_path / "a/0.png")
+    Image.fromarray(np.eye(9, 20, dtype=np.uint8)).save(tmp_path / "a_masks/0.png")
+    folder = open_dataset(tmp_path / "a", split="all", size=SIZE)
+    with pytest.raises(ValueError, match=r"expected pictures of one size .* got several"):
+        score(folder, protocol="paper")
+    shutil.rmtree(tmp_path / "a_masks")
+    folder = open_dataset(tmp_path / "a", split="all", size=SIZE)
+    assert "ari" not in evaluate(model, folder, protocol="paper")["metrics"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import h5py
@@ -45,7 +45,6 @@ def require_stored(stored: h5py.Dataset) -> None:
         )
     row = math.prod(stored.shape[1:]) * stored.dtype.itemsize
     require_memory(row, f"an entry of {stored.name}, {list(stored.shape[1:])} of {stored.dtype},")
-    _require_sources(stored)
 
 
 def require_written(stored: h5py.Dataset, *, partly: bool = False) -> None:
@@ -59,6 +58,8 @@ def require_written(stored: h5py.Dataset, *, partly: bool = False) -> None:
     Raises:
         ValueError: in one line, without the file's name.
     """
+    for part in _parts(stored):
+        require_written(part, partly=partly)
     if not stored.chunks or not stored.size or stored.is_virtual:
         return
     sides = zip(stored.shape, stored.chunks, strict=True)
@@ -77,8 +78,12 @@ def require_written(stored: h5py.Dataset, *, partly: bool = False) -> None:
     )
 
 
-def _require_sources(stored: h5py.Dataset) -> None:
-    """Refuse a virtual data set of which another file lacks its part."""
+def _parts(stored: h5py.Dataset) -> Iterator[h5py.Dataset]:
+    """What other files hold of a virtual data set.
+
+    Raises:
+        ValueError: if one of them lacks its part.
+    """
     for place, name in _sources(stored):
         if not place.is_file():
             raise ValueError(f"{stored.name}: expected its source {place}, got no such file")
@@ -86,7 +91,7 @@ def _require_sources(stored: h5py.Dataset) -> None:
             part = file.get(name)
             if not isinstance(part, h5py.Dataset):
                 raise ValueError(f"{stored.name}: expected {name} in its source {place}")
-            require_written(part)
+            yield part
 
 
 def files_of(stored: h5py.Dataset) -> set[Path]:
