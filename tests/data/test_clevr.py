@@ -42,7 +42,7 @@ def many() -> Scenes:
 
 
 def distances(scenes: Scenes, number: int, points: np.ndarray) -> np.ndarray:
-    """Signed distances of points [P, 3] to an object of the first scene."""
+    """Distances of points [P, 3] to an object of the first scene, or less; negative inside."""
     radius = float(scenes.radius[0, number])
     turn = float(scenes.rotation[0, number])
     x, y = (points[:, :2] - scenes.place[0, number].numpy()).T
@@ -53,8 +53,9 @@ def distances(scenes: Scenes, number: int, points: np.ndarray) -> np.ndarray:
         return np.sqrt(x * x + y * y + z * z) - radius
     if shape == CYLINDER:
         outside = np.abs(np.stack([np.hypot(x, y), z])) - radius
-    else:
-        outside = np.abs(np.stack([x, y, z])) - radius
+    else:  # CLEVR's cube, in the norm of order 3
+        beyond = np.maximum(np.abs(np.stack([x, y, z])) - 0.75 * radius, 0)
+        return np.cbrt((beyond**3).sum(0)) - 0.25 * radius
     return np.linalg.norm(np.maximum(outside, 0), axis=0) + np.minimum(outside.max(0), 0)
 
 
@@ -63,7 +64,7 @@ def test_labels_are_those_of_marching_along_rays(generator: Clevr, batch: Batch)
     for index in range(3):
         scenes = generator.scenes(torch.tensor([index]))
         rays = _crop_rays(scenes.camera, 96, offset=(0.5, 0.5))
-        direction = rays.direction.double().numpy()
+        direction = rays.direction.double().mT.numpy()
         origin = scenes.camera.numpy()
         nearest, label = np.full(len(direction), 30.0), np.zeros(len(direction), np.uint8)
         for number in range(int(scenes.present.sum())):
@@ -189,7 +190,7 @@ def test_light_is_as_in_real_images(generator: Clevr, fixtures_dir: Path) -> Non
         scene = torch.arange(24).repeat_interleave(len(row))
         rays = _rays(empty.camera, scene, row.repeat(24), column.repeat(24))
         light = to_srgb(world.radiance(rays, torch.zeros_like(scene)))
-        grey = (255 * light.mean(1)).view(24, -1).numpy()
+        grey = (255 * light.mean(0)).view(24, -1).numpy()
         beyond = np.maximum(grey.min(0) - profiles, 0) + np.maximum(profiles - grey.max(0), 0)
         assert beyond.mean(1).max() < 10, name
 

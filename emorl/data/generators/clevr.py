@@ -22,7 +22,7 @@ from emorl.data.generators.base import GeneratedDataset
 from emorl.data.generators.clevr_light import PATTERNS, World, to_srgb
 from emorl.data.generators.clevr_scenes import RADII, Scenes, propose, view
 from emorl.data.generators.clevr_textures import Textures
-from emorl.data.generators.ray_caster import Ground, Objects, Rays
+from emorl.data.generators.ray_caster import Ground, Objects, Rays, of_scenes, unit
 
 FRAME = (240, 320)
 _FOCAL = 350.0  # pixels of the frame
@@ -97,10 +97,11 @@ class Clevr(GeneratedDataset):
         attempt = torch.zeros_like(index)
         accepted, _ = propose(state, attempt, self.most, self._RADII)
         pending = torch.arange(len(index), device=index.device)
+        at_once = 1 if self.device.type == "cpu" else self._chunk
         for _ in range(_MOST_ATTEMPTS):
             scenes, good = propose(state[pending], attempt[pending], self.most, self._RADII)
             placed = good.nonzero()[:, 0]
-            good[placed] = _visible(scenes.rows(placed))
+            good[placed] = torch.cat([_visible(scenes.rows(x)) for x in placed.split(at_once)])
             for whole, part in zip(accepted, scenes, strict=True):
                 whole[pending[good]] = part[good]
             pending = pending[~good]
@@ -123,22 +124,24 @@ class Clevr(GeneratedDataset):
         """Images uint8 [B, 3, size, size] and label maps uint8 [B, 1, size, size] of scenes."""
         world, size = self._world(scenes, index), self.image_size[0]
         rays = _crop_rays(scenes.camera, size, offset=(0.5, 0.5))
-        number, _ = world.meet(rays)
+        number, distance = world.meet(rays, world.camera)
         label = (number.clamp_min(-1) + 1).view(-1, size, size)
-        pattern = torch.arange(size, device=label.device) % 2
-        pattern = (2 * pattern[:, None] + pattern).expand(label.shape)
-        edge = _is_edge(label) | _is_metal(label, world.metal)
-        light = torch.zeros(*label.shape, 3, device=label.device)
-        inner, outer = (~edge).ravel().nonzero()[:, 0], edge.ravel().nonzero()[:, 0]
-        shaded = world.radiance(rays.rows(inner), pattern.ravel()[inner])
-        light.view(-1, 3)[inner] = shaded.clamp(0, 1)
+        finer = (_is_edge(label) | _is_metal(label, world.metal)).ravel()
+        inner, outer = (~finer).nonzero()[:, 0], finer.nonzero()[:, 0]
         quarters = [(0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75)]
         several = [_crop_rays(scenes.camera, size, offset=place, rows=outer) for place in quarters]
-        joined = Rays(*map(torch.cat, zip(*several, strict=True)))
+        joined = Rays(*(torch.cat(x, dim=-1) for x in zip(*several, strict=True)))
+        met = world.meet(joined, world.camera)
+        pattern = _checkered(size, inner)
         turn = torch.arange(PATTERNS, device=label.device).repeat_interleave(len(outer))
-        finer = world.radiance(joined, turn).clamp(0, 1).view(PATTERNS, len(outer), 3)
-        light.view(-1, 3)[outer] = finer.mean(0)
-        image = (to_srgb(light) * 255).round().to(torch.uint8).permute(0, 3, 1, 2).contiguous()
+        single = *rays.rows(inner), number[inner], distance[inner], pattern
+        every = [torch.cat(x, dim=-1) for x in zip(single, (*joined, *met, turn), strict=True)]
+        shaded = world.shade(Rays(*every[:-3]), *every[-3:]).clamp_(0, 1)
+        light = torch.empty(3, len(finer), device=label.device)
+        light.index_copy_(1, inner, shaded[:, : len(inner)])
+        light.index_copy_(1, outer, shaded[:, len(inner) :].unflatten(1, (4, -1)).mean(1))
+        image = (to_srgb(light) * 255).round().to(torch.uint8)
+        image = image.view(3, -1, size, size).transpose(0, 1).contiguous()
         return image, label.to(torch.uint8)[:, None]
 
 
@@ -184,12 +187,11 @@ def _crop_rays(
 
 
 def _rays(camera: Tensor, scene: Tensor, row: Tensor, column: Tensor) -> Rays:
-    right, up, forward = (axis.float()[scene] for axis in view(camera))
+    right, up, forward = (of_scenes(axis.float().mT, scene) for axis in view(camera))
     height, width = FRAME
-    direction = _FOCAL * forward + (column - width / 2)[:, None] * right
-    direction = F.normalize(direction + (height / 2 - row)[:, None] * up, dim=1)
-    nowhere = torch.full_like(scene, -3)
-    return Rays(scene, camera.float()[scene], direction, nowhere)
+    direction = _FOCAL * forward + (column - width / 2) * right + (height / 2 - row) * up
+    origin = of_scenes(camera.float().mT, scene).expand_as(direction)
+    return Rays(scene, origin, unit(direction), torch.full_like(scene, -3))
 
 
 def _visible(scenes: Scenes) -> Tensor:
@@ -200,12 +202,19 @@ def _visible(scenes: Scenes) -> Tensor:
     places = len(rows) * len(columns)
     scene = torch.arange(batch, device=device).repeat_interleave(places)
     row, column = (x.ravel().repeat(batch) for x in torch.meshgrid(rows, columns, indexing="ij"))
-    number, _ = Objects.of(scenes).nearest(_rays(scenes.camera, scene, row, column))
+    rays = _rays(scenes.camera, scene, row, column)
+    number, _ = Objects.of(scenes).nearest(rays, scenes.camera.float())
     counts = torch.zeros(batch, most + 1, device=device)
     slot = torch.where(number < 0, most, number)
     counts.index_put_((scene, slot), torch.ones_like(row), accumulate=True)
     enough = counts[:, :most] * _EVERY**2 >= _LEAST_VISIBLE
     return (enough | ~scenes.present).all(1)
+
+
+def _checkered(size: int, pixels: Tensor) -> Tensor:
+    """The pattern of each pixel's lamps, so that none of its eight neighbours has the same."""
+    row, column = pixels // size % size, pixels % size
+    return 2 * (row % 2) + column % 2
 
 
 def _is_edge(label: Tensor) -> Tensor:
@@ -220,5 +229,5 @@ def _is_edge(label: Tensor) -> Tensor:
 
 
 def _is_metal(label: Tensor, metal: Tensor) -> Tensor:
-    padded = F.pad(metal, (1, 0))
-    return padded.gather(1, label.flatten(1)).view_as(label)
+    of_labels = metal.roll(1, dims=1)  # the ground's is last
+    return of_labels.gather(1, label.flatten(1)).view_as(label)

@@ -5,6 +5,8 @@ monitor's values follow by `to_srgb`. Rubber is diffuse with a broad sheen, meta
 surroundings once (in a mirror metal looks like paint) and the lamps by two GGX lobes (Walter et al.
 2007). Of the light that surfaces pass on, only the floor's onto objects is there, as if nothing but
 the object itself shaded the floor. Rubber's velvet is left out.
+
+Legend: B scenes, K objects of a scene, R rays or the points that they meet; vectors are [3, R].
 """
 
 from __future__ import annotations
@@ -18,7 +20,16 @@ from torch import Tensor
 
 from emorl.data.generators.clevr_scenes import COLORS, METAL, Scenes
 from emorl.data.generators.clevr_textures import Textures
-from emorl.data.generators.ray_caster import GROUND, NOTHING, Ground, Objects, Rays, of_scenes
+from emorl.data.generators.ray_caster import (
+    GROUND,
+    NOTHING,
+    Ground,
+    Objects,
+    Rays,
+    of_scenes,
+    unit,
+)
+from emorl.data.generators.solids import FAR
 
 PATTERNS = 4  # of places on a lamp; neighbouring pixels take different ones
 _WATTS = (78.54, 39.27, 23.56)  # of key, back and fill
@@ -27,7 +38,6 @@ _SUN, _SUN_FROM = 0.45, (0.4145, -0.1946, 0.889)  # watts a square metre; a unit
 _LAMP_COLORS = ((1.0, 0.932, 0.817), (1.0, 1.0, 1.0), (0.762, 0.818, 1.0), (1.0, 1.0, 1.0))
 _GROUND_ALBEDO = 0.8
 _FROM_FLOOR = 0.5  # of the floor around an object is lit
-_BEVEL = 0.12  # of a radius
 _SHEEN, _SHEEN_AT_ZERO = 0.348, 0.04  # Beckmann's width; reflectance at normal incidence
 _LOBES = ((0.6, 0.01), (0.4, 0.2))  # of metal: share and GGX's width
 # By pattern, of which two mirror by each lobe: its share of them, and how far the normal is tilted.
@@ -46,15 +56,17 @@ class World(NamedTuple):
     Attributes:
         objects: of the scenes.
         ground: the same for all of them.
-        metal: which objects are of metal, bool [B, K].
-        paint: of objects and, last, of the ground: linear, float32 [B, K + 1, 3].
+        camera: where it is, float32 [B, 3].
+        metal: which objects are of metal and, last, the ground, which is not, bool [B, K + 1].
+        paint: of objects and, last, of the ground: linear, float32 [3, B * (K + 1)].
         textures: instead of it, if there are any.
-        lamps: of key, back and fill: position, axis and both edges, float32 [B, 3, 4, 3].
-        floor: irradiance at the origin, float32 [B, 3].
+        lamps: of key, back and fill: position, axis and both edges, float32 [3, 4, 3, B].
+        floor: irradiance at the origin, float32 [3, B].
     """
 
     objects: Objects
     ground: Ground
+    camera: Tensor
     metal: Tensor
     paint: Tensor
     textures: Textures | None
@@ -66,128 +78,156 @@ class World(NamedTuple):
         """The world of some scenes."""
         table = torch.tensor([*COLORS.values()], device=ground.device) / 255
         paint = F.pad(table[scenes.color - 1], (0, 0, 0, 1), value=_GROUND_ALBEDO)
-        position = scenes.lights.float()
-        axis = -F.normalize(position, dim=-1)
-        across = F.normalize(
-            torch.stack([axis[..., 1], -axis[..., 0], torch.zeros_like(axis[..., 0])], -1), dim=-1
-        )
+        position = scenes.lights.float().permute(2, 1, 0).contiguous()  # [3, lamps, B]
+        axis = -unit(position)
+        across = unit(torch.stack([axis[1], -axis[0], torch.zeros_like(axis[0])]))
         edges = axis.new_tensor(_EDGES)[:, None]
-        up = torch.linalg.cross(across, axis)
-        lamps = torch.stack([position, axis, across * edges, up * edges], dim=2)
-        away = position.norm(dim=-1)
-        power = -axis[..., 2] * away.new_tensor(_WATTS) / (math.pi * away**2)
-        power = F.pad(power, (0, 1), value=_SUN * _SUN_FROM[2])
-        floor = power @ power.new_tensor(_LAMP_COLORS)
-        metal = scenes.material == METAL
+        up = torch.linalg.cross(across, axis, dim=0)
+        lamps = torch.stack([position, axis, across * edges, up * edges], dim=1)
+        watts = axis.new_tensor(_WATTS)[:, None]
+        power = -axis[2] * watts / (math.pi * (position * position).sum(0))
+        power = F.pad(power, (0, 0, 0, 1), value=_SUN * _SUN_FROM[2])
+        floor = power.new_tensor(_LAMP_COLORS).mT @ power
+        metal = F.pad(scenes.material == METAL, (0, 1))
         if textures is not None:
             metal = torch.zeros_like(metal)
-        return cls(Objects.of(scenes), ground, metal, paint, textures, lamps, floor)
+        paint = paint.flatten(0, 1).mT.contiguous()
+        camera = scenes.camera.float()
+        return cls(Objects.of(scenes), ground, camera, metal, paint, textures, lamps, floor)
 
-    def meet(self, rays: Rays) -> tuple[Tensor, Tensor]:
-        """What each ray meets first: an object's number, `GROUND` or `NOTHING`; the distance."""
-        number, distance = self.objects.nearest(rays)
-        below = self.ground.distance(rays)
-        on_ground = (number == NOTHING) & (below < 1e6)
+    def meet(self, rays: Rays, apex: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """What each ray meets first: an object's number, `GROUND` or `NOTHING`; the distance.
+
+        `apex` is that of `Objects.nearest`.
+        """
+        number, distance = self.objects.nearest(rays, apex)
         # Objects stand on a flat floor: what is a little behind the curved one is seen, too.
-        return torch.where(on_ground, GROUND, number), torch.where(on_ground, below, distance)
+        free = (number == NOTHING).nonzero()[:, 0]
+        below = self.ground.distance(rays.rows(free))
+        number.index_copy_(0, free, torch.where(below < 1e6, GROUND, NOTHING))
+        return number, distance.index_copy_(0, free, below)
 
     def radiance(self, rays: Rays, pattern: Tensor, *, mirrors: bool = True) -> Tensor:
-        """What rays bring back, linear [R, 3].
+        """What rays bring back, linear [3, R].
 
         Args:
-            rays: from the camera, or from a mirror.
+            rays: any rays.
             pattern: of places on the lamps and of mirrors, 0 to `PATTERNS` - 1, int64 [R]; what
                 metal brings back is right on average over all of them.
             mirrors: whether metal mirrors what is around it.
         """
-        number, distance = self.meet(rays)
+        return self.shade(rays, *self.meet(rays), pattern, mirrors=mirrors)
+
+    def shade(
+        self, rays: Rays, number: Tensor, distance: Tensor, pattern: Tensor, *, mirrors: bool = True
+    ) -> Tensor:
+        """What rays bring back from what they meet, the answer of `meet`; as `radiance`."""
         seen = (number != NOTHING).nonzero()[:, 0]
         light = torch.zeros_like(rays.origin)
-        surface = self._surface(rays.rows(seen), number[seen], distance[seen])
-        light[seen] = self._shaded(surface, pattern[seen], mirrors)
-        return light
+        rays, number, distance, pattern = (
+            rays.rows(seen),
+            *(x.index_select(0, seen) for x in (number, distance, pattern)),
+        )
+        surface = self._surface(rays, number, distance)
+        return light.index_copy_(1, seen, self._shaded(surface, pattern, mirrors))
 
     def _surface(self, rays: Rays, number: Tensor, distance: Tensor) -> Surface:
         points = rays.at(distance)
         normals = self.ground.normals(points)
         on = (number >= 0).nonzero()[:, 0]
-        scene = rays.scene[on]
-        normals[on] = self.objects.normals(scene, number[on], points[on], _BEVEL)
-        metal = torch.zeros_like(number, dtype=torch.bool)
-        metal[on] = self.metal[scene, number[on]]
-        last = self.paint.shape[1] - 1
-        which = torch.where(number < 0, last, number)
+        scene, which, places = (x.index_select(-1, on) for x in (rays.scene, number, points))
+        normals.index_copy_(1, on, self.objects.normals(scene, which, places))
+        surfaces = self.metal.shape[1]
+        which = torch.where(number < 0, surfaces - 1, number)
+        owner = rays.scene * surfaces + which
         if self.textures is None:
-            paint = self.paint[rays.scene, which]
+            paint = self.paint.index_select(1, owner)
         else:
-            place = points.clone()
-            place[on] = self.objects.local(scene, number[on], points[on])
-            paint = self.textures.paint(rays.scene, which, place)
+            places = points.index_copy(1, on, self.objects.local(scene, number[on], places))
+            paint = self.textures.paint(rays.scene, which, places.mT).mT
+        metal = self.metal.take(owner)
         return Surface(rays.scene, points, normals, -rays.direction, number, metal, paint)
 
     def _shaded(self, surface: Surface, pattern: Tensor, mirrors: bool) -> Tensor:
         direction, arriving, width = self._arriving(surface, pattern)
         light = surface.paint / math.pi * (arriving.sum(1) + self._from_floor(surface))
         rubber = ((surface.number >= 0) & ~surface.metal).nonzero()[:, 0]
-        light[rubber] += _sheen(surface.rows(rubber), direction[rubber], arriving[rubber])
+        from_lamps = (x.index_select(-1, rubber) for x in (direction, arriving))
+        light.index_add_(1, rubber, _sheen(surface.rows(rubber), *from_lamps))
         if mirrors:
             metal = surface.metal.nonzero()[:, 0]
-            shining = surface.rows(metal)
-            turn = pattern.index_select(0, metal)
-            share, tilt = light.new_tensor(_MIRRORS).index_select(0, turn)[..., None].unbind(1)
+            shining, turn = surface.rows(metal), pattern.index_select(0, metal)
+            share, tilt = light.new_tensor(_MIRRORS).mT.index_select(1, turn)
             mirrored = share * self.radiance(shining.mirrored(tilt), turn, mirrors=False)
-            lamps = _highlights(shining, direction[metal], arriving[metal], width[metal])
-            light[metal] = shining.paint * (mirrored + lamps)
+            from_lamps = (x.index_select(-1, metal) for x in (direction, arriving, width))
+            lamps = _highlights(shining, *from_lamps)
+            light.index_copy_(1, metal, shining.paint * (mirrored + lamps))
         return light
 
     def _arriving(self, surface: Surface, pattern: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Light that arrives at points from the three lamps and the sun.
 
         Returns:
-            unit vectors to the lamps' middles, [R, 4, 3]; irradiance, [R, 4, 3]; half the angle
-            that each takes, [R, 4].
+            unit vectors to the lamps' middles, [3, 4, R]; irradiance, [3, 4, R]; half the angle
+            that each takes, [4, R].
         """
-        position, axis, *_ = of_scenes(self.lamps, surface.scene).unbind(2)  # [R, 3, 3] each
+        position, axis, *_ = of_scenes(self.lamps, surface.scene).unbind(1)  # [3, 3, R] each
         way = position - surface.points[:, None]
-        away = way.norm(dim=-1)
-        direction = way / away[..., None]
-        facing = -(direction * axis).sum(-1)
-        power = facing.new_tensor(_WATTS) * facing.clamp_min(0) / (math.pi * away**2)
-        sun = direction.new_tensor(_SUN_FROM).expand(len(way), 1, 3)
-        direction = torch.cat([direction, sun], dim=1)
-        slope = (direction * surface.normals[:, None]).sum(-1).clamp_min(0)
-        power = F.pad(power, (0, 1), value=_SUN) * slope
-        shares = self._shares(surface, pattern, power > 0)
-        irradiance = (power * shares)[..., None] * power.new_tensor(_LAMP_COLORS)
-        return direction, irradiance, F.pad(power.new_tensor(_EDGES) / (4 * away), (0, 1))
+        nearness = (way * way).sum(0).rsqrt_()
+        way *= nearness
+        sun = way.new_tensor(_SUN_FROM)[:, None, None].expand(3, 1, way.shape[-1])
+        direction = torch.cat([way, sun], dim=1)
+        watts = way.new_tensor(_WATTS)[:, None] / math.pi
+        power = (way * axis).sum(0).neg_().clamp_min_(0) * nearness * nearness * watts
+        power = F.pad(power, (0, 0, 0, 1), value=_SUN)
+        power *= (direction * surface.normals[:, None]).sum(0).clamp_min_(0)
+        power *= self._shares(surface, direction, pattern, power > 0)
+        width = F.pad(nearness * (way.new_tensor(_EDGES)[:, None] / 4), (0, 0, 0, 1))
+        return direction, power * power.new_tensor(_LAMP_COLORS).mT[..., None], width
 
     def _from_floor(self, surface: Surface) -> Tensor:
-        """What the floor sends to the undersides of objects, irradiance [R, 3]."""
-        down = torch.where(surface.number >= 0, (1 - surface.normals[:, 2]) / 2, 0)
-        floor = _GROUND_ALBEDO * _FROM_FLOOR * of_scenes(self.floor, surface.scene)
-        return down[:, None] * floor
+        """What the floor sends to the undersides of objects, irradiance [3, R]."""
+        down = torch.where(surface.number >= 0, (1 - surface.normals[2]) / 2, 0)
+        return down * (_GROUND_ALBEDO * _FROM_FLOOR * of_scenes(self.floor, surface.scene))
 
-    def _shares(self, surface: Surface, pattern: Tensor, asked: Tensor) -> Tensor:
-        """How much of the lamps and of the sun can be seen, [R, 4], where `asked` is true."""
-        seen = torch.zeros_like(asked, dtype=torch.float32)
-        places = seen.new_tensor(_PLACES).view(_SAMPLES, PATTERNS, 2)
-        for lamp in range(3):
-            rows = asked[:, lamp].nonzero()[:, 0]
-            points = surface.rows(rows)
-            position, _, *edges = of_scenes(self.lamps[:, lamp], points.scene).unbind(1)
-            for place in places.index_select(1, pattern.index_select(0, rows)):
-                toward = position + place[:, :1] * edges[0] + place[:, 1:] * edges[1]
-                seen[rows, lamp] += self._clear(points, toward - points.points) / _SAMPLES
-        rows = asked[:, 3].nonzero()[:, 0]
-        sun = seen.new_tensor(_SUN_FROM).expand(len(rows), 3)
-        seen[rows, 3] = self._clear(surface.rows(rows), 1e6 * sun)
-        return seen
+    def _shares(
+        self, surface: Surface, direction: Tensor, pattern: Tensor, asked: Tensor
+    ) -> Tensor:
+        """How much of the lamps and of the sun can be seen, [4, R], where `asked` is true."""
+        hidden = [self._hidden(surface, direction, pattern, asked, lamp) for lamp in range(3)]
+        rows = asked[3].nonzero()[:, 0]
+        rays = Rays(surface.scene, surface.points, direction[:, 3], surface.number).rows(rows)
+        blocked = self.objects.block(rays, torch.full_like(rays.origin[0], FAR))
+        sun = torch.zeros_like(hidden[0]).index_copy_(0, rows, blocked.float())
+        return 1 - torch.stack([*hidden, sun])
 
-    def _clear(self, surface: Surface, way: Tensor) -> Tensor:
-        """1 where nothing lies on the way from points to what is seen from them, else 0."""
-        away = way.norm(dim=-1)
-        rays = Rays(surface.scene, surface.points, way / away[:, None], surface.number)
-        return (~self.objects.block(rays, away)).float()
+    def _hidden(
+        self, surface: Surface, direction: Tensor, pattern: Tensor, asked: Tensor, lamp: int
+    ) -> Tensor:
+        """How much of a lamp is behind objects, [R].
+
+        Only where an object is in the way to the lamp's middle, or nearly so, rays are cast. An
+        object of height h stands so far below a lamp at height z that what moves the lamp's end of
+        a ray by d moves the ray by d h / z at most, where it is beside the object.
+        """
+        middle, _, *edges = self.lamps[:, :, lamp].unbind(1)  # [3, B] each
+        corner = max(math.hypot(*place) for place in _PLACES) * _EDGES[lamp]
+        height = 2 * self.objects.center[..., 2] / (middle[2, :, None] - corner)
+        back = Rays(surface.scene, surface.points, -direction[:, lamp], surface.number)
+        number, ray = self.objects.pairs(back, middle.mT, corner * height.clamp_max(1))
+        kept = asked[lamp].take(ray).nonzero()[:, 0]
+        number, ray = number.index_select(0, kept), ray.index_select(0, kept)
+        scene, points = surface.scene.take(ray), surface.points.index_select(1, ray)
+        middle, *edges = (of_scenes(x, scene) for x in (middle, *edges))
+        places = middle.new_tensor(_PLACES).view(_SAMPLES, PATTERNS, 2).permute(0, 2, 1)
+        met = []
+        for x, y in places.index_select(2, pattern.take(ray)):
+            way = middle + x * edges[0] + y * edges[1] - points
+            away = (way * way).sum(0).sqrt_()
+            rays = Rays(scene, points, way / away, number)
+            met.append(self.objects.entry(rays, number) < away)
+        hidden = torch.zeros(_SAMPLES, len(pattern), device=points.device)
+        return (hidden.index_add_(1, ray, torch.stack(met).float()) > 0).float().mean(0)
 
 
 class Surface(NamedTuple):
@@ -203,47 +243,47 @@ class Surface(NamedTuple):
 
     def rows(self, rows: Tensor) -> Surface:
         """Some of the points."""
-        return Surface(*(x.index_select(0, rows) for x in self))
+        return Surface(*(x.index_select(-1, rows) for x in self))
 
     def mirrored(self, tilt: Tensor) -> Rays:
-        """The rays that mirrors, tilted sideways by a tangent [R, 1], would send to the viewer."""
-        side = F.normalize(torch.linalg.cross(self.normals, self.viewer), dim=1)
-        normals = F.normalize(self.normals + tilt * side, dim=1)
-        cosine = (self.viewer * normals).sum(1, keepdim=True)
-        direction = F.normalize(2 * cosine * normals - self.viewer, dim=1)
+        """The rays that mirrors, tilted sideways by a tangent [R], would send to the viewer."""
+        side = unit(torch.linalg.cross(self.normals, self.viewer, dim=0))
+        normals = unit(torch.addcmul(self.normals, tilt, side))
+        cosine = (self.viewer * normals).sum(0)
+        direction = unit(2 * cosine * normals - self.viewer)
         return Rays(self.scene, self.points, direction, self.number)
 
 
 def _angles(surface: Surface, direction: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Cosines: normal and halfway vector, viewer and that, normal and viewer, normal and light."""
-    half = F.normalize(direction + surface.viewer[:, None], dim=-1)
+    half = unit(direction + surface.viewer[:, None])
     normal = surface.normals[:, None]
-    of_half = (half * normal).sum(-1).clamp(1e-3, 1)
-    between = (half * surface.viewer[:, None]).sum(-1).clamp(1e-3, 1)
-    to_viewer = (surface.viewer * surface.normals).sum(-1, keepdim=True).clamp_min(0.05)
-    to_light = (direction * normal).sum(-1).clamp_min(0.05)
+    of_half = (half * normal).sum(0).clamp_(1e-3, 1)
+    between = (half * surface.viewer[:, None]).sum(0).clamp_(1e-3, 1)
+    to_viewer = (surface.viewer * surface.normals).sum(0).clamp_min_(0.05)
+    to_light = (direction * normal).sum(0).clamp_min_(0.05)
     return of_half, between, to_viewer, to_light
 
 
 def _sheen(surface: Surface, direction: Tensor, arriving: Tensor) -> Tensor:
-    """Light that rubber mirrors, [R, 3]: Beckmann's distribution, Fresnel by Schlick."""
+    """Light that rubber mirrors, [3, R]: Beckmann's distribution, Fresnel by Schlick."""
     of_half, between, to_viewer, to_light = _angles(surface, direction)
     square = of_half**2
     spread = torch.exp((square - 1) / (square * _SHEEN**2)) / (math.pi * _SHEEN**2 * square**2)
     fresnel = _SHEEN_AT_ZERO + (1 - _SHEEN_AT_ZERO) * (1 - between) ** 5
     share = spread * fresnel / (4 * torch.maximum(to_viewer, to_light))
-    return (share[..., None] * arriving).sum(1)
+    return (share * arriving).sum(1)
 
 
 def _highlights(surface: Surface, direction: Tensor, arriving: Tensor, width: Tensor) -> Tensor:
-    """Light of the lamps that metal mirrors, [R, 3], as wide as lamps and lobes are together."""
+    """Light of the lamps that metal mirrors, [3, R], as wide as lamps and lobes are together."""
     of_half, _, to_viewer, to_light = _angles(surface, direction)
     share = torch.zeros_like(of_half)
     for weight, lobe in _LOBES:
         square = lobe**2 + width**2
         share += weight * square / (math.pi * (of_half**2 * (square - 1) + 1) ** 2)
     share = share / (4 * torch.maximum(to_viewer, to_light))
-    return (share[..., None] * arriving).sum(1)
+    return (share * arriving).sum(1)
 
 
 def to_srgb(linear: Tensor) -> Tensor:

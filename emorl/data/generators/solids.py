@@ -1,0 +1,122 @@
+"""Spheres, cylinders and rounded cubes: where rays enter them, and their normals.
+
+Solids have radius 1 and stand upright around 0, in coordinates of their own. Legend: P pairs of a
+ray and a solid. Points and vectors are [3, P], so that each coordinate is contiguous.
+
+The cube is SmoothCube_v2 of clevr-dataset-gen: with e = max(|p| - 0.75, 0), coordinate by
+coordinate, its surface is where ex^3 + ey^3 + ez^3 = 0.25^3 (all 3,752 vertices of the mesh lie
+within 6e-7 of it, and the middles of its facets up to 3e-4 inside).
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from emorl.data.generators.clevr_scenes import CUBE, SPHERE
+
+FAR = 1e9
+_BEVEL = 0.25  # how far a cube's edges and corners are rounded, in radii
+_RIM = 0.12  # radius of a cylinder's edges, in shading alone
+_CORNER = 3**0.5 * (1 - _BEVEL) + 3 ** (1 / 6) * _BEVEL
+# Farthest points, in radii, by shape; a little more, since they are compared in float32.
+REACH = tuple(1.001 * x for x in (0.0, 1.0, 2**0.5, _CORNER))
+_STEPS = 6
+_TOUCHES = 1e-3  # radii
+
+
+def entry(shape: Tensor, origin: Tensor, direction: Tensor) -> Tensor:
+    """Where rays enter solids.
+
+    Args:
+        shape: as in `Scenes`, int64 [P].
+        origin: of the rays, float32 [3, P].
+        direction: of any length, [3, P].
+
+    Returns:
+        The distance in units of the direction's length, [P]; `FAR` where a ray does not enter: it
+        misses the solid, or begins in it or beyond.
+    """
+    enter, leave = _slabs(origin, direction)
+    round_enter, round_leave = _round(shape, origin, direction)
+    is_sphere, is_cube = shape == SPHERE, shape == CUBE
+    both_enter = torch.maximum(round_enter, enter[2])
+    both_leave = torch.minimum(round_leave, leave[2])
+    near = torch.where(is_sphere, round_enter, torch.where(is_cube, enter.amax(0), both_enter))
+    far = torch.where(is_sphere, round_leave, torch.where(is_cube, leave.amin(0), both_leave))
+    # Between a cube's rounded edges and the sharp ones there is room for a ray's origin.
+    met = (near < far) & torch.where(is_cube, far > 0, near > 0)
+    near = torch.where(met, near, FAR)
+    cubes = (met & is_cube).nonzero()[:, 0]
+    start = near.index_select(0, cubes).clamp_min_(0)
+    towards = origin.index_select(1, cubes), direction.index_select(1, cubes)
+    return near.index_copy_(0, cubes, _enter_rounded(*towards, start))
+
+
+def _slabs(origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    """Where rays enter and leave the slabs |x| < 1, |y| < 1 and |z| < 1, [3, P] each."""
+    inverse = 1 / torch.where(direction.abs() < 1e-9, 1e-9, direction)
+    middle, half = -origin * inverse, inverse.abs()
+    return middle - half, middle + half
+
+
+def _round(shape: Tensor, origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    """Where rays enter and leave unit spheres, or unit cylinders without ends, [P] each."""
+    upright = (shape == SPHERE).float()  # cylinders are round in x and y alone
+    a, b, c = (
+        torch.addcmul(x[0] * y[0], x[1], y[1]).addcmul_(x[2] * y[2], upright)
+        for x, y in ((direction, direction), (origin, direction), (origin, origin))
+    )
+    a = a.clamp_min_(1e-12)
+    root = b * b - a * (c - 1)
+    half = root.clamp_min(0).sqrt_()
+    enter = torch.where(root > 0, (-b - half) / a, FAR)
+    leave = torch.where(root > 0, (half - b) / a, -FAR)
+    return enter, leave
+
+
+def _enter_rounded(origin: Tensor, direction: Tensor, start: Tensor) -> Tensor:
+    """Where rays enter the rounded cube, [P], or `FAR`.
+
+    Each e is the positive part of a convex function, so f = (ex^3 + ey^3 + ez^3 - r^3) / (3 r^2)
+    is convex along a ray, and so is the body f <= 0 (r = 0.25; f is about the distance, in radii).
+    Newton's steps t <- t - f / f', begun at the sharp cube, where f >= 0, never pass the first
+    zero of a convex function. On a face they are there at once, elsewhere they converge
+    quadratically; if the ray only touches the body, f falls with each step to a quarter or, beside
+    a face, where the zero is threefold, to 8/27: from (3 - 1) r / 3 to 1.1e-4 in six steps. A ray
+    that misses comes to f' >= 0, from where the next step leads away for good. What is farther
+    than `_TOUCHES` in the end is a miss, so the outline is right to 0.001 radii: a hundredth of a
+    pixel of a large object in 96x96 pixels.
+
+    Args:
+        origin: of the rays, [3, P].
+        direction: of any length, [3, P].
+        start: where they enter the sharp cube, or 0 where they begin in it, [P].
+    """
+    distance = start
+    for _ in range(_STEPS):
+        gap, slope = _from_rounded(torch.addcmul(origin, distance, direction), direction)
+        distance = distance.addcdiv(gap, slope.clamp_max_(-1e-4), value=-1).clamp_max_(FAR)
+    gap, _ = _from_rounded(torch.addcmul(origin, distance, direction), direction)
+    return torch.where((gap < _TOUCHES) & (distance > 0), distance, FAR)
+
+
+def _from_rounded(point: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
+    """`_enter_rounded`'s f at points, and its derivative along rays, [P] each."""
+    beyond = point.abs().sub_(1 - _BEVEL).clamp_min_(0)
+    square = beyond * beyond
+    gap = beyond.mul_(square).sum(0).sub_(_BEVEL**3).div_(3 * _BEVEL**2)
+    slope = square.copysign_(point).mul_(direction).sum(0).div_(_BEVEL**2)
+    return gap, slope
+
+
+def normals(shape: Tensor, point: Tensor) -> Tensor:
+    """Outward normals, of any length, at points of solids, [3, P]."""
+    x, y, z = point
+    away = torch.hypot(x, y).clamp_min(1e-6)
+    side = (away - (1 - _RIM)).clamp_min(0) / away
+    cylinder = torch.stack([side * x, side * y, F.softshrink(z, 1 - _RIM)])
+    beyond = F.softshrink(point, 1 - _BEVEL)
+    cube = beyond * beyond.abs()
+    return torch.where(shape == SPHERE, point, torch.where(shape == CUBE, cube, cylinder))
