@@ -63,7 +63,7 @@ def test_labels_are_those_of_marching_along_rays(generator: Clevr, batch: Batch)
     """Sphere tracing (Hart 1996), which knows of an object only how far away it is."""
     for index in range(3):
         scenes = generator.scenes(torch.tensor([index]))
-        rays = _crop_rays(scenes.camera, 96, offset=(0.5, 0.5))
+        rays = _crop_rays(scenes.camera, 96, offsets=[(0.5, 0.5)])
         direction = rays.direction.double().mT.numpy()
         origin = scenes.camera.numpy()
         nearest, label = np.full(len(direction), 30.0), np.zeros(len(direction), np.uint8)

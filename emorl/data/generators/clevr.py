@@ -28,6 +28,7 @@ FRAME = (240, 320)
 _FOCAL = 350.0  # pixels of the frame
 _CROP = (29, 64, 192)  # top, left and side of what the models see
 _LEAST_VISIBLE = 200  # pixels of the frame, of each object
+_QUARTERS = ((0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75))  # of a pixel
 _EVERY = 2  # pixels of the frame, at which visibility is counted
 _MOST_ATTEMPTS = 10_000
 
@@ -123,23 +124,21 @@ class Clevr(GeneratedDataset):
     def render(self, scenes: Scenes, index: Tensor) -> tuple[Tensor, Tensor]:
         """Images uint8 [B, 3, size, size] and label maps uint8 [B, 1, size, size] of scenes."""
         world, size = self._world(scenes, index), self.image_size[0]
-        rays = _crop_rays(scenes.camera, size, offset=(0.5, 0.5))
+        rays = _crop_rays(scenes.camera, size, offsets=[(0.5, 0.5)])
         number, distance = world.meet(rays, world.camera)
         label = (number.clamp_min(-1) + 1).view(-1, size, size)
         finer = (_is_edge(label) | _is_metal(label, world.metal)).ravel()
         inner, outer = (~finer).nonzero()[:, 0], finer.nonzero()[:, 0]
-        quarters = [(0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75)]
-        several = [_crop_rays(scenes.camera, size, offset=place, rows=outer) for place in quarters]
-        joined = Rays(*(torch.cat(x, dim=-1) for x in zip(*several, strict=True)))
-        met = world.meet(joined, world.camera)
-        pattern = _checkered(size, inner)
+        several = _crop_rays(scenes.camera, size, offsets=_QUARTERS, rows=outer)
+        row, column = _place(inner, size)
+        single = *rays.rows(inner), number[inner], distance[inner], 2 * (row % 2) + column % 2
         turn = torch.arange(PATTERNS, device=label.device).repeat_interleave(len(outer))
-        single = *rays.rows(inner), number[inner], distance[inner], pattern
-        every = [torch.cat(x, dim=-1) for x in zip(single, (*joined, *met, turn), strict=True)]
+        quarters = *several, *world.meet(several, world.camera), turn
+        every = [torch.cat(x, dim=-1) for x in zip(single, quarters, strict=True)]
         shaded = world.shade(Rays(*every[:-3]), *every[-3:]).clamp_(0, 1)
-        light = torch.empty(3, len(finer), device=label.device)
+        light = shaded.new_empty(3, len(finer))
         light.index_copy_(1, inner, shaded[:, : len(inner)])
-        light.index_copy_(1, outer, shaded[:, len(inner) :].unflatten(1, (4, -1)).mean(1))
+        light.index_copy_(1, outer, shaded[:, len(inner) :].unflatten(1, (PATTERNS, -1)).mean(1))
         image = (to_srgb(light) * 255).round().to(torch.uint8)
         image = image.view(3, -1, size, size).transpose(0, 1).contiguous()
         return image, label.to(torch.uint8)[:, None]
@@ -175,15 +174,26 @@ class ClevrTexLike(Clevr):
 
 
 def _crop_rays(
-    camera: Tensor, size: int, *, offset: tuple[float, float], rows: Tensor | None = None
+    camera: Tensor, size: int, *, offsets: Sequence[tuple[float, float]], rows: Tensor | None = None
 ) -> Rays:
-    """Rays through a point of each of the crop's pixels, image by image; of some pixels alone."""
+    """Rays through points of the crop's pixels, or some of them: offset by offset, then by image.
+
+    Offsets are fractions of a pixel, downwards and to the right.
+    """
     top, left, side = _CROP
     pixels = torch.arange(len(camera) * size**2, device=camera.device) if rows is None else rows
-    scene, pixel = pixels // size**2, pixels % size**2
-    row = top + (pixel // size + offset[0]) * side / size
-    column = left + (pixel % size + offset[1]) * side / size
-    return _rays(camera, scene, row, column)
+    scene = pixels // size**2
+    row, column = _place(pixels, size)
+    places = camera.new_tensor(offsets, dtype=torch.float32).mT[..., None] * (side / size)
+    row = (top + row * (side / size) + places[0]).ravel()
+    column = (left + column * (side / size) + places[1]).ravel()
+    return _rays(camera, scene.repeat(len(offsets)), row, column)
+
+
+def _place(pixels: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Row and column of pixels, which are counted through all images."""
+    line = pixels // size
+    return line % size, pixels - line * size
 
 
 def _rays(camera: Tensor, scene: Tensor, row: Tensor, column: Tensor) -> Rays:
@@ -209,12 +219,6 @@ def _visible(scenes: Scenes) -> Tensor:
     counts.index_put_((scene, slot), torch.ones_like(row), accumulate=True)
     enough = counts[:, :most] * _EVERY**2 >= _LEAST_VISIBLE
     return (enough | ~scenes.present).all(1)
-
-
-def _checkered(size: int, pixels: Tensor) -> Tensor:
-    """The pattern of each pixel's lamps, so that none of its eight neighbours has the same."""
-    row, column = pixels // size % size, pixels % size
-    return 2 * (row % 2) + column % 2
 
 
 def _is_edge(label: Tensor) -> Tensor:

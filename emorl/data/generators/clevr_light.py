@@ -29,12 +29,12 @@ from emorl.data.generators.ray_caster import (
     of_scenes,
     unit,
 )
-from emorl.data.generators.solids import FAR
 
 PATTERNS = 4  # of places on a lamp; neighbouring pixels take different ones
-_WATTS = (78.54, 39.27, 23.56)  # of key, back and fill
-_EDGES = (0.5, 1.0, 0.5)  # of these square lamps
 _SUN, _SUN_FROM = 0.45, (0.4145, -0.1946, 0.889)  # watts a square metre; a unit vector
+_SUN_AWAY = 1e6
+_WATTS = (78.54, 39.27, 23.56, _SUN * math.pi * _SUN_AWAY**2)  # of key, back, fill and sun
+_EDGES = (0.5, 1.0, 0.5, 0.0)  # of these square lamps
 _LAMP_COLORS = ((1.0, 0.932, 0.817), (1.0, 1.0, 1.0), (0.762, 0.818, 1.0), (1.0, 1.0, 1.0))
 _GROUND_ALBEDO = 0.8
 _FROM_FLOOR = 0.5  # of the floor around an object is lit
@@ -60,7 +60,7 @@ class World(NamedTuple):
         metal: which objects are of metal and, last, the ground, which is not, bool [B, K + 1].
         paint: of objects and, last, of the ground: linear, float32 [3, B * (K + 1)].
         textures: instead of it, if there are any.
-        lamps: of key, back and fill: position, axis and both edges, float32 [3, 4, 3, B].
+        lamps: position, axis and both edges of key, back, fill and sun, float32 [3, 4, 4, B].
         floor: irradiance at the origin, float32 [3, B].
     """
 
@@ -78,7 +78,9 @@ class World(NamedTuple):
         """The world of some scenes."""
         table = torch.tensor([*COLORS.values()], device=ground.device) / 255
         paint = F.pad(table[scenes.color - 1], (0, 0, 0, 1), value=_GROUND_ALBEDO)
-        position = scenes.lights.float().permute(2, 1, 0).contiguous()  # [3, lamps, B]
+        position = scenes.lights.float().permute(2, 1, 0)  # [3, lamps, B]
+        sun = position.new_tensor(_SUN_FROM)[:, None, None].expand(3, 1, len(scenes.lights))
+        position = torch.cat([position, _SUN_AWAY * sun], dim=1)
         axis = -unit(position)
         across = unit(torch.stack([axis[1], -axis[0], torch.zeros_like(axis[0])]))
         edges = axis.new_tensor(_EDGES)[:, None]
@@ -86,7 +88,6 @@ class World(NamedTuple):
         lamps = torch.stack([position, axis, across * edges, up * edges], dim=1)
         watts = axis.new_tensor(_WATTS)[:, None]
         power = -axis[2] * watts / (math.pi * (position * position).sum(0))
-        power = F.pad(power, (0, 0, 0, 1), value=_SUN * _SUN_FROM[2])
         floor = power.new_tensor(_LAMP_COLORS).mT @ power
         metal = F.pad(scenes.material == METAL, (0, 1))
         if textures is not None:
@@ -165,24 +166,21 @@ class World(NamedTuple):
         return light
 
     def _arriving(self, surface: Surface, pattern: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Light that arrives at points from the three lamps and the sun.
+        """Light that arrives at points from the lamps.
 
         Returns:
             unit vectors to the lamps' middles, [3, 4, R]; irradiance, [3, 4, R]; half the angle
             that each takes, [4, R].
         """
-        position, axis, *_ = of_scenes(self.lamps, surface.scene).unbind(1)  # [3, 3, R] each
-        way = position - surface.points[:, None]
-        nearness = (way * way).sum(0).rsqrt_()
-        way *= nearness
-        sun = way.new_tensor(_SUN_FROM)[:, None, None].expand(3, 1, way.shape[-1])
-        direction = torch.cat([way, sun], dim=1)
-        watts = way.new_tensor(_WATTS)[:, None] / math.pi
-        power = (way * axis).sum(0).neg_().clamp_min_(0) * nearness * nearness * watts
-        power = F.pad(power, (0, 0, 0, 1), value=_SUN)
+        position, axis, *_ = of_scenes(self.lamps, surface.scene).unbind(1)  # [3, 4, R] each
+        direction = position - surface.points[:, None]
+        nearness = (direction * direction).sum(0).rsqrt_()
+        direction *= nearness
+        power = (direction * axis).sum(0).neg_().clamp_min_(0).mul_(nearness).mul_(nearness)
+        power *= power.new_tensor(_WATTS)[:, None] / math.pi
         power *= (direction * surface.normals[:, None]).sum(0).clamp_min_(0)
         power *= self._shares(surface, direction, pattern, power > 0)
-        width = F.pad(nearness * (way.new_tensor(_EDGES)[:, None] / 4), (0, 0, 0, 1))
+        width = nearness * (nearness.new_tensor(_EDGES)[:, None] / 4)
         return direction, power * power.new_tensor(_LAMP_COLORS).mT[..., None], width
 
     def _from_floor(self, surface: Surface) -> Tensor:
@@ -193,41 +191,61 @@ class World(NamedTuple):
     def _shares(
         self, surface: Surface, direction: Tensor, pattern: Tensor, asked: Tensor
     ) -> Tensor:
-        """How much of the lamps and of the sun can be seen, [4, R], where `asked` is true."""
-        hidden = [self._hidden(surface, direction, pattern, asked, lamp) for lamp in range(3)]
-        rows = asked[3].nonzero()[:, 0]
-        rays = Rays(surface.scene, surface.points, direction[:, 3], surface.number).rows(rows)
-        blocked = self.objects.block(rays, torch.full_like(rays.origin[0], FAR))
-        sun = torch.zeros_like(hidden[0]).index_copy_(0, rows, blocked.float())
-        return 1 - torch.stack([*hidden, sun])
+        """How much of each lamp can be seen, [4, R], where `asked` is true.
 
-    def _hidden(
-        self, surface: Surface, direction: Tensor, pattern: Tensor, asked: Tensor, lamp: int
-    ) -> Tensor:
-        """How much of a lamp is behind objects, [R].
-
-        Only where an object is in the way to the lamp's middle, or nearly so, rays are cast. An
-        object of height h stands so far below a lamp at height z that what moves the lamp's end of
-        a ray by d moves the ray by d h / z at most, where it is beside the object.
+        Rays are cast only where an object is in the way to a lamp's middle, or nearly so.
         """
-        middle, _, *edges = self.lamps[:, :, lamp].unbind(1)  # [3, B] each
+        found = [self._in_the_way(surface, direction[:, lamp], lamp) for lamp in range(len(asked))]
+        number, point = (torch.cat(x) for x in zip(*found, strict=True))
+        lamp = torch.cat([torch.full_like(x, lamp) for lamp, (x, _) in enumerate(found)])
+        place = lamp * len(pattern) + point
+        kept = asked.take(place).nonzero()[:, 0]
+        number, point, lamp, place = (x[kept] for x in (number, point, lamp, place))
+        scene, points = surface.scene.take(point), surface.points.index_select(1, point)
+        met = self._blocked(scene, points, number, self._ways(scene, points, lamp, pattern[point]))
+        hidden = torch.zeros(_SAMPLES, asked.numel(), device=met.device)
+        hidden.index_add_(1, place, met.float())
+        return 1 - (hidden > 0).float().mean(0).view_as(asked)
+
+    def _in_the_way(self, surface: Surface, to: Tensor, lamp: int) -> tuple[Tensor, Tensor]:
+        """Pairs of an object and a point from which it may hide a lamp.
+
+        An object of height h stands so far below a lamp at height z that what moves the lamp's end
+        of a ray by d moves the ray by d h / z at most, where it is beside the object.
+
+        Args:
+            surface: the points.
+            to: unit vectors from them to the lamp's middle, [3, R].
+            lamp: its number.
+
+        Returns:
+            the object's number and the point, int64 [P] each.
+        """
+        if not _EDGES[lamp]:
+            return self.objects.pairs(Rays(surface.scene, surface.points, to, surface.number))
+        middle = self.lamps[:, 0, lamp]  # [3, B]
         corner = max(math.hypot(*place) for place in _PLACES) * _EDGES[lamp]
-        height = 2 * self.objects.center[..., 2] / (middle[2, :, None] - corner)
-        back = Rays(surface.scene, surface.points, -direction[:, lamp], surface.number)
-        number, ray = self.objects.pairs(back, middle.mT, corner * height.clamp_max(1))
-        kept = asked[lamp].take(ray).nonzero()[:, 0]
-        number, ray = number.index_select(0, kept), ray.index_select(0, kept)
-        scene, points = surface.scene.take(ray), surface.points.index_select(1, ray)
-        middle, *edges = (of_scenes(x, scene) for x in (middle, *edges))
-        places = middle.new_tensor(_PLACES).view(_SAMPLES, PATTERNS, 2).permute(0, 2, 1)
-        met = []
-        for x, y in places.index_select(2, pattern.take(ray)):
-            way = middle + x * edges[0] + y * edges[1] - points
-            away = (way * way).sum(0).sqrt_()
-            rays = Rays(scene, points, way / away, number)
-            met.append(self.objects.entry(rays, number) < away)
-        hidden = torch.zeros(_SAMPLES, len(pattern), device=points.device)
-        return (hidden.index_add_(1, ray, torch.stack(met).float()) > 0).float().mean(0)
+        share = 2 * self.objects.center[..., 2] / (middle[2, :, None] - corner)
+        back = Rays(surface.scene, surface.points, -to, surface.number)
+        return self.objects.pairs(back, middle.mT, corner * share.clamp(0, 1))
+
+    def _ways(self, scene: Tensor, points: Tensor, lamp: Tensor, pattern: Tensor) -> Tensor:
+        """From points [3, P] to a pattern's places on lamps, [3, _SAMPLES, P]."""
+        lamps = self.lamps.flatten(2).index_select(2, lamp * self.lamps.shape[-1] + scene)
+        position, _, *edges = lamps.unbind(1)
+        places = position.new_tensor(_PLACES).view(_SAMPLES, PATTERNS, 2).index_select(1, pattern)
+        way = (position - points)[:, None]
+        for edge, along in zip(edges, places.unbind(-1), strict=True):
+            way = torch.addcmul(way, edge[:, None], along)
+        return way
+
+    def _blocked(self, scene: Tensor, points: Tensor, number: Tensor, way: Tensor) -> Tensor:
+        """Whether objects [P] are met on the ways from points, bool [_SAMPLES, P]."""
+        away = (way * way).sum(0).sqrt_()
+        number = number.repeat(_SAMPLES)
+        origin = points.repeat(1, _SAMPLES)
+        rays = Rays(scene.repeat(_SAMPLES), origin, (way / away).flatten(1), number)
+        return self.objects.entry(rays, number).view_as(away) < away
 
 
 class Surface(NamedTuple):

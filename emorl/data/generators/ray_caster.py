@@ -20,6 +20,7 @@ from emorl.data.generators.solids import FAR
 
 NOTHING, GROUND = -2, -1  # in place of an object's number
 _NEWTON_STEPS = 6
+_FLAT = 1e-4
 _SAMPLES = 4096  # of the ground's profile
 
 
@@ -90,12 +91,6 @@ class Objects(NamedTuple):
         which = torch.arange(len(distance), device=distance.device)[:, None]
         which = torch.where((distance == nearest) & (nearest < FAR), which, NOTHING)
         return which.amax(0), nearest
-
-    def block(self, rays: Rays, distance: Tensor) -> Tensor:
-        """Whether each ray meets an object before it has gone a distance, bool [R]."""
-        number, ray = self.pairs(rays)
-        met = self.entry(rays.rows(ray), number) < distance.index_select(0, ray)
-        return torch.zeros_like(distance).index_add_(0, ray, met.float()) > 0
 
     def pairs(
         self, rays: Rays, apex: Tensor | None = None, wider: Tensor | None = None
@@ -181,6 +176,28 @@ def unit(vectors: Tensor) -> Tensor:
     return vectors * (vectors * vectors).sum(0).clamp_min(1e-24).rsqrt()
 
 
+class _Profile(NamedTuple):
+    """The ground's heights at samples of the way across.
+
+    Attributes:
+        first: where the first sample is.
+        last: where the last one is.
+        scale: samples in a length of 1.
+        heights: float32 [_SAMPLES].
+        rises: from each sample to the next.
+        slopes: smooth ones, for normals.
+        across: the way's direction, x and y.
+    """
+
+    first: float
+    last: float
+    scale: float
+    heights: Tensor
+    rises: Tensor
+    slopes: Tensor
+    across: tuple[float, float]
+
+
 class Ground:
     """CLEVR's backdrop: flat in front, and rising behind, the same along one direction."""
 
@@ -188,56 +205,68 @@ class Ground:
         self.device = device
 
     @cached_property
-    def _profile(self) -> tuple[float, float, Tensor, Tensor, tuple[float, float]]:
-        """Ends of the way across, heights and slopes along it [_SAMPLES], its direction."""
+    def _profile(self) -> _Profile:
         with resources.files(__package__).joinpath("clevr_ground.npz").open("rb") as file:
             stored = np.load(file)
             way, height, normal = (stored[name] for name in ("s", "z", "normal"))
         samples = np.linspace(way[0], way[-1], _SAMPLES)
         heights = np.interp(samples, way, height)
-        tables = (heights, np.gradient(heights, samples))
-        height, slope = (torch.from_numpy(x).float().to(self.device) for x in tables)
-        return float(way[0]), float(way[-1]), height, slope, (float(normal[0]), float(normal[1]))
+        tables = heights, np.diff(heights, append=heights[-1]), np.gradient(heights, samples)
+        first, last = float(way[0]), float(way[-1])
+        scale = (_SAMPLES - 1) / (last - first)
+        a, b, c = (torch.from_numpy(x).float().to(self.device) for x in tables)
+        return _Profile(first, last, scale, a, b, c, (float(normal[0]), float(normal[1])))
 
     def _across(self, vectors: Tensor) -> Tensor:
         """How far vectors [3, R] go across, [R]."""
-        x, y = self._profile[4]
+        x, y = self._profile.across
         return x * vectors[0] + y * vectors[1]
 
-    def _at(self, way: Tensor) -> tuple[Tensor, Tensor]:
-        """Height and slope of the ground, where it is across, [R] each."""
-        first, last, heights, slopes, _ = self._profile
-        sample = ((way - first) * ((_SAMPLES - 1) / (last - first))).clamp_(0, _SAMPLES - 1.001)
-        left = sample.long()
-        part = sample - left
-        height, slope = (
-            torch.lerp(x.take(left), x.take(left + 1), part) for x in (heights, slopes)
-        )
-        return height, slope
+    def _sample(self, way: Tensor) -> tuple[Tensor, Tensor]:
+        """The sample before points on the way across, int64 [R], and what is left, 0 to 1."""
+        sample = way.sub(self._profile.first).mul_(self._profile.scale)
+        left = sample.clamp_(0, _SAMPLES - 1.001).long()
+        return left, sample.sub_(left)
 
     def distance(self, rays: Rays) -> Tensor:
         """Where rays meet the ground, [R]; far where they do not.
 
         By Newton's method from beyond: the profile is convex, so that it cannot step too far.
         """
-        last = self._profile[1]
         fall, high = rays.direction[2], rays.origin[2]
         toward, way = self._across(rays.direction), self._across(rays.origin)
-        down = torch.where(fall < -1e-4, -high / fall.clamp_max(-1e-4), FAR)
-        end = torch.where(toward > 1e-4, (last - way) / toward.clamp_min(1e-4), FAR)
-        distance = torch.minimum(down, end)
-        distance = torch.where(distance < FAR, distance, 0)
-        height, _ = self._at(torch.addcmul(way, distance, toward))
-        # Else it passes over the backdrop.
-        meets = torch.addcmul(high, distance, fall) <= height + 1e-3
-        for _ in range(_NEWTON_STEPS):
-            height, slope = self._at(torch.addcmul(way, distance, toward))
-            rate = torch.addcmul(fall, slope, toward, value=-1).clamp_max_(-1e-3)
-            distance = distance - (torch.addcmul(high, distance, fall) - height) / rate
-        return torch.where(meets & (distance > 0), distance, FAR)
+        down = (-high / fall.clamp_max(-1e-4)).masked_fill_(fall >= -1e-4, FAR)
+        to_end = (self._profile.last - way) / toward.clamp_min(1e-4)
+        distance = torch.minimum(down, to_end.masked_fill_(toward <= 1e-4, FAR))
+        distance.masked_fill_(distance >= FAR, 0)
+        line = torch.stack([high, fall, way, toward])
+        above, distance = self._nearer(line, distance)
+        meets = above <= 1e-3  # else it passes over the backdrop
+        above, distance = self._nearer(line, distance)
+        rows = (above.abs() > _FLAT).nonzero()[:, 0]  # the rest is there, or will be by a step
+        line, rising = line.index_select(1, rows), distance.index_select(0, rows)
+        for _ in range(_NEWTON_STEPS - 2):
+            _, rising = self._nearer(line, rising)
+        distance.index_copy_(0, rows, rising)
+        return distance.masked_fill_(~meets | (distance <= 0), FAR)
+
+    def _nearer(self, line: Tensor, distance: Tensor) -> tuple[Tensor, Tensor]:
+        """How high rays are above the ground at distances, and where they meet its tangent.
+
+        Of rays [4, R] are given height, fall, place on the way across and movement on it.
+        """
+        high, fall, way, toward = line
+        left, rest = self._sample(torch.addcmul(way, distance, toward))
+        rise = self._profile.rises.take(left)
+        above = torch.addcmul(high, distance, fall) - self._profile.heights.take(left)
+        above.addcmul_(rise, rest, value=-1)
+        rate = torch.addcmul(fall, rise, toward, value=-self._profile.scale).clamp_max_(-1e-3)
+        return above, torch.addcdiv(distance, above, rate, value=-1)
 
     def normals(self, points: Tensor) -> Tensor:
         """Unit normals at points of the ground, [3, R]."""
-        slope = self._at(self._across(points))[1]
-        x, y = self._profile[4]
+        left, rest = self._sample(self._across(points))
+        slopes = self._profile.slopes
+        slope = torch.lerp(slopes.take(left), slopes.take(left + 1), rest)
+        x, y = self._profile.across
         return unit(torch.stack([-x * slope, -y * slope, torch.ones_like(slope)]))

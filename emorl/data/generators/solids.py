@@ -46,8 +46,8 @@ def entry(shape: Tensor, origin: Tensor, direction: Tensor) -> Tensor:
     near = torch.where(is_sphere, round_enter, torch.where(is_cube, enter.amax(0), both_enter))
     far = torch.where(is_sphere, round_leave, torch.where(is_cube, leave.amin(0), both_leave))
     # Between a cube's rounded edges and the sharp ones there is room for a ray's origin.
-    met = (near < far) & torch.where(is_cube, far > 0, near > 0)
-    near = torch.where(met, near, FAR)
+    met = (near < far) & (torch.where(is_cube, far, near) > 0)
+    near.masked_fill_(~met, FAR)
     cubes = (met & is_cube).nonzero()[:, 0]
     start = near.index_select(0, cubes).clamp_min_(0)
     towards = origin.index_select(1, cubes), direction.index_select(1, cubes)
@@ -56,8 +56,8 @@ def entry(shape: Tensor, origin: Tensor, direction: Tensor) -> Tensor:
 
 def _slabs(origin: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
     """Where rays enter and leave the slabs |x| < 1, |y| < 1 and |z| < 1, [3, P] each."""
-    inverse = 1 / torch.where(direction.abs() < 1e-9, 1e-9, direction)
-    middle, half = -origin * inverse, inverse.abs()
+    inverse = direction.masked_fill(direction.abs() < 1e-9, 1e-9).reciprocal_()
+    middle, half = (origin * inverse).neg_(), inverse.abs()
     return middle - half, middle + half
 
 
@@ -69,22 +69,22 @@ def _round(shape: Tensor, origin: Tensor, direction: Tensor) -> tuple[Tensor, Te
         for x, y in ((direction, direction), (origin, direction), (origin, origin))
     )
     a = a.clamp_min_(1e-12)
-    root = b * b - a * (c - 1)
-    half = root.clamp_min(0).sqrt_()
-    enter = torch.where(root > 0, (-b - half) / a, FAR)
-    leave = torch.where(root > 0, (half - b) / a, -FAR)
-    return enter, leave
+    root = (b * b).addcmul_(a, c - 1, value=-1)
+    misses = root <= 0
+    half = root.clamp_min_(0).sqrt_().div_(a)
+    middle = b.div_(a).neg_()
+    return (middle - half).masked_fill_(misses, FAR), (middle + half).masked_fill_(misses, -FAR)
 
 
 def _enter_rounded(origin: Tensor, direction: Tensor, start: Tensor) -> Tensor:
     """Where rays enter the rounded cube, [P], or `FAR`.
 
-    Each e is the positive part of a convex function, so f = (ex^3 + ey^3 + ez^3 - r^3) / (3 r^2)
-    is convex along a ray, and so is the body f <= 0 (r = 0.25; f is about the distance, in radii).
+    Each e is the positive part of a convex function, so f = ex^3 + ey^3 + ez^3 - r^3 is convex
+    along a ray, and so is the body f <= 0 (r = 0.25; near it f / (3 r^2) is the distance in radii).
     Newton's steps t <- t - f / f', begun at the sharp cube, where f >= 0, never pass the first
     zero of a convex function. On a face they are there at once, elsewhere they converge
     quadratically; if the ray only touches the body, f falls with each step to a quarter or, beside
-    a face, where the zero is threefold, to 8/27: from (3 - 1) r / 3 to 1.1e-4 in six steps. A ray
+    a face, where the zero is threefold, to 8/27: from 2 r / 3 radii to 1.1e-4 in six steps. A ray
     that misses comes to f' >= 0, from where the next step leads away for good. What is farther
     than `_TOUCHES` in the end is a miss, so the outline is right to 0.001 radii: a hundredth of a
     pixel of a large object in 96x96 pixels.
@@ -97,18 +97,19 @@ def _enter_rounded(origin: Tensor, direction: Tensor, start: Tensor) -> Tensor:
     distance = start
     for _ in range(_STEPS):
         gap, slope = _from_rounded(torch.addcmul(origin, distance, direction), direction)
-        distance = distance.addcdiv(gap, slope.clamp_max_(-1e-4), value=-1).clamp_max_(FAR)
+        slope.clamp_max_(-1e-4 * _BEVEL**2)
+        distance = distance.addcdiv(gap, slope, value=-1 / 3).clamp_max_(FAR)
     gap, _ = _from_rounded(torch.addcmul(origin, distance, direction), direction)
-    return torch.where((gap < _TOUCHES) & (distance > 0), distance, FAR)
+    met = (gap < 3 * _BEVEL**2 * _TOUCHES) & (distance > 0)
+    return distance.masked_fill_(~met, FAR)
 
 
 def _from_rounded(point: Tensor, direction: Tensor) -> tuple[Tensor, Tensor]:
-    """`_enter_rounded`'s f at points, and its derivative along rays, [P] each."""
+    """`_enter_rounded`'s f at points, and a third of its derivative along rays, [P] each."""
     beyond = point.abs().sub_(1 - _BEVEL).clamp_min_(0)
     square = beyond * beyond
-    gap = beyond.mul_(square).sum(0).sub_(_BEVEL**3).div_(3 * _BEVEL**2)
-    slope = square.copysign_(point).mul_(direction).sum(0).div_(_BEVEL**2)
-    return gap, slope
+    gap = beyond.mul_(square).sum(0).sub_(_BEVEL**3)
+    return gap, square.copysign_(point).mul_(direction).sum(0)
 
 
 def normals(shape: Tensor, point: Tensor) -> Tensor:
