@@ -51,12 +51,11 @@ def distances(scenes: Scenes, number: int, points: np.ndarray) -> np.ndarray:
     shape = int(scenes.shape[0, number])
     if shape == SPHERE:
         return np.sqrt(x * x + y * y + z * z) - radius
-    if shape == CYLINDER:
-        outside = np.abs(np.stack([np.hypot(x, y), z])) - radius
-    else:  # CLEVR's cube, in the norm of order 3
-        beyond = np.maximum(np.abs(np.stack([x, y, z])) - 0.75 * radius, 0)
-        return np.cbrt((beyond**3).sum(0)) - 0.25 * radius
-    return np.linalg.norm(np.maximum(outside, 0), axis=0) + np.minimum(outside.max(0), 0)
+    # CLEVR's cylinders and cubes have rounded edges, in the norm of order 3.
+    sides = (np.hypot(x, y), z) if shape == CYLINDER else (x, y, z)
+    edge = (0.075 if shape == CYLINDER else 0.25) * radius
+    beyond = np.maximum(np.abs(np.stack(sides)) - (radius - edge), 0)
+    return np.cbrt((beyond**3).sum(0)) - edge
 
 
 def test_labels_are_those_of_marching_along_rays(generator: Clevr, batch: Batch) -> None:
