@@ -11,8 +11,9 @@ from torch import Tensor
 
 from emorl.data import Clevr
 from emorl.data.generators.clevr import _crop_rays
-from emorl.data.generators.clevr_light import PATTERNS, Surface, World
+from emorl.data.generators.clevr_light import PATTERNS, World
 from emorl.data.generators.clevr_scenes import Scenes
+from emorl.data.generators.clevr_surfaces import Surface
 from emorl.data.generators.ray_caster import GROUND, Ground, Rays
 from emorl.data.generators.solids import FAR
 

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from emorl.data.generators.clevr_scenes import COLORS, METAL, Scenes
+from emorl.data.generators.clevr_surfaces import Surface, highlights, sheen
 from emorl.data.generators.clevr_textures import Textures
 from emorl.data.generators.ray_caster import (
     GROUND,
@@ -38,8 +39,6 @@ _EDGES = (0.5, 1.0, 0.5, 0.0)  # of these square lamps
 _LAMP_COLORS = ((1.0, 0.932, 0.817), (1.0, 1.0, 1.0), (0.762, 0.818, 1.0), (1.0, 1.0, 1.0))
 _GROUND_ALBEDO = 0.8
 _FROM_FLOOR = 0.5  # of the floor around an object is lit
-_SHEEN, _SHEEN_AT_ZERO = 0.348, 0.04  # Beckmann's width; reflectance at normal incidence
-_LOBES = ((0.6, 0.01), (0.4, 0.2))  # of metal: share and GGX's width
 # By pattern, of which two mirror by each lobe: its share of them, and how far the normal is tilted.
 _MIRRORS = ((1.2, 0.0), (1.2, 0.0), (0.8, 0.15), (0.8, -0.15))
 _SAMPLES = 2  # of each lamp
@@ -88,7 +87,7 @@ class World(NamedTuple):
         lamps = torch.stack([position, axis, across * edges, up * edges], dim=1)
         watts = axis.new_tensor(_WATTS)[:, None]
         power = -axis[2] * watts / (math.pi * (position * position).sum(0))
-        floor = power.new_tensor(_LAMP_COLORS).mT @ power
+        floor = (power.new_tensor(_LAMP_COLORS).mT[..., None] * power).sum(1)
         metal = F.pad(scenes.material == METAL, (0, 1))
         if textures is not None:
             metal = torch.zeros_like(metal)
@@ -154,14 +153,14 @@ class World(NamedTuple):
         light = surface.paint / math.pi * (arriving.sum(1) + self._from_floor(surface))
         rubber = ((surface.number >= 0) & ~surface.metal).nonzero()[:, 0]
         from_lamps = (x.index_select(-1, rubber) for x in (direction, arriving))
-        light.index_add_(1, rubber, _sheen(surface.rows(rubber), *from_lamps))
+        light.index_add_(1, rubber, sheen(surface.rows(rubber), *from_lamps))
         if mirrors:
             metal = surface.metal.nonzero()[:, 0]
             shining, turn = surface.rows(metal), pattern.index_select(0, metal)
             share, tilt = light.new_tensor(_MIRRORS).mT.index_select(1, turn)
             mirrored = share * self.radiance(shining.mirrored(tilt), turn, mirrors=False)
             from_lamps = (x.index_select(-1, metal) for x in (direction, arriving, width))
-            lamps = _highlights(shining, *from_lamps)
+            lamps = highlights(shining, *from_lamps)
             light.index_copy_(1, metal, shining.paint * (mirrored + lamps))
         return light
 
@@ -199,10 +198,12 @@ class World(NamedTuple):
         number, point = (torch.cat(x) for x in zip(*found, strict=True))
         lamp = torch.cat([torch.full_like(x, lamp) for lamp, (x, _) in enumerate(found)])
         place = lamp * len(pattern) + point
-        kept = asked.take(place).nonzero()[:, 0]
-        number, point, lamp, place = (x[kept] for x in (number, point, lamp, place))
-        scene, points = surface.scene.take(point), surface.points.index_select(1, point)
-        met = self._blocked(scene, points, number, self._ways(scene, points, lamp, pattern[point]))
+        kept = asked.ravel().index_select(0, place).nonzero()[:, 0]
+        number, point, lamp, place = (x.index_select(0, kept) for x in (number, point, lamp, place))
+        scene, points, turn = (
+            x.index_select(-1, point) for x in (surface.scene, surface.points, pattern)
+        )
+        met = self._blocked(scene, points, number, self._ways(scene, points, lamp, turn))
         hidden = torch.zeros(_SAMPLES, asked.numel(), device=met.device)
         hidden.index_add_(1, place, met.float())
         return 1 - (hidden > 0).float().mean(0).view_as(asked)
@@ -246,62 +247,6 @@ class World(NamedTuple):
         origin = points.repeat(1, _SAMPLES)
         rays = Rays(scene.repeat(_SAMPLES), origin, (way / away).flatten(1), number)
         return self.objects.entry(rays, number).view_as(away) < away
-
-
-class Surface(NamedTuple):
-    """Points of surfaces: their scene, place, normal, the way to the viewer, object and paint."""
-
-    scene: Tensor
-    points: Tensor
-    normals: Tensor
-    viewer: Tensor
-    number: Tensor
-    metal: Tensor
-    paint: Tensor
-
-    def rows(self, rows: Tensor) -> Surface:
-        """Some of the points."""
-        return Surface(*(x.index_select(-1, rows) for x in self))
-
-    def mirrored(self, tilt: Tensor) -> Rays:
-        """The rays that mirrors, tilted sideways by a tangent [R], would send to the viewer."""
-        side = unit(torch.linalg.cross(self.normals, self.viewer, dim=0))
-        normals = unit(torch.addcmul(self.normals, tilt, side))
-        cosine = (self.viewer * normals).sum(0)
-        direction = unit(2 * cosine * normals - self.viewer)
-        return Rays(self.scene, self.points, direction, self.number)
-
-
-def _angles(surface: Surface, direction: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Cosines: normal and halfway vector, viewer and that, normal and viewer, normal and light."""
-    half = unit(direction + surface.viewer[:, None])
-    normal = surface.normals[:, None]
-    of_half = (half * normal).sum(0).clamp_(1e-3, 1)
-    between = (half * surface.viewer[:, None]).sum(0).clamp_(1e-3, 1)
-    to_viewer = (surface.viewer * surface.normals).sum(0).clamp_min_(0.05)
-    to_light = (direction * normal).sum(0).clamp_min_(0.05)
-    return of_half, between, to_viewer, to_light
-
-
-def _sheen(surface: Surface, direction: Tensor, arriving: Tensor) -> Tensor:
-    """Light that rubber mirrors, [3, R]: Beckmann's distribution, Fresnel by Schlick."""
-    of_half, between, to_viewer, to_light = _angles(surface, direction)
-    square = of_half**2
-    spread = torch.exp((square - 1) / (square * _SHEEN**2)) / (math.pi * _SHEEN**2 * square**2)
-    fresnel = _SHEEN_AT_ZERO + (1 - _SHEEN_AT_ZERO) * (1 - between) ** 5
-    share = spread * fresnel / (4 * torch.maximum(to_viewer, to_light))
-    return (share * arriving).sum(1)
-
-
-def _highlights(surface: Surface, direction: Tensor, arriving: Tensor, width: Tensor) -> Tensor:
-    """Light of the lamps that metal mirrors, [3, R], as wide as lamps and lobes are together."""
-    of_half, _, to_viewer, to_light = _angles(surface, direction)
-    share = torch.zeros_like(of_half)
-    for weight, lobe in _LOBES:
-        square = lobe**2 + width**2
-        share += weight * square / (math.pi * (of_half**2 * (square - 1) + 1) ** 2)
-    share = share / (4 * torch.maximum(to_viewer, to_light))
-    return (share * arriving).sum(1)
 
 
 def to_srgb(linear: Tensor) -> Tensor:

@@ -19,8 +19,8 @@ from emorl.data.generators.clevr_scenes import Scenes
 from emorl.data.generators.solids import FAR
 
 NOTHING, GROUND = -2, -1  # in place of an object's number
-_NEWTON_STEPS = 8
-_FLAT = 1e-4
+_NEWTON_STEPS = 8  # onto the ground
+_FLAT = 1e-4  # so little above it or below, a ray is there after one more step
 _SAMPLES = 4096  # of the ground's profile
 
 
