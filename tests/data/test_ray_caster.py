@@ -14,7 +14,7 @@ from emorl.data.generators.clevr import _crop_rays
 from emorl.data.generators.clevr_light import PATTERNS, World
 from emorl.data.generators.clevr_scenes import Scenes
 from emorl.data.generators.clevr_surfaces import Surface
-from emorl.data.generators.ray_caster import GROUND, Ground, Rays
+from emorl.data.generators.ray_caster import GROUND, Ground, Rays, unit
 from emorl.data.generators.solids import FAR
 
 SIZE = 40
@@ -64,6 +64,18 @@ def test_first_hits_are_those_of_trying_all_objects(
         assert 0.03 * len(hit) < hit.sum() < 0.9 * len(hit)
         assert torch.equal(number[hit], which[hit])
         assert (number[~hit] < 0).all()
+
+
+def test_absent_objects_are_in_no_pair(world: World) -> None:
+    """Not even with rays that begin at their centres."""
+    scene, number = (world.objects.reach == 0).nonzero(as_tuple=True)
+    assert len(scene) > 3
+    center = world.objects.center[scene, number].mT
+    rays = Rays(scene, center, unit(torch.ones_like(center)), torch.full_like(scene, -3))
+    for wider in (None, torch.ones_like(world.objects.reach)):
+        found, ray = world.objects.pairs(rays, wider=wider)
+        assert (found != number[ray]).all()
+        assert (world.objects.reach[scene[ray], found] > 0).all()
 
 
 @pytest.mark.parametrize("pattern", range(PATTERNS))
@@ -130,14 +142,15 @@ def test_ground_is_met_where_bisection_meets_it(world: World, rays: Rays) -> Non
             above = point > np.interp(start + middle * across, way, height)
             near, far = np.where(above, middle, near), np.where(above, far, middle)
         met = far < np.minimum(end, 1e4) - 1e-3
-        sure = np.abs(far - end) > 0.1
+        over = (origin[2] + end * direction[2] > height[-1] + 0.01) & ~met
         slow = np.abs(direction[2]) < 2e-4  # rays along the floor
-        assert ((found < FAR) == met)[sure & ~slow].all()
+        assert (found[over] == FAR).all()
+        assert (found[met & ~slow & (end - far > 0.1)] < FAR).all()
         both = met & (found < FAR) & (far < 100)
         assert both.sum() > 1000
         point = (origin + found * direction)[:, both]
         assert np.abs(point[2] - np.interp(normal[:2] @ point[:2], way, height)).max() < 1e-3
         assert np.median(np.abs(found - far)[both]) < 1e-5
-        outside += int((~met).sum())
+        outside += int(over.sum())
     assert outside > 500
     assert (world.meet(rays, world.camera)[0] >= GROUND).all(), "the backdrop fills the image"

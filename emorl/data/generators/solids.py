@@ -59,8 +59,8 @@ def entry(shape: Tensor, origin: Tensor, direction: Tensor) -> Tensor:
         ((met & is_cube).nonzero()[:, 0], _cube, _BEVEL),
         ((met & ~(is_cube | is_sphere)).nonzero()[:, 0], _cylinder, _RIM),
     ):
-        start = near.index_select(0, rows).clamp_min_(0)
         rays = origin.index_select(1, rows), direction.index_select(1, rows)
+        start = near.index_select(0, rows)
         near.index_copy_(0, rows, _enter_rounded(sizes, bevel, *rays, start))
     return near
 
@@ -108,7 +108,7 @@ def _enter_rounded(
         bevel: how far edges are rounded, in radii.
         origin: of the rays, [3, P].
         direction: of any length, [3, P].
-        start: where they enter the sharp solid, or 0 where they begin in it, [P].
+        start: where they enter the sharp solid, [P]; negative if they begin in it.
     """
     distance = start
     for _ in range(_STEPS):
