@@ -214,10 +214,10 @@ def _visible(scenes: Scenes) -> Tensor:
     row, column = (x.ravel().repeat(batch) for x in torch.meshgrid(rows, columns, indexing="ij"))
     rays = _rays(scenes.camera, scene, row, column)
     number, _ = Objects.of(scenes).nearest(rays, scenes.camera.float())
-    counts = torch.zeros(batch, most + 1, device=device)
-    slot = torch.where(number < 0, most, number)
-    counts.index_put_((scene, slot), torch.ones_like(row), accumulate=True)
-    enough = counts[:, :most] * _EVERY**2 >= _LEAST_VISIBLE
+    counts = torch.zeros(batch * (most + 1), device=device)
+    slot = torch.where(number < 0, most, number).add_(scene, alpha=most + 1)
+    counts.index_add_(0, slot, torch.ones_like(row))
+    enough = counts.view(batch, most + 1)[:, :most] * _EVERY**2 >= _LEAST_VISIBLE
     return (enough | ~scenes.present).all(1)
 
 
