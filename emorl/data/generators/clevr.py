@@ -31,6 +31,8 @@ _LEAST_VISIBLE = 200  # pixels of the frame, of each object
 _QUARTERS = ((0.25, 0.25), (0.25, 0.75), (0.75, 0.25), (0.75, 0.75))  # of a pixel
 _EVERY = 2  # pixels of the frame, at which visibility is counted
 _MOST_ATTEMPTS = 10_000
+# On the CPU, where fewer cost more calls, and more no longer stay in the cache; found by trying.
+_PIXELS_AT_ONCE, _FRAMES_AT_ONCE = 4 * 96**2, 4
 
 
 class Clevr(GeneratedDataset):
@@ -72,9 +74,8 @@ class Clevr(GeneratedDataset):
         for name, value, low, high in (("most", most, 3, 10), ("size", size, 1, 1024)):
             if not low <= value <= high:
                 raise ValueError(f"{name}: expected {low} to {high}, got {value}")
-        # On the CPU the rays of 96x96 pixels stay in the cache; a GPU wants more work per call.
         on_cpu = torch.device(device).type == "cpu"
-        self._chunk = max(1, 96**2 // size**2) if on_cpu else 128
+        self._chunk = max(1, _PIXELS_AT_ONCE // size**2) if on_cpu else 128
         super().__init__(device, most_at_once=self._chunk)
         self.name = f"clevr{most}-like"
         self.image_size = (size, size)
@@ -98,7 +99,7 @@ class Clevr(GeneratedDataset):
         attempt = torch.zeros_like(index)
         accepted, _ = propose(state, attempt, self.most, self._RADII)
         pending = torch.arange(len(index), device=index.device)
-        at_once = 1 if self.device.type == "cpu" else self._chunk
+        at_once = _FRAMES_AT_ONCE if self.device.type == "cpu" else self._chunk
         for _ in range(_MOST_ATTEMPTS):
             scenes, good = propose(state[pending], attempt[pending], self.most, self._RADII)
             placed = good.nonzero()[:, 0]

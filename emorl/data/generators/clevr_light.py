@@ -27,6 +27,7 @@ from emorl.data.generators.ray_caster import (
     Ground,
     Objects,
     Rays,
+    columns,
     of_scenes,
     unit,
 )
@@ -152,14 +153,14 @@ class World(NamedTuple):
         direction, arriving, width = self._arriving(surface, pattern)
         light = surface.paint / math.pi * (arriving.sum(1) + self._from_floor(surface))
         rubber = ((surface.number >= 0) & ~surface.metal).nonzero()[:, 0]
-        from_lamps = (x.index_select(-1, rubber) for x in (direction, arriving))
+        from_lamps = (columns(x, rubber) for x in (direction, arriving))
         light.index_add_(1, rubber, sheen(surface.rows(rubber), *from_lamps))
         if mirrors:
             metal = surface.metal.nonzero()[:, 0]
             shining, turn = surface.rows(metal), pattern.index_select(0, metal)
             share, tilt = light.new_tensor(_MIRRORS).mT.index_select(1, turn)
             mirrored = share * self.radiance(shining.mirrored(tilt), turn, mirrors=False)
-            from_lamps = (x.index_select(-1, metal) for x in (direction, arriving, width))
+            from_lamps = (columns(x, metal) for x in (direction, arriving, width))
             lamps = highlights(shining, *from_lamps)
             light.index_copy_(1, metal, shining.paint * (mirrored + lamps))
         return light
@@ -171,7 +172,7 @@ class World(NamedTuple):
             unit vectors to the lamps' middles, [3, 4, R]; irradiance, [3, 4, R]; half the angle
             that each takes, [4, R].
         """
-        position, axis, *_ = of_scenes(self.lamps, surface.scene).unbind(1)  # [3, 4, R] each
+        position, axis = of_scenes(self.lamps[:, :2], surface.scene).unbind(1)  # [3, 4, R] each
         direction = position - surface.points[:, None]
         nearness = (direction * direction).sum(0).rsqrt_()
         direction *= nearness
@@ -232,7 +233,7 @@ class World(NamedTuple):
 
     def _ways(self, scene: Tensor, points: Tensor, lamp: Tensor, pattern: Tensor) -> Tensor:
         """From points [3, P] to a pattern's places on lamps, [3, _SAMPLES, P]."""
-        lamps = self.lamps.flatten(2).index_select(2, lamp * self.lamps.shape[-1] + scene)
+        lamps = columns(self.lamps.flatten(2), lamp * self.lamps.shape[-1] + scene)
         position, _, *edges = lamps.unbind(1)
         places = position.new_tensor(_PLACES).view(_SAMPLES, PATTERNS, 2).index_select(1, pattern)
         way = (position - points)[:, None]
