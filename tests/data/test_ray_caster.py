@@ -66,6 +66,14 @@ def test_first_hits_are_those_of_trying_all_objects(
         assert (number[~hit] < 0).all()
 
 
+def test_a_crop_without_objects_is_ground_alone(scenes: Scenes) -> None:
+    empty = scenes._replace(present=torch.zeros_like(scenes.present))
+    image, label = Clevr(10, size=SIZE).render(empty, torch.arange(3))
+    assert not label.any()
+    assert image.min() > 50
+    assert image.max() < 200
+
+
 def test_absent_objects_are_in_no_pair(world: World) -> None:
     """Not even with rays that begin at their centres."""
     scene, number = (world.objects.reach == 0).nonzero(as_tuple=True)

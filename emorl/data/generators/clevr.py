@@ -128,8 +128,8 @@ class Clevr(GeneratedDataset):
         rays = _crop_rays(scenes.camera, size, offsets=[(0.5, 0.5)])
         number, distance = world.meet(rays, world.camera)
         label = (number.clamp_min(-1) + 1).view(-1, size, size)
-        finer = (_is_edge(label) | _is_metal(label, world.metal)).ravel()
-        inner, outer = (~finer).nonzero()[:, 0], finer.nonzero()[:, 0]
+        many = (_is_edge(label) | _is_metal(label, world.metal)).ravel()
+        inner, outer = (~many).nonzero()[:, 0], many.nonzero()[:, 0]
         several = _crop_rays(scenes.camera, size, offsets=_QUARTERS, rows=outer)
         row, column = _place(inner, size)
         single = *rays.rows(inner), number[inner], distance[inner], 2 * (row % 2) + column % 2
@@ -137,9 +137,10 @@ class Clevr(GeneratedDataset):
         quarters = *several, *world.meet(several, world.camera), turn
         every = [torch.cat(x, dim=-1) for x in zip(single, quarters, strict=True)]
         shaded = world.shade(Rays(*every[:-3]), *every[-3:]).clamp_(0, 1)
-        light = shaded.new_empty(3, len(finer))
+        light = shaded.new_empty(3, len(many))
         light.index_copy_(1, inner, shaded[:, : len(inner)])
-        light.index_copy_(1, outer, shaded[:, len(inner) :].unflatten(1, (PATTERNS, -1)).mean(1))
+        finer = shaded[:, len(inner) :].view(3, PATTERNS, len(outer)).mean(1)
+        light.index_copy_(1, outer, finer)
         image = (to_srgb(light) * 255).round().to(torch.uint8)
         image = image.view(3, -1, size, size).transpose(0, 1).contiguous()
         return image, label.to(torch.uint8)[:, None]
