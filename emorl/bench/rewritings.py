@@ -49,7 +49,7 @@ def differentiate_twice(
     decode: Decode,
     likelihood: Likelihood,
     slots: Tensor,
-    weights: Sequence[Tensor],
+    weights: Sequence[Tensor] | None,
     *,
     batch: int,
     gradient: bool,

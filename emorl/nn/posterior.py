@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
+from emorl.nn.known_inputs import require_known
 from emorl.ops.library import full_precision, transformed
 
 Weight = float | Tensor  # a tensor without dimensions where it lies on a device
@@ -191,6 +192,7 @@ class _ScoreOnce(torch.autograd.Function):
         likelihood: Likelihood,
         parts: Sequence[slice],
         num_shared: int,
+        learn: bool,
         slots: Tensor,
         *inputs: Tensor,
     ) -> tuple[Tensor, ...]:
@@ -201,6 +203,8 @@ class _ScoreOnce(torch.autograd.Function):
             with torch.enable_grad():
                 leaf = chunk.detach().requires_grad_()
                 decoded = decode(leaf, part, *shared)
+            if learn:
+                require_known(decoded, (leaf, *shared, *weights))
             nll, of_decoded = likelihood(decoded.detach(), part, 1 / batch)
             with full_precision(nll):
                 gradient, *others = gradients(decoded, (leaf, *shared, *weights), of_decoded)
@@ -215,14 +219,14 @@ class _ScoreOnce(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_nll: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         kept = (g if g is None else grad_nll * g for g in ctx.saved_tensors)
-        return None, None, None, None, *kept
+        return None, None, None, None, None, *kept
 
 
 def score_once(
     decode: Decode,
     likelihood: Likelihood,
     slots: Tensor,
-    weights: Sequence[Tensor],
+    weights: Sequence[Tensor] | None,
     *,
     batch: int,
     gradient: bool,
@@ -235,7 +239,8 @@ def score_once(
         decode: from slots to what is scored.
         likelihood: from that to NLLs; called with 1 / batch where gradients are wanted.
         slots: [M, D], those of an image one after the other.
-        weights: the parameters that `decode` uses and that are to be trained.
+        weights: the parameters that `decode` uses and that are to be trained; None where nothing
+            is trained.
         batch: number of images.
         gradient: whether d nll / d slots is wanted (always there when something is trained).
         images_at_once: how many images are scored together; None for all.
@@ -245,7 +250,8 @@ def score_once(
         The score; its `nll` back-propagates to `slots`, `weights` and `shared`.
 
     Raises:
-        ValueError: Where derivatives of another kind are taken, which would be cut.
+        ValueError: Where derivatives of another kind are taken, or `decode` uses something else
+            that requires gradients: they would be cut.
     """
     step = images_at_once or batch
     parts = [slice(first, min(first + step, batch)) for first in range(0, batch, step)]
@@ -260,8 +266,9 @@ def score_once(
             "score_once: expected derivatives by torch.autograd's backward alone, got one of "
             "torch.func or of forward mode"
         )
-    inputs = (slots, *shared, *weights)
-    return Score(*_ScoreOnce.apply(decode, likelihood, parts, len(shared), *inputs))
+    inputs = (slots, *shared, *(weights or ()))
+    learn = weights is not None
+    return Score(*_ScoreOnce.apply(decode, likelihood, parts, len(shared), learn, *inputs))
 
 
 def leaves(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -315,7 +322,7 @@ def loss_gradient(
 
 
 @contextmanager
-def refinable(decoder: nn.Module, refined: bool) -> Iterator[list[nn.Parameter]]:
+def refinable(decoder: nn.Module, refined: bool) -> Iterator[list[nn.Parameter] | None]:
     """A context in which posteriors can be refined, whether or not anything is trained.
 
     Where gradients are off, the small graph between a posterior and its loss is still made, and
@@ -326,14 +333,14 @@ def refinable(decoder: nn.Module, refined: bool) -> Iterator[list[nn.Parameter]]
         refined: whether there are refinement steps; without them gradients may stay off.
 
     Yields:
-        The decoder's weights that are to be trained.
+        The decoder's weights that are to be trained; None where gradients are off.
     """
     trained = [weight for weight in decoder.parameters() if weight.requires_grad]
     if torch.is_grad_enabled() or not refined:
         yield trained
     else:
         with torch.inference_mode(False), torch.enable_grad(), frozen(trained):
-            yield []
+            yield None
 
 
 @contextmanager

@@ -161,7 +161,7 @@ class EfficientMORL(ObjectCentricModel):
         kl: Tensor,
         norm: Tensor | None,
         request: Request,
-        trained: list[nn.Parameter],
+        trained: list[nn.Parameter] | None,
         shared: tuple[Tensor, ...],
         last: bool,
     ) -> ScoredPosterior:

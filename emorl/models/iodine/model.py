@@ -184,7 +184,7 @@ class IODINE(ObjectCentricModel):
         self,
         slots: Tensor,
         request: Request,
-        trained: list[nn.Parameter],
+        trained: list[nn.Parameter] | None,
         shared: tuple[Tensor, ...],
     ) -> tuple[Score, Tensor]:
         """Score slots, and encode their images for the refinement network.
@@ -219,7 +219,7 @@ class IODINE(ObjectCentricModel):
         self,
         slots: Tensor,
         request: Request,
-        trained: list[nn.Parameter],
+        trained: list[nn.Parameter] | None,
         shared: tuple[Tensor, ...],
     ) -> Score:
         """Score the last slots, whose images are not encoded."""

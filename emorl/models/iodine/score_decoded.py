@@ -20,7 +20,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList
+from torch.nn.utils.spectral_norm import SpectralNorm
 
+from emorl.nn.known_inputs import require_known
 from emorl.nn.posterior import frozen, gradients, leaves
 from emorl.ops.library import autocasts, full_precision
 
@@ -106,11 +109,20 @@ def capturing() -> bool:
 def repeatable(*networks: nn.Module) -> bool:
     """Whether networks can be run once more with the numbers that they drew.
 
-    Dropout is what a captured network is asked for; elsewhere all random numbers are repeated.
+    Dropout is what a captured network is asked for; elsewhere all random numbers are repeated. What
+    a call changes in the network is not: spectral norm's estimate goes on.
     """
-    layers = (layer for network in networks for layer in network.modules())
-    drops = (isinstance(x, _DROPOUT) and x.training and x.p > 0 for x in layers)
-    return not (capturing() and any(drops))
+    layers = [layer for network in networks for layer in network.modules() if layer.training]
+    drops = (isinstance(x, _DROPOUT) and x.p > 0 for x in layers)
+    return not (any(map(_goes_on, layers)) or (capturing() and any(drops)))
+
+
+def _goes_on(layer: nn.Module) -> bool:
+    """Whether a layer's weights may be others at the next call."""
+    hooks = layer._forward_pre_hooks.values()
+    if isinstance(layer, ParametrizationList) and [*layer.buffers()]:
+        return True
+    return any(isinstance(hook, SpectralNorm) for hook in hooks)
 
 
 class _ScoreDecoded(torch.autograd.Function):
@@ -121,6 +133,7 @@ class _ScoreDecoded(torch.autograd.Function):
         likelihood: Likelihood,
         batch: int,
         num_shared: int,
+        learn: bool,
         slots: Tensor,
         *inputs: Tensor,
     ) -> tuple[Tensor, ...]:
@@ -128,6 +141,8 @@ class _ScoreDecoded(torch.autograd.Function):
         with torch.enable_grad(), frozen(weights):
             leaf = slots.detach().requires_grad_()
             output = decode(leaf, *(x.detach() for x in shared))
+            if learn:
+                require_known(output, [leaf])
             nll, decoded_gradient = likelihood(output.detach(), 1 / batch)
             assert decoded_gradient is not None  # since the scale was given
             with full_precision(nll):
@@ -153,14 +168,14 @@ class _ScoreDecoded(torch.autograd.Function):
             decoded = ctx.decode(leaf, *shared)
         seed = grad_decoded + grad_nll * decoded_gradient
         found = gradients(decoded, (leaf, *shared, *weights), seed)
-        return None, None, None, None, *found
+        return None, None, None, None, None, *found
 
 
 def score_decoded(
     decode: Decode,
     likelihood: Likelihood,
     slots: Tensor,
-    weights: Sequence[Tensor],
+    weights: Sequence[Tensor] | None,
     batch: int,
     keep_activations: bool = False,
     shared: Sequence[Tensor] = (),
@@ -172,10 +187,14 @@ def score_decoded(
             pass, with the same random numbers.
         likelihood: from that to NLLs.
         slots: [M, D], those of an image one after the other.
-        weights: the parameters that `decode` uses and that are to be trained.
+        weights: the parameters that `decode` uses and that are to be trained; None where nothing
+            is trained.
         batch: number of images of the whole batch, whose mean NLL is differentiated.
         keep_activations: keep the decoder's, too, instead of decoding again.
         shared: what `decode` takes besides, computed once for several calls.
+
+    Raises:
+        ValueError: if `decode` uses something else that requires gradients, which would be cut.
     """
     if keep_activations and torch.is_grad_enabled():
         decoded = decode(slots, *shared)
@@ -187,6 +206,8 @@ def score_decoded(
                 decoded, slots, decoded_gradient, retain_graph=True
             )
         return DecodedScore(mean, decoded, nll.detach(), slots_gradient, decoded_gradient)
-    inputs = (slots, *shared, *weights)
-    decode = Repeatable(decode, slots.device)
-    return DecodedScore(*_ScoreDecoded.apply(decode, likelihood, batch, len(shared), *inputs))
+    inputs = (slots, *shared, *(weights or ()))
+    decode, learn = Repeatable(decode, slots.device), weights is not None
+    return DecodedScore(
+        *_ScoreDecoded.apply(decode, likelihood, batch, len(shared), learn, *inputs)
+    )
