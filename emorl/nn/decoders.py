@@ -8,7 +8,6 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Literal, get_args
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorl.nn.initialisation import init_xavier
@@ -19,6 +18,7 @@ from emorl.nn.networks import (
     SpatialBroadcastDecoder,
     channels_last,
     convolve,
+    rectified,
 )
 from emorl.ops import Backend
 from emorl.ops.spatial_broadcast import ACTIVATIONS
@@ -93,7 +93,7 @@ class DeconvolutionDecoder(nn.Module):
         hidden = channels_last(hidden)
         *doubling, last = self.convolutions
         for layer in doubling:
-            hidden = F.relu(layer(hidden), inplace=True)
+            hidden = rectified(layer, hidden, nn.ConvTranspose2d)
         hidden = convolve(last, hidden, "relu", self.convolution_backend)
         output: Tensor = self.output(hidden)
         return output

@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple, Self, TypeGuard, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as every
 
 from emorl.nn.initialisation import init_xavier
 from emorl.ops import Backend, slot_attention, spatial_broadcast
@@ -38,6 +39,8 @@ def is_plain(layer: nn.Module, kind: type[Layer]) -> TypeGuard[Layer]:
     hooks = (
         *(layer._forward_hooks, layer._forward_pre_hooks),
         *(layer._backward_hooks, layer._backward_pre_hooks),
+        *(every._global_forward_hooks, every._global_forward_pre_hooks),
+        *(every._global_backward_hooks, every._global_backward_pre_hooks),
     )
     own = torch.nn.utils.parametrize.type_before_parametrizations(layer)
     return own is kind and "forward" not in vars(layer) and not any(hooks)
@@ -87,6 +90,14 @@ def convolve(
         activation=activation,
         backend=backend,
     )
+
+
+def rectified(layer: nn.Module, x: Tensor, kind: type[nn.Module]) -> Tensor:
+    """ReLU of what a layer gives; in place where it is a plain one of `kind`.
+
+    What another one gives may be kept: by a hook, or as the output of a layer within it.
+    """
+    return F.relu(layer(x), inplace=is_plain(layer, kind))
 
 
 def _turns(layer: nn.ConvTranspose2d) -> bool:
@@ -156,7 +167,8 @@ class PositionMap(nn.Module):
                 projected: Tensor = self.project(ramps.permute(1, 2, 0))
                 return projected.permute(2, 0, 1)
             weighted = torch.einsum("cr,rhw->chw", self.project.weight, ramps)
-        return weighted + self.project.bias[:, None, None]
+        bias = self.project.bias
+        return weighted if bias is None else weighted + bias[:, None, None]
 
 
 class CoordinateGrid(nn.Module):
@@ -192,12 +204,12 @@ class LinearFeatures(NamedTuple):
     Attributes:
         hidden: [B, N, H].
         weight: [C, H].
-        bias: [C].
+        bias: [C], or None for zeros.
     """
 
     hidden: Tensor
     weight: Tensor
-    bias: Tensor
+    bias: Tensor | None
 
     @classmethod
     def before(cls, layer: nn.Module, hidden: Tensor) -> LinearFeatures:
@@ -210,7 +222,11 @@ class LinearFeatures(NamedTuple):
     def of(cls, features: Tensor) -> LinearFeatures:
         """Features [B, N, C] as they are."""
         identity = torch.eye(features.shape[2], dtype=features.dtype, device=features.device)
-        return cls(features, identity, identity.new_zeros(len(identity)))
+        return cls(features, identity, None)
+
+    def to(self, dtype: torch.dtype) -> LinearFeatures:
+        """The same in another dtype."""
+        return LinearFeatures(*(x if x is None else x.to(dtype) for x in self))  # type: ignore[arg-type]
 
     def dense(self) -> Tensor:
         """The features, [B, N, C]."""
@@ -247,13 +263,12 @@ class AbsorbedAttention(NamedTuple):
         if isinstance(features, Tensor):
             return cls(features, key, key_bias, value, value_bias)
         weight, bias = features.weight, features.bias
-        return cls(
-            features.hidden,
-            key @ weight,
-            key @ bias if key_bias is None else key @ bias + key_bias,
-            value @ weight,
-            value @ bias if value_bias is None else value @ bias + value_bias,
-        )
+        if bias is not None:
+            key_bias, value_bias = (
+                own @ bias if given is None else own @ bias + given
+                for own, given in ((key, key_bias), (value, value_bias))
+            )
+        return cls(features.hidden, key @ weight, key_bias, value @ weight, value_bias)
 
     @classmethod
     def through(cls, features: LinearFeatures | Tensor, key: nn.Module, value: nn.Module) -> Self:
@@ -389,7 +404,7 @@ class ImageEncoder(nn.Module):
             features = convolve(layer, features, "relu", self.convolution_backend)
         features = features + self.position(*features.shape[-2:])
         features = self.norm(features.flatten(2).mT)
-        hidden = F.relu(self.hidden(features), inplace=True)
+        hidden = rectified(self.hidden, features, nn.Linear)
         return LinearFeatures.before(self.output, hidden)
 
 
@@ -512,17 +527,19 @@ class SpatialBroadcastDecoder(nn.Module):
         Returns:
             The convolution of the positions, with the bias, [C, ...] channels last, and what each
             number of a slot is multiplied by, for each border class, [D, C, 2p + 1, 2p + 1] with
-            padding p. Where the layer has to be called: the positions alone, [1, P, ...].
+            padding p (fewer along a side of the grid that is shorter than the kernel). Where the
+            layer has to be called: the positions alone, [1, P, ...].
         """
         first, spec = self.convolutions[0], self.spec
         grid = (size[0] + spec.margin, size[1] + spec.margin)
         positions = channels_last(self.position(*grid)[None])
         if not self._splits(first):
             return (positions,)
-        of_slot, of_position = first.weight[:, : self.dim], first.weight[:, -positions.shape[1] :]
+        weight = first.weight  # read once: a parametrization may give others the next time
+        of_slot, of_position = weight[:, : self.dim], weight[:, -positions.shape[1] :]
         position = F.conv2d(positions, of_position, first.bias, 1, spec.padding)[0]
         # Autocast narrows it; gradients of many calls are to be added in the weights' dtype.
-        return cast(position, first.weight.dtype), _tap_sums(of_slot, spec.padding)
+        return cast(position, weight.dtype), _tap_sums(of_slot, spec.padding, grid)
 
     def _splits(self, first: nn.Module) -> TypeGuard[nn.Conv2d]:
         """Whether the first layer's weights, split, do what its call does."""
@@ -540,10 +557,10 @@ class SpatialBroadcastDecoder(nn.Module):
         position, taps = shared
         slot = (slots @ taps.flatten(1)).unflatten(1, taps.shape[1:])
         position = cast(position, slot.dtype)
-        if spec.padding > 1:  # more border classes than the operator takes
+        if taps.shape[2:] not in ((1, 1), (3, 3)):  # border classes that the operator does not take
             return self.activation(_every_pixel(slot, position) + position)
         return spatial_broadcast(
-            slot if spec.padding else slot[:, :, 0, 0],
+            slot[:, :, 0, 0] if slot.shape[2:] == (1, 1) else slot,
             position,
             activation=spec.activation,
             backend=self.backend,
@@ -557,15 +574,19 @@ class SpatialBroadcastDecoder(nn.Module):
         return torch.cat([copies, positions.expand(len(slots), -1, -1, -1)], dim=1)
 
 
-def _tap_sums(weight: Tensor, padding: int) -> Tensor:
-    """Sums of the taps within the image, by border class: [C, D, k, k] to [D, C, 2p + 1, 2p + 1].
+def _tap_sums(weight: Tensor, padding: int, grid: tuple[int, int]) -> Tensor:
+    """Sums of the taps within the grid, by border class: [C, D, k, k] to [D, C, 2p + 1, 2p + 1].
 
-    That is the convolution of a constant image of k x k pixels.
+    That is the convolution of a constant image of k x k pixels. Along a side shorter than the
+    kernel both borders may cut the same pixel's taps, and each pixel has a class of its own.
     """
     kernel = weight.shape[-1]
-    inside = F.pad(weight.new_ones(kernel), (padding, padding)).unfold(0, kernel, 1)
+    rows, columns = (
+        F.pad(weight.new_ones(min(side, kernel)), (padding, padding)).unfold(0, kernel, 1)
+        for side in grid
+    )
     with full_precision(weight):
-        return torch.einsum("cdab,ia,jb->dcij", weight, inside, inside)
+        return torch.einsum("cdab,ia,jb->dcij", weight, rows, columns)
 
 
 def shared_by_slots(decoder: nn.Module, size: tuple[int, int]) -> tuple[Tensor, ...]:
@@ -580,10 +601,12 @@ def shared_by_slots(decoder: nn.Module, size: tuple[int, int]) -> tuple[Tensor, 
 
 
 def _every_pixel(classes: Tensor, like: Tensor) -> Tensor:
-    """Border classes [M, C, 2p + 1, 2p + 1], the middle one repeated to the size of `like`."""
-    middle = classes.shape[-1] // 2
+    """Border classes [M, C, ., .], the middle one of each side repeated to the size of `like`."""
     rows, columns = (
-        torch.minimum(i, (i - n + 2 * middle + 1).clamp(min=middle))
-        for n, i in ((n, torch.arange(n, device=like.device)) for n in like.shape[-2:])
+        torch.minimum(i, (i - len(i) + n).clamp(min=n // 2))
+        for n, i in (
+            (n, torch.arange(side, device=like.device))
+            for n, side in zip(classes.shape[-2:], like.shape[-2:], strict=True)
+        )
     )
     return classes[:, :, rows[:, None], columns]

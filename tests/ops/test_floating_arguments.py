@@ -286,6 +286,9 @@ ENTRIES: dict[str, Entry] = {
         lambda **x: networks.LinearFeatures(**x).dense(),
         lambda: {"hidden": normal(2, 5, 4), "weight": normal(3, 4), "bias": normal(3)},
     ),
+    NETWORKS + "rectified": Entry(
+        lambda x: networks.rectified(nn.Identity(), x, nn.Linear), lambda: {"x": normal(3)}
+    ),
     **{
         name: Entry(called(make, "slots"), with_weights(make, lambda: {"slots": normal(2, 3)}))
         for name, make in {
@@ -361,7 +364,8 @@ NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
         "frozen",
     )),
     "emorl.nn.initialisation.init_xavier",
-    *(ITERATIONS + name for name in ("SlotLayers", "SlotRules", "require_choice")),
+    "emorl.nn.known_inputs.require_known",
+    *(ITERATIONS + name for name in ("SlotLayers", "SlotRules", "require_choice", "require_number")),
     *(PLAIN + "position_map", PLAIN + "coordinates"),
     *(f"emorl.metrics.{name}" for name in (
         # of integers, others are refused
@@ -372,7 +376,8 @@ NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
         "checks.require_label_maps", "checks.require_tensors",
         # of NumPy's arrays
         "factors.Factor", "factors.Halves", "factors.halves", "factors.make_factors",
-        "factors.mean_scores", "factors.state_of", "factors.targets_of", "disentanglement.DCI",
+        "factors.mean_scores", "factors.require_codes", "factors.state_of", "factors.targets_of",
+        "disentanglement.DCI",
         "disentanglement.dci", "disentanglement.released_dci", "disentanglement.disentanglement",
         "disentanglement.completeness", "disentanglement.dimension_correlation",
         "disentanglement.dimension_redundancy", "probes.probe", "learned_matching.learn_matching",

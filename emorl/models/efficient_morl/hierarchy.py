@@ -192,7 +192,7 @@ class HierarchicalPosterior(nn.Module):
             L posteriors and samples; for L = 0 the learned initial one.
         """
         with full_precision(self.initial):
-            wide = LinearFeatures(*(x.to(self.initial.dtype) for x in features))
+            wide = features.to(self.initial.dtype)
             return self._infer(wide, num_slots, generator, keep_attention)
 
     def _infer(

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorl.models.monet.unet import halved
-from emorl.nn.networks import BroadcastSpec, SpatialBroadcastDecoder, channels_last
+from emorl.nn.networks import BroadcastSpec, SpatialBroadcastDecoder, channels_last, rectified
 from emorl.nn.posterior import Gaussian
 from emorl.ops import Backend
 
@@ -90,8 +89,8 @@ class ComponentVAE(nn.Module):
         hidden = torch.cat((images, log_masks), dim=1)
         hidden = channels_last(hidden)
         for convolution in self.convolutions:
-            hidden = F.relu(convolution(hidden), inplace=True)
-        hidden = F.relu(self.hidden(hidden.flatten(1)), inplace=True)
+            hidden = rectified(convolution, hidden, nn.Conv2d)
+        hidden = rectified(self.hidden, hidden.flatten(1), nn.Linear)
         return Gaussian.unpack(self.posterior(hidden).to(log_masks.dtype))
 
     def decode(self, slots: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emorl.nn.networks import channels_last, convolve
+from emorl.nn.networks import channels_last, convolve, rectified
 from emorl.ops import Backend
 
 
@@ -109,7 +109,7 @@ class _Block(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         images = channels_last(images)
         convolved = convolve(self.convolution, images, "none", self.convolution_backend)
-        return F.relu(self.norm(convolved), inplace=True)
+        return rectified(self.norm, convolved, nn.GroupNorm)
 
 
 def halved(size: tuple[int, int], times: int) -> tuple[int, int]:
