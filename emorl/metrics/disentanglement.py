@@ -129,8 +129,8 @@ def dimension_correlation(codes: Floats) -> float:
 def dimension_redundancy(codes: Floats) -> float:
     """Mean over dimensions of the R^2 with which all others predict it linearly, 0 to 1.
 
-    1 - 1 / v, with v the diagonal of the inverse correlations (the variance inflation). NaN for
-    fewer than two dimensions.
+    By least squares with an offset, so that it is 1 for dimensions that depend on each other, or
+    with no more objects than dimensions. NaN for fewer than two dimensions.
 
     Args:
         codes: [N, D], each dimension with a spread.
@@ -138,8 +138,15 @@ def dimension_redundancy(codes: Floats) -> float:
     require_codes(codes)
     if codes.shape[1] < 2:
         return float("nan")
-    inflation = np.diag(np.linalg.pinv(np.corrcoef(codes.T), hermitian=True))
-    return float(np.mean(1 - 1 / np.maximum(inflation, 1)))
+    centred = codes - codes.mean(axis=0, dtype=np.float64)
+    # Lengths and angles of columns are those of the triangular factor's, which has D rows at most.
+    columns: Floats = np.linalg.qr(centred / np.linalg.norm(centred, axis=0)).R
+    left = []
+    for dimension in range(columns.shape[1]):
+        others = np.delete(columns, dimension, axis=1)
+        weights = np.linalg.lstsq(others, columns[:, dimension], rcond=None)[0]
+        left.append(np.sum((columns[:, dimension] - others @ weights) ** 2))
+    return float(1 - np.clip(np.mean(left), 0, 1))
 
 
 def _entropy(importance: Floats) -> Floats:

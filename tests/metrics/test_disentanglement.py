@@ -234,6 +234,30 @@ def test_correlation_and_redundancy():
     assert math.isnan(dimension_redundancy(draw[:, :1]))
 
 
+def test_redundancy_of_dimensions_that_depend_on_each_other_is_one():
+    a, b = np.random.default_rng(0).normal(size=(2, 100))
+    for codes in (np.c_[a, a], np.c_[a, 2 - 3 * a], np.c_[a, b, a + b], np.c_[a, a].astype("f4")):
+        assert dimension_redundancy(codes) == pytest.approx(1)
+    assert dimension_redundancy(np.c_[a, b, a]) == pytest.approx((2 + _explained(b, a)) / 3)
+    few = np.random.default_rng(1).normal(size=(20, 32))
+    assert dimension_redundancy(few) == pytest.approx(1)
+
+
+def test_redundancy_is_the_r2_of_least_squares():
+    codes = np.random.default_rng(2).normal(size=(60, 5)) @ np.random.default_rng(3).normal(
+        size=(5, 5)
+    )
+    expected = [_explained(codes[:, i], np.delete(codes, i, axis=1)) for i in range(5)]
+    assert dimension_redundancy(codes) == pytest.approx(np.mean(expected))
+
+
+def _explained(target, others):
+    """R^2 of a regression with an offset."""
+    inputs = np.c_[np.ones(len(target)), others]
+    left = target - inputs @ np.linalg.lstsq(inputs, target, rcond=None)[0]
+    return 1 - left.var() / target.var()
+
+
 def test_what_cannot_be_scored_is_refused(factors):
     with pytest.raises(ValueError, match="4 or more objects with factors, got 3 with 3"):
         dci(np.zeros((3, 2)), made_factors(3))

@@ -85,6 +85,20 @@ def test_what_a_hook_keeps_is_not_overwritten(name: str, options: dict) -> None:
     assert layers <= {path for path, _, _ in kept}
 
 
+@pytest.mark.parametrize(
+    ("name", "options"), [*((name, {}) for name in MODELS), ("iodine", {"inputs": "deepmind"})]
+)
+def test_hooks_of_every_part_are_called(name: str, options: dict) -> None:
+    """Also of those that hold others; lists are no layers, and have no call."""
+    model, called = smoke(name, **options), set()
+    parts = {path for path, layer in model.named_modules() if not isinstance(layer, nn.ModuleList)}
+    for path in parts - {""}:
+        layer = model.get_submodule(path)
+        layer.register_forward_hook(lambda *_, path=path: called.add(path) and None)
+    loss(model)
+    assert parts - called == {""}  # the model itself, whose objective is no call
+
+
 _GIVE_A_TENSOR = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.LayerNorm, nn.GroupNorm)
 
 

@@ -365,7 +365,9 @@ NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
     )),
     "emorl.nn.initialisation.init_xavier",
     "emorl.nn.known_inputs.require_known",
-    *(ITERATIONS + name for name in ("SlotLayers", "SlotRules", "require_choice", "require_number")),
+    *(ITERATIONS + name for name in (
+        "SlotLayers", "SlotRules", "require_choice", "require_number",
+    )),
     *(PLAIN + "position_map", PLAIN + "coordinates"),
     *(f"emorl.metrics.{name}" for name in (
         # of integers, others are refused

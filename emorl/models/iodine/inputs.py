@@ -43,7 +43,7 @@ class AuthorsInputs(nn.Module):
         self.width = 4 * dim
         self.coordinates = CoordinateGrid(image_size)
 
-    def images(
+    def forward(
         self, image: Tensor, decoded: Tensor, gradient: Tensor, weight: float | Tensor
     ) -> Tensor:
         """Image inputs of each slot.
@@ -121,7 +121,7 @@ class DeepMindInputs(nn.Module):
         self.norm_added = _ImageNorm(1)
         self.norm_posterior = nn.LayerNorm(2 * dim)
 
-    def images(
+    def forward(
         self, image: Tensor, decoded: Tensor, gradient: Tensor, weight: float | Tensor
     ) -> Tensor:
         """Image inputs of each slot; as `AuthorsInputs.images`, [M, channels, H, W]."""

@@ -261,7 +261,7 @@ class IODINE(ObjectCentricModel):
     ) -> Tensor:
         """The code of each slot; `gradient` is that of the mean NLL, which the loss weights."""
         with full_precision(decoded):
-            inputs = self.inputs.images(target, decoded, weight * gradient, weight / batch)
+            inputs = self.inputs(target, decoded, weight * gradient, weight / batch)
         return self.refinement.encode(inputs)
 
     def _decomposition(self, step: ScoredPosterior) -> Decomposition:

@@ -76,6 +76,23 @@ class ComponentVAE(nn.Module):
             convolution_backend=convolution_backend,
         )
 
+    def forward(
+        self, images: Tensor, log_masks: Tensor, generator: torch.Generator | None
+    ) -> tuple[Gaussian, Tensor, Tensor]:
+        """Explain slots' regions.
+
+        Args:
+            images: [M, 3, H, W], of the size that the network was made for.
+            log_masks: logarithm of each slot's mask, [M, 1, H, W].
+            generator: of the noise.
+
+        Returns:
+            The posteriors, a sample of each, [M, D], and what `decode` makes of it, [M, 4, H, W].
+        """
+        posterior = self.encode(images, log_masks)
+        slots = posterior.sample(generator)
+        return posterior, slots, self.decode(slots)
+
     def encode(self, images: Tensor, log_masks: Tensor) -> Gaussian:
         """The posteriors of slots.
 

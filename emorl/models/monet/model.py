@@ -121,9 +121,9 @@ class MONet(ObjectCentricModel):
     def _explain(self, request: Request) -> _Explanation:
         log_masks = self._attend(request.target, request.num_slots)
         regions = request.target[:, None].expand(-1, request.num_slots, -1, -1, -1)
-        posterior = self.component.encode(regions.flatten(0, 1), log_masks.flatten(0, 1))
-        slots = posterior.sample(request.generator)
-        decoded = self.component.decode(slots)
+        posterior, slots, decoded = self.component(
+            regions.flatten(0, 1), log_masks.flatten(0, 1), request.generator
+        )
         slots, decoded = (x.unflatten(0, log_masks.shape[:2]) for x in (slots, decoded))
         return _Explanation(log_masks, posterior, slots, decoded)
 
