@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import reprlib
-import sys
 from collections.abc import Mapping
 from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 _BEYOND = 2**63  # no whole number of torch's is as large
-_LARGEST = sys.float_info.max  # nor a number; NaN is not smaller either
 _PLAIN = re.compile(r"-{0,2}[A-Za-z_][\w./+-]{0,60}")
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 60
@@ -129,13 +128,20 @@ def _fitted(value: Any, kinds: tuple[Any, ...]) -> Any:
             continue
         if kind is int and isinstance(value, Integral) and abs(int(value)) < _BEYOND:
             return int(value)
-        if kind is float and isinstance(value, Real) and -_LARGEST <= value <= _LARGEST:  # type: ignore[operator]
+        if kind is float and isinstance(value, Real) and _is_finite(value):
             return float(value)
         if origin in (tuple, list) and isinstance(value, list | tuple):
             return origin(_elements(value, inner, repeated=origin is list or inner[-1] is ...))
         if isinstance(kind, type) and kind not in (int, float) and isinstance(value, kind):
             return value
     raise TypeError
+
+
+def _is_finite(value: Real) -> bool:
+    try:
+        return math.isfinite(float(value))  # not as it is: NumPy compares in its own precision
+    except OverflowError:  # a whole number beyond a float's range
+        return False
 
 
 def _elements(values: Any, hints: tuple[Any, ...], *, repeated: bool) -> list[Any]:

@@ -104,3 +104,19 @@ def test_messages_stay_short():
 def test_alternatives_in_words():
     assert in_words(int | float) == "a number"
     assert in_words(Literal["a"] | None) == "one of a or null"
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", [float, np.float16, np.float32, np.float64, np.longdouble])
+def test_numbers_of_any_precision_are_finite_or_refused(kind):
+    assert fit("x", kind(1.5), float) == 1.5
+    assert type(fit("x", kind(1.5), float)) is float
+    for value in ("inf", "-inf", "nan"):
+        with pytest.raises(ValueError, match=r"^x: expected a number, got "):
+            fit("x", kind(value), float)
+
+
+def test_a_number_beyond_a_floats_range_is_refused():
+    for value in (10**400, -(10**400)):
+        with pytest.raises(ValueError, match=r"^x: expected a number, got one of 1329 bits$"):
+            fit("x", value, float)

@@ -19,8 +19,15 @@ from torch import Tensor, nn
 
 from emorl.compat.gaussian import drawn
 from emorl.compat.rules import RuledModule, rule
-from emorl.nn.slot_iterations import SlotLayers, SlotRules, iterate
+from emorl.nn.slot_iterations import SlotLayers, SlotRules, iterate, require_number
 from emorl.ops import Backend, slot_attention
+
+
+def _require_sizes(*, iters: int = 1, **sizes: int) -> None:
+    """Raise a ValueError unless sizes are 1 or more, and iterations 0 or more."""
+    require_number("iters", iters, int, least=0)
+    for name, size in sizes.items():
+        require_number(name, size, int, least=1)
 
 
 class _DrawnSlots(nn.Module):
@@ -36,6 +43,7 @@ class _DrawnSlots(nn.Module):
     def _drawn(self, inputs: Tensor, num_slots: int | None) -> Tensor:
         """Slots [B, K, D] for inputs [B, N, D]; K is `num_slots`, or the constructor's."""
         count = self.num_slots if num_slots is None else num_slots
+        _require_sizes(num_slots=count)
         return drawn(self.slots_mu, self.slots_logsigma, count, inputs)
 
 
@@ -102,6 +110,7 @@ class SlotAttention(_Slots):
         *,
         backend: Backend = "auto",
     ) -> None:
+        _require_sizes(num_slots=num_slots, dim=dim, iters=iters, hidden_dim=hidden_dim)
         super().__init__(
             num_slots, dim, iters, SlotRules(scale=dim**-0.5, eps=eps, backend=backend)
         )
@@ -144,6 +153,8 @@ class MultiHeadSlotAttention(_Slots):
         legacy_scale: bool = False,
         backend: Backend = "auto",
     ) -> None:
+        sizes = {"num_slots": num_slots, "dim": dim, "heads": heads, "dim_head": dim_head}
+        _require_sizes(**sizes, iters=iters, hidden_dim=hidden_dim)
         scale = (dim if legacy_scale else dim_head) ** -0.5
         rules = SlotRules(scale=scale, heads=heads, eps=eps, backend=backend)
         super().__init__(num_slots, dim, iters, rules)
@@ -334,6 +345,7 @@ class SlotAttentionExperimental(_DrawnSlots):
         *,
         backend: Backend = "auto",
     ) -> None:
+        _require_sizes(num_slots=num_slots, dim=dim, iters=iters, hidden_dim=hidden_dim)
         super().__init__(num_slots, dim, iters)
         self.norm_inputs = nn.LayerNorm(dim)
 

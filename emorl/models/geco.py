@@ -23,14 +23,15 @@ class GECO:
     Args:
         target_per_dim: wanted negative log-likelihood per pixel and channel, in nats.
         moving_average: of target - nll, summed over the image, in nats.
-        raw_multiplier: before its softplus.
+        raw_multiplier: before its softplus, at least 0.55.
         warm_start: steps of plain training; the moving average starts at that step.
         decay: of the moving average, in [0, 1].
-        step_size: of the multiplier.
-        acceleration: factor of step_size while the target is met (moving average > 0).
+        step_size: of the multiplier, 0 or more.
+        acceleration: 0 or more, factor of step_size while the target is met (moving average > 0).
 
     Raises:
-        ValueError: for a number that is not finite, or a decay outside of [0, 1].
+        ValueError: for a number that is not finite or below its least, a decay outside of [0, 1],
+            or a warm start that is not a whole number.
     """
 
     FLOOR = 0.55
@@ -55,8 +56,11 @@ class GECO:
             "step_size": step_size,
             "acceleration": acceleration,
         }
+        least = {"raw_multiplier": self.FLOOR, "warm_start": 0, "step_size": 0, "acceleration": 0}
         for name, value in numbers.items():
-            fit(f"geco.{name}", value, float)
+            fit(f"geco.{name}", value, int if name == "warm_start" else float)
+            if name in least and value < least[name]:
+                raise ValueError(f"geco.{name}: expected at least {least[name]}, got {value}")
         if not 0 <= decay <= 1:
             raise ValueError(f"geco.decay: expected a number from 0 to 1, got {decay}")
         self.target_per_dim = target_per_dim

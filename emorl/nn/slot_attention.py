@@ -11,6 +11,7 @@ from typing import Literal, overload
 import torch
 from torch import Tensor, nn
 
+from emorl.fields import shown
 from emorl.nn.initial_slots import LearnedSlots, SampledSlots
 from emorl.nn.initialisation import init_xavier
 from emorl.nn.slot_iterations import (
@@ -22,9 +23,12 @@ from emorl.nn.slot_iterations import (
     require_number,
 )
 from emorl.ops import Backend
+from emorl.ops.arguments import require_flag, whole_number
+from emorl.ops.library import autocasts
 from emorl.ops.slot_attention import SoftmaxOver
 
 InitialSlots = Literal["sampled", "learned", "given"]
+_OP = "slot attention"  # in messages
 
 
 class SlotAttentionLayers(nn.Module):
@@ -66,6 +70,13 @@ class SlotAttentionLayers(nn.Module):
         _require_sizes(dim, input_dim=input_dim, projected=projected, hidden=hidden)
         require_number("norm_eps", norm_eps, float, least=0)
         require_number("gain", gain, float, least=0)
+        _require_flags(
+            bias=bias,
+            norm_inputs=norm_inputs,
+            norm_slots=norm_slots,
+            recurrent=recurrent,
+            combine_heads=combine_heads,
+        )
         channels, width = input_dim or dim, projected or dim
         self.dim, self.input_dim, self.rules = dim, channels, rules
         self.query = nn.Linear(dim, width, bias=bias)
@@ -170,6 +181,7 @@ class SlotAttention(SlotAttentionLayers):
         backend: Backend = "auto",
     ) -> None:
         _require_sizes(dim, projected=projected)
+        _require_flags(recurrent=recurrent, combine_heads=combine_heads)
         require_number("iterations", iterations, int, least=1)
         require_number("num_slots", num_slots, int | None, least=1)
         require_number("heads", heads, int, least=1)
@@ -264,14 +276,22 @@ class SlotAttention(SlotAttentionLayers):
             several heads, [B, K, H, N].
 
         Raises:
-            ValueError: if there are no initial slots, or not one iteration, or a mask does not fit.
+            ValueError: if there are no initial slots, or not one iteration; if an argument is of
+                another kind, shape or dtype; or `num_slots` is not the number of given slots.
         """
-        _check_shape("inputs", inputs, ("B", "N", self.input_dim))
-        if slots is not None:
-            _check_shape("slots", slots, (len(inputs), "K", self.dim))
+        self._check_call(inputs, slots, input_mask, generator)
+        _require_whole(iterations=iterations, num_slots=num_slots)
+        _require_flags(return_attention=return_attention)
         times = self.iterations if iterations is None else iterations
         if slots is None:
             slots = self._initial(len(inputs), num_slots, generator)
+        elif num_slots not in (None, slots.shape[1]):
+            raise ValueError(
+                f"slot attention: num_slots: expected that of slots, {slots.shape[1]}, "
+                f"got {num_slots}"
+            )
+        if slot_mask is not None:
+            _check_shape("slot_mask", slot_mask, (len(inputs), slots.shape[1]), "bool")
         found = iterate(
             self.layers(),
             self.rules,
@@ -290,10 +310,34 @@ class SlotAttention(SlotAttentionLayers):
         count = self.num_slots if num_slots is None else num_slots
         if self.initial is None or count is None:
             raise ValueError("slot attention: expected slots or num_slots, got neither")
-        if count < 1:
-            raise ValueError(f"slot attention: num_slots: expected at least 1, got {count}")
         slots: Tensor = self.initial(batch, count, generator)
         return slots
+
+    def _check_call(
+        self,
+        inputs: Tensor,
+        slots: Tensor | None,
+        input_mask: Tensor | None,
+        generator: torch.Generator | None,
+    ) -> None:
+        """Raise a ValueError for what is of another kind, shape or dtype."""
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise ValueError(
+                "slot attention: generator: expected a torch.Generator or None, got "
+                f"{shown(generator)}"
+            )
+        _check_shape("inputs", inputs, ("B", "N", self.input_dim))
+        if input_mask is not None:
+            _check_shape("input_mask", input_mask, (*inputs.shape[:2],), "bool")
+        if slots is not None:
+            _check_shape("slots", slots, (len(inputs), "K", self.dim))
+        dtypes = {p.dtype for p in self.parameters()}
+        if autocasts(inputs):
+            dtypes |= {torch.float32, torch.bfloat16, torch.float16}
+        for name, tensor in (("inputs", inputs), ("slots", slots)):
+            if tensor is not None and dtypes and tensor.dtype not in dtypes:
+                expected = " or ".join(sorted(map(str, dtypes)))
+                raise ValueError(f"slot attention: {name}: expected {expected}, got {tensor.dtype}")
 
 
 def _require_sizes(dim: int, **others: int | None) -> None:
@@ -302,7 +346,20 @@ def _require_sizes(dim: int, **others: int | None) -> None:
         require_number(name, size, int | None, least=1)
 
 
-def _check_shape(name: str, given: Tensor, expected: tuple[int | str, ...]) -> None:
+def _require_flags(**flags: bool) -> None:
+    for name, flag in flags.items():
+        require_flag(_OP, name, flag)
+
+
+def _require_whole(**numbers: int | None) -> None:
+    for name, number in numbers.items():
+        if number is not None:
+            whole_number(_OP, name, number, 1)
+
+
+def _check_shape(
+    name: str, given: Tensor, expected: tuple[int | str, ...], kind: str = "a tensor"
+) -> None:
     """Raise a ValueError for another number of axes, or another length where one is a number."""
     got = [*given.shape] if isinstance(given, Tensor) else None
     if (
@@ -315,7 +372,7 @@ def _check_shape(name: str, given: Tensor, expected: tuple[int | str, ...]) -> N
     ):
         shape = ", ".join(map(str, expected))
         found = got if got is not None else type(given).__name__
-        raise ValueError(f"slot attention: {name}: expected a tensor [{shape}], got {found}")
+        raise ValueError(f"slot attention: {name}: expected {kind} [{shape}], got {found}")
 
 
 def _check(

@@ -122,3 +122,33 @@ def test_narrow_dtypes_stay_as_near_to_float64(dtype: torch.dtype) -> None:
         truth = exact(x.double())
     error, own = ((y - truth).abs().max() for y in (found.double(), narrow))
     assert error <= 2 * own + torch.finfo(dtype).eps * truth.abs().max()
+
+
+OF_EACH = [
+    ({"dim": 0}, "dim: expected at least 1, got 0"),
+    ({"iters": 2.5}, "iters: expected a whole number, got 2.5"),
+    ({"iters": -1}, "iters: expected at least 0, got -1"),
+    ({"num_slots": -2}, "num_slots: expected at least 1, got -2"),
+]
+OF_HEADS = [
+    ({"dim_head": 0}, "dim_head: expected at least 1, got 0"),
+    ({"heads": 0}, "heads: expected at least 1, got 0"),
+]
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "message"),
+    [
+        *((lucidrains.SlotAttention, *case) for case in OF_EACH),
+        *((lucidrains.MultiHeadSlotAttention, *case) for case in OF_EACH + OF_HEADS),
+        *((lucidrains.SlotAttentionExperimental, *case) for case in OF_EACH),
+    ],
+)
+def test_sizes_that_mean_nothing_are_one_line(
+    kind: type[nn.Module], options: dict, message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^slot attention: {message}$"):
+        kind(**{"num_slots": 3, "dim": 8, **options})
+    if "num_slots" in options:
+        with pytest.raises(ValueError, match=f"^slot attention: {message}$"):
+            kind(3, 8)(torch.zeros(1, 4, 8), **options)

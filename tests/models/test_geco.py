@@ -80,3 +80,20 @@ def test_state_survives() -> None:
 def test_numbers_that_cannot_be_are_refused(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         GECO(**{"target_per_dim": -1.0, **settings})
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("warm_start", 2.5, "expected a whole number, got 2.5"),
+        ("warm_start", -3, "expected at least 0, got -3"),
+        ("step_size", -1, "expected at least 0, got -1"),
+        ("acceleration", -1, "expected at least 0, got -1"),
+        ("raw_multiplier", -5, "expected at least 0.55, got -5"),
+        ("moving_average", float("inf"), "expected a number, got inf"),
+        ("decay", 1.5, "expected a number from 0 to 1, got 1.5"),
+    ],
+)
+def test_settings_that_mean_nothing_are_refused(option: str, value: float, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"^geco\.{option}: {message}$"):
+        GECO(-1.0, **{option: value})

@@ -176,12 +176,12 @@ def test_impossible_calls() -> None:
     m = SlotAttention(dim=8)
     with pytest.raises(ValueError, match="expected slots or num_slots, got neither"):
         m(torch.randn(1, 4, 8))
-    with pytest.raises(ValueError, match="iterations: expected at least 1, got 0"):
+    with pytest.raises(ValueError, match="iterations: expected a whole number >= 1, got 0"):
         m(torch.randn(1, 4, 8), num_slots=2, iterations=0)
     for wrong, got in ((torch.randn(4, 8), r"\[4, 8\]"), ([[1.0]], "list")):
         with pytest.raises(ValueError, match=rf"inputs: expected a tensor \[B, N, 8\], got {got}"):
             m(wrong, num_slots=2)
-    with pytest.raises(ValueError, match="num_slots: expected at least 1, got -1"):
+    with pytest.raises(ValueError, match="num_slots: expected a whole number >= 1, got -1"):
         m(torch.randn(1, 4, 8), num_slots=-1)
     with pytest.raises(TypeError, match="positional"):
         SlotAttention(7, 64)
@@ -228,6 +228,57 @@ def test_masks_that_do_not_fit_are_named(masks: dict, message: str) -> None:
 def test_numbers_of_the_constructor_are_held(options, message):
     with pytest.raises(ValueError, match=f"^slot attention: {message}$"):
         SlotAttention(**{"dim": D, "num_slots": K, **options})
+
+
+@pytest.mark.parametrize(
+    "flag", ["recurrent", "bias", "combine_heads", "norm_inputs", "norm_slots"]
+)
+@pytest.mark.parametrize("value", ["no", 1, None])
+def test_flags_are_true_or_false(flag, value):
+    message = f"^slot attention: {flag}: expected True or False, got {value!r}$"
+    with pytest.raises(ValueError, match=message):
+        SlotAttention(**{"dim": D, "num_slots": K, flag: value})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_slots": True}, "num_slots: expected a whole number >= 1, got True"),
+        ({"num_slots": 2.5}, "num_slots: expected a whole number >= 1, got 2.5"),
+        ({"num_slots": "3"}, "num_slots: expected a whole number >= 1, got '3'"),
+        ({"iterations": True}, "iterations: expected a whole number >= 1, got True"),
+        ({"iterations": 2.5}, "iterations: expected a whole number >= 1, got 2.5"),
+        ({"iterations": "3"}, "iterations: expected a whole number >= 1, got '3'"),
+        ({"return_attention": "no"}, "return_attention: expected True or False, got 'no'"),
+        ({"generator": 5}, "generator: expected a torch.Generator or None, got 5"),
+        ({"num_slots": K + 1}, f"num_slots: expected that of slots, {K}, got {K + 1}"),
+        ({"slot_mask": [[True] * K] * B}, rf"slot_mask: expected bool \[{B}, {K}\], got list"),
+        (
+            {"input_mask": torch.ones(B, N + 1, dtype=torch.bool)},
+            rf"input_mask: expected bool \[{B}, {N}\], got \[{B}, {N + 1}\]",
+        ),
+        (
+            {"input_mask": torch.tensor(True)},
+            rf"input_mask: expected bool \[{B}, {N}\], got \[\]",
+        ),
+        *(
+            (
+                {name: torch.zeros(shape, dtype=dtype)},
+                f"{name}: expected torch.float64, got {dtype}",
+            )
+            for name, shape in (("inputs", (B, N, C)), ("slots", (B, K, D)))
+            for dtype in (torch.int64, torch.bool, torch.float32)
+        ),
+    ],
+)
+def test_what_a_call_does_not_take_is_one_line(options, message):
+    attend = module(num_slots=K)
+    given = {
+        "inputs": torch.zeros(B, N, C, dtype=torch.float64),
+        "slots": torch.zeros(B, K, D, dtype=torch.float64),
+    }
+    with pytest.raises(ValueError, match=f"^slot attention: {message}$"):
+        attend(**given | options)
 
 
 def test_inputs_and_slots_of_another_shape_are_refused():
