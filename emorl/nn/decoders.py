@@ -6,10 +6,11 @@ Legend: M slots of a batch (batch x slots), D slot width, H W image.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal, get_args
+from typing import Literal
 
 from torch import Tensor, nn
 
+from emorl.nn.arguments import Size, require
 from emorl.nn.initialisation import init_xavier
 from emorl.nn.networks import (
     Activation,
@@ -21,7 +22,6 @@ from emorl.nn.networks import (
     rectified,
 )
 from emorl.ops import Backend
-from emorl.ops.spatial_broadcast import ACTIVATIONS
 
 DecoderKind = Literal["iodine", "small", "big"]
 BROADCAST_DECODERS: dict[DecoderKind, BroadcastSpec] = {
@@ -47,6 +47,9 @@ class DeconvolutionDecoder(nn.Module):
         gain: of the initial weights.
         position_gain: of the position map's initial weights, on top of `gain`.
         convolution_backend: of the last 5x5 convolution.
+
+    Raises:
+        ValueError: if an argument is not possible.
     """
 
     SCALE = 16
@@ -61,6 +64,12 @@ class DeconvolutionDecoder(nn.Module):
         position_gain: float = 1.0,
         convolution_backend: Backend = "auto",
     ) -> None:
+        owner = type(self).__name__
+        require(owner, int, 1, dim=dim, channels=channels)
+        require(owner, Size, 1, image_size=image_size)
+        require(owner, float, 0, gain=gain)
+        require(owner, float, position_gain=position_gain)
+        require(owner, Backend, convolution_backend=convolution_backend)
         super().__init__()
         self.convolution_backend = convolution_backend
         widths = [dim] + [channels] * 4
@@ -122,12 +131,11 @@ def make_decoder(
     """The decoder of that name; `channels` and `activation` override the published ones.
 
     Raises:
-        ValueError: if the name, the activation or the image size is impossible.
+        ValueError: if an argument is not possible.
     """
-    if activation is not None and activation not in ACTIVATIONS:
-        raise ValueError(f"decoder: activation must be one of {[*ACTIVATIONS]}, got {activation!r}")
-    if channels is not None and channels < 1:
-        raise ValueError(f"decoder: channels must be positive, got {channels}")
+    require("make_decoder", DecoderKind, kind=kind)
+    require("make_decoder", Activation | None, activation=activation)
+    require("make_decoder", int | None, 1, channels=channels)
     if kind == "big":
         if activation not in (None, "relu"):
             raise ValueError(f'decoder "big": activation must be "relu", got {activation!r}')
@@ -140,8 +148,6 @@ def make_decoder(
             position_gain=position_gain,
             convolution_backend=convolution_backend,
         )
-    if kind not in BROADCAST_DECODERS:
-        raise ValueError(f"decoder must be one of {[*get_args(DecoderKind)]}, got {kind!r}")
     spec = BROADCAST_DECODERS[kind]
     return SpatialBroadcastDecoder(
         dim,

@@ -99,9 +99,29 @@ class MixtureLikelihood(nn.Module):
         )
 
     def mixture(self, decoded: Tensor) -> Mixture:
-        """Reconstruction, masks and colours of decoded slots [B, K, C + 1, H, W]."""
+        """Reconstruction, masks and colours of decoded slots [B, K, C + 1, H, W].
+
+        Raises:
+            ValueError: if they are no floats of that shape, of one slot and colour at least.
+        """
+        got = _unlike_decoded(decoded)
+        if got is not None:
+            raise ValueError(
+                "MixtureLikelihood: decoded: expected floats [B, K, C + 1, H, W] with K and C of "
+                f"1 or more, got {got}"
+            )
         decoded = decoded.to(torch.promote_types(decoded.dtype, torch.float32))
         masks, colours = decoded[:, :, -1:].softmax(dim=1), decoded[:, :, :-1]
         if self.rgb_activation == "sigmoid":
             colours = colours.sigmoid()
         return Mixture((masks * colours).sum(dim=1), masks, colours)
+
+
+def _unlike_decoded(decoded: object) -> str | None:
+    """What it is instead of decoded slots; None if it is such."""
+    if not isinstance(decoded, Tensor):
+        return type(decoded).__name__
+    shaped = decoded.dim() == 5 and decoded.shape[1] >= 1 and decoded.shape[2] >= 2
+    if shaped and decoded.is_floating_point():
+        return None
+    return f"{decoded.dtype} {[*decoded.shape]}"

@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as every
 
+from emorl.nn.arguments import Size, require
 from emorl.nn.initialisation import init_xavier
 from emorl.ops import Backend, slot_attention, spatial_broadcast
 from emorl.ops.convolution import convolution
@@ -129,7 +130,16 @@ def position_ramps(height: int, width: int, device: torch.device | None = None) 
 
     Returns:
         [4, height, width]: 1 - row, row, column, 1 - column (the released code's order).
+
+    Raises:
+        ValueError: if a side is not a whole number of 1 or more.
     """
+    require("position_ramps", int, 1, height=height, width=width)
+    return _ramps(height, width, device)
+
+
+def _ramps(height: int, width: int, device: torch.device | None = None) -> Tensor:
+    """`position_ramps`, also of a traced size."""
     down, right = (torch.linspace(0, 1, side, device=device) for side in (height, width))
     up, left = (torch.linspace(1, 0, side, device=device) for side in (height, width))
     rows = [ramp[:, None].expand(height, width) for ramp in (up, down)]
@@ -143,11 +153,16 @@ class PositionMap(nn.Module):
     Args:
         width: channels of the map.
         grid: (height, width) whose ramps are kept; other sizes are made at every call.
+
+    Raises:
+        ValueError: if a number is not a whole one of 1 or more.
     """
 
     ramps: Tensor
 
     def __init__(self, width: int, grid: tuple[int, int]) -> None:
+        require("PositionMap", int, 1, width=width)
+        require("PositionMap", Size, 1, grid=grid)
         super().__init__()
         self.project = nn.Linear(4, width)
         self.register_buffer("ramps", position_ramps(*grid), persistent=False)
@@ -161,7 +176,7 @@ class PositionMap(nn.Module):
         """The position map of a grid, [C, height, width]."""
         ramps = self.ramps
         if ramps.shape[1:] != (height, width):
-            ramps = position_ramps(height, width, ramps.device).to(ramps.dtype)
+            ramps = _ramps(height, width, ramps.device).to(ramps.dtype)
         with full_precision(ramps):
             if not is_plain(self.project, nn.Linear):
                 projected: Tensor = self.project(ramps.permute(1, 2, 0))
@@ -363,6 +378,9 @@ class ImageEncoder(nn.Module):
         gain: of the initial weights.
         convolution_backend: of the convolutions.
         stride: of all convolutions but the first.
+
+    Raises:
+        ValueError: if an argument is not possible.
     """
 
     def __init__(
@@ -375,6 +393,10 @@ class ImageEncoder(nn.Module):
         convolution_backend: Backend = "auto",
         stride: int = 1,
     ) -> None:
+        require("ImageEncoder", int, 1, channels=channels, layers=layers, stride=stride)
+        require("ImageEncoder", Size, 1, image_size=image_size)
+        require("ImageEncoder", float, 0, gain=gain)
+        require("ImageEncoder", Backend, convolution_backend=convolution_backend)
         super().__init__()
         self.convolution_backend = convolution_backend
         widths, strides = [3] + [channels] * layers, [1] + [stride] * (layers - 1)
@@ -437,6 +459,19 @@ class BroadcastSpec(NamedTuple):
         hidden = self.layers * (self.kernel - 1 - 2 * self.padding)
         return hidden + self.final_kernel - 1 - 2 * self.final_padding
 
+    def require(self, image_size: tuple[int, int]) -> None:
+        """Raise a ValueError unless an image of this size can be decoded so."""
+        own = self._asdict()
+        for names, kind, least in (
+            (("layers", "kernel", "channels", "final_kernel"), int, 1),
+            (("padding", "final_padding"), int, 0),
+            (("activation",), Activation, None),
+            (("coordinates",), bool, None),
+        ):
+            require("BroadcastSpec", kind, least, **{name: own[name] for name in names})
+        smallest = max(1, self.kernel - 2 * self.padding) - self.margin
+        require("SpatialBroadcastDecoder", Size, max(1, smallest), image_size=image_size)
+
 
 class SpatialBroadcastDecoder(nn.Module):
     """Decode each slot by convolutions over its broadcast copy plus positions (Watters 2019).
@@ -467,6 +502,9 @@ class SpatialBroadcastDecoder(nn.Module):
         >>> slots = torch.randn(2, 5, 16)  # [B, K, D]
         >>> decoder(slots.flatten(0, 1)).unflatten(0, (2, 5)).shape
         torch.Size([2, 5, 4, 24, 32])
+
+    Raises:
+        ValueError: if an argument is not possible.
     """
 
     def __init__(
@@ -481,6 +519,13 @@ class SpatialBroadcastDecoder(nn.Module):
         backend: Backend = "auto",
         convolution_backend: Backend = "auto",
     ) -> None:
+        owner = type(self).__name__
+        require(owner, int, 1, dim=dim, out_channels=out_channels)
+        require(owner, BroadcastSpec, spec=spec)
+        spec.require(image_size)
+        require(owner, float | None, 0, gain=gain)
+        require(owner, float, position_gain=position_gain)
+        require(owner, Backend, backend=backend, convolution_backend=convolution_backend)
         super().__init__()
         self.dim, self.spec, self.image_size = dim, spec, image_size
         self.backend, self.convolution_backend = backend, convolution_backend
