@@ -121,6 +121,8 @@ def evaluate(
     slots = fit("num_slots", num_slots, int | None) or model.config.num_slots
     require_slots(slots, dataset.image_size)
     device = torch.device(device or next(model.parameters()).device)
+    if device.type == "meta":  # moving there would lose the weights
+        raise ValueError("device: expected one with memory, got meta")
     model.to(device)
     seeds, count = range(seed, seed + samples), dataset.count(images)
     measurement = Measurement(

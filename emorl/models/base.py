@@ -5,7 +5,6 @@ Legend: B batch, K slots, D slot width, L attention layers, H W image, I refinem
 
 from __future__ import annotations
 
-import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -25,6 +24,8 @@ from emorl.models.config import ModelConfig
 from emorl.models.geco import GECO
 from emorl.nn.posterior import BatchNoise, ScoredPosterior, Weight, share_of
 from emorl.ops.library import mapped, transformed, with_mapped
+
+_LARGEST = torch.finfo(torch.float32).max  # that a loss in float32 can be weighted by
 
 
 @dataclass
@@ -233,8 +234,10 @@ class ObjectCentricModel(nn.Module, ABC):
             ValueError: for images that are not possible and arguments that this model does not
                 support, saying what is expected.
         """
-        if not _is_number(kl_weight) or not 0 <= kl_weight < math.inf:
-            raise ValueError(f"kl_weight: expected a number >= 0, got {shown(kl_weight)}")
+        if not _is_number(kl_weight) or not 0 <= kl_weight <= _LARGEST:
+            raise ValueError(
+                f"kl_weight: expected a number from 0 to {_LARGEST:.3g}, got {shown(kl_weight)}"
+            )
         if step is not None and not (_is_number(step) and isinstance(step, Integral)):
             raise ValueError(f"step: expected a whole number or None, got {shown(step)}")
         if kl_weight != 1 and not self.has_kl:
@@ -341,7 +344,12 @@ class ObjectCentricModel(nn.Module, ABC):
         generator: torch.Generator | None,
     ) -> Request:
         """The request, with the configuration's numbers and the trained loss weights filled in."""
-        target = checked_images(images, next(self.parameters()).dtype)
+        weight = next(self.parameters())
+        target = checked_images(images, weight.dtype)
+        if target.device != weight.device:
+            raise ValueError(
+                f"images: expected {weight.device}, where the model is, got {target.device}"
+            )
         size, expected = tuple(target.shape[2:]), self.config.image_size
         if self.refines and (mapped() or transformed()):
             raise ValueError(

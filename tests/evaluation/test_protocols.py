@@ -39,6 +39,13 @@ def test_metrics_are_those_of_the_images(monkeypatch):
     assert metrics["mse"]["std"] == pytest.approx(spread, rel=1e-5)
 
 
+def test_a_model_keeps_its_weights_where_a_device_has_no_memory():
+    model = FakeModel(FakeConfig(noise=0.0))
+    with pytest.raises(ValueError, match=r"^device: expected one with memory, got meta$"):
+        evaluate(model, FakeImages(), images=2, device="meta")
+    assert {p.device.type for p in model.parameters()} == {"cpu"}
+
+
 def test_a_perfect_decomposition_scores_one(monkeypatch):
     images = FakeImages()
     model = FakeModel(FakeConfig(refinement_steps=0))

@@ -266,11 +266,30 @@ def test_pixels_are_checked_in_a_compiled_graph() -> None:
         compiled(3 * images)
 
 
-@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
-def test_impossible_weights_are_refused(value: float) -> None:
+@pytest.mark.parametrize(
+    ("value", "got"),
+    [
+        *((-1.0, "-1.0"), (float("nan"), "nan"), (float("inf"), "inf"), ("1", "'1'")),
+        *((1e308, r"1e\+308"), (10**400, "one of 1329 bits")),
+    ],
+)
+def test_impossible_weights_are_refused(value: float, got: str) -> None:
     model = smoke("efficient_morl")
-    with pytest.raises(ValueError, match=f"kl_weight: expected a number >= 0, got {value}"):
+    with pytest.raises(
+        ValueError, match=rf"kl_weight: expected a number from 0 to 3.4e\+38, got {got}"
+    ):
         model.objective(images_for(model), kl_weight=value)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_images_of_another_device_are_named(name: str) -> None:
+    model = smoke(name)
+    images = images_for(model).to("meta")
+    for call in (model, model.score, model.objective):
+        with pytest.raises(
+            ValueError, match=r"^images: expected cpu, where the model is, got meta$"
+        ):
+            call(images)
 
 
 def test_arguments_of_other_types_are_refused() -> None:
