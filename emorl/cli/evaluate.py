@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emorl.cli.arguments import Parser, local_path, number, sweep_of, whole_number
-from emorl.cli.held_out import add_data_options, data_of, is_trained_on, open_images
+from emorl.cli.held_out import add_data_options, data_of, open_images
 from emorl.cli.kept import kept_files, require_replaceable
 from emorl.cli.results import as_csv, as_json, runs_table, sweep_table, table
 from emorl.runs.files import require_place, write_atomically
@@ -87,11 +87,8 @@ def _subject(options: argparse.Namespace) -> _Subject:
     run = run_of(options.target)
     folder, model = find_model(options.target)
     data = data_of(options, run)
-    dataset = open_images(options, run, data)
+    dataset, split, notes = open_images(options, run, data)
     named = dataset.name if options.data is None else absolute(options.data)
-    split, notes = options.split, []
-    if is_trained_on(run, data, dataset):
-        split, notes = data.split, ["the run was trained on these images"]
     if dataset.part:
         notes.append(dataset.part)
     source = _source_of(dataset, data)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from emorl.cli.arguments import CROPS, Parser, number_range, path_text, whole_number
 from emorl.runs.folder import RunFolder
@@ -15,11 +15,30 @@ if TYPE_CHECKING:
     from emorl.training.config import DataConfig
 
 
+class Measured(NamedTuple):
+    """Images to measure a model on.
+
+    Attributes:
+        dataset: the images.
+        split: whose they are, by its own name; "all" where a file or folder is not divided.
+        notes: what a reader of results should know of them.
+    """
+
+    dataset: ObjectDataset
+    split: str
+    notes: list[str]
+
+
 def add_data_options(parser: Parser) -> None:
     """Add the options that choose images."""
     add = parser.add_argument
     add("--data", type=path_text, help="a generator's name or a file; None: the run's own")
-    add("--split", type=_name, default="test", help="part of the data")
+    add(
+        "--split",
+        type=_name,
+        help="part of the data; None: test, but of the run's data.held_out val if it has no test, "
+        "or the only group, or all of a folder",
+    )
     add("--crop", choices=CROPS, help="None: as in the run")
     add("--value-range", type=number_range, metavar="[LOW,HIGH]", help="None: the file's own")
     add("--size", type=whole_number(1), help="side to resize to; None: as in the run")
@@ -48,40 +67,61 @@ def data_of(options: argparse.Namespace, run: RunFolder | None) -> DataConfig:
     return data
 
 
-def open_images(
-    options: argparse.Namespace, run: RunFolder | None, data: DataConfig
-) -> ObjectDataset:
+def open_images(options: argparse.Namespace, run: RunFolder | None, data: DataConfig) -> Measured:
     """The images to measure on.
 
     Raises:
-        ValueError: if none are named and the run has none that it was not trained on.
+        ValueError: if none are named and the run has none that it was not trained on, or these have
+            no such split.
     """
+    if options.data is None and run is None:
+        raise ValueError(f"--data: needed, since {options.target} belongs to no run")
+    from emorl.data.splits import ALL
+    from emorl.training.trace import changed_since
+
+    split = _split(options, data)
+    dataset = _opened(options, data, split)
+    notes = [] if run is None else changed_since(run, data)
+    if run is not None and _is_trained_on(data, dataset):
+        return Measured(dataset, data.split, ["the run was trained on these images", *notes])
+    return Measured(dataset, ALL if dataset.is_whole else split, notes)
+
+
+def _split(options: argparse.Namespace, data: DataConfig) -> str:
+    """The split that is asked for, or what is usual."""
+    from emorl.training.images import usual_split
+
+    if options.split is not None:
+        return str(options.split)
+    if options.data is None and data.held_out is not None:
+        return usual_split(data.held_out)
+    return "test"
+
+
+def _opened(options: argparse.Namespace, data: DataConfig, split: str) -> ObjectDataset:
     from emorl.data import open_dataset
+    from emorl.training.images import held_out_images
 
     if options.data is not None:
         return open_dataset(
             options.data,
-            split=options.split,
+            split=split,
             seed=data.seed,
             max_objects=data.max_objects if _is_own(options.data, data) else None,
             crop=data.crop,
             size=data.size,
             value_range=options.value_range or _decided_range(options.data, data),
         )
-    if run is None:
-        raise ValueError(f"--data: needed, since {options.target} belongs to no run")
-    from emorl.training.images import held_out_images
-
-    held_out = held_out_images(data, options.split)
+    held_out = held_out_images(data, split)
     if held_out is None:
         raise ValueError(
-            f"--data: needed, since {data.train} has no split {options.split!r} that the run "
-            f"was not trained on"
+            f"--data: needed, since {data.train} has no split {split!r} that the run was not "
+            "trained on"
         )
     return held_out
 
 
-def is_trained_on(run: RunFolder | None, data: DataConfig, dataset: ObjectDataset) -> bool:
+def _is_trained_on(data: DataConfig, dataset: ObjectDataset) -> bool:
     """Whether these are the run's training images, which then are of the split `data.split`.
 
     A file without splits gives all its images whatever the split. False where the training images
@@ -89,8 +129,6 @@ def is_trained_on(run: RunFolder | None, data: DataConfig, dataset: ObjectDatase
     """
     from emorl.training.images import same_images, training_images
 
-    if run is None:
-        return False
     try:
         return same_images(training_images(data), dataset)
     except ValueError:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emorl.cli.arguments import Parser, local_path, whole_number
-from emorl.cli.held_out import add_data_options, data_of, is_trained_on, open_images
+from emorl.cli.held_out import add_data_options, data_of, open_images
 from emorl.paths import real
 from emorl.runs.files import replacing, require_place, write_atomically
 from emorl.runs.folder import RunFolder, run_of
@@ -44,8 +44,7 @@ def run(arguments: list[str]) -> int:
     folder, model = find_model(options.target)
     owner = run_of(options.target)
     data = data_of(options, owner)
-    dataset = open_images(options, owner, data)
-    split = data.split if is_trained_on(owner, data, dataset) else options.split
+    dataset, split, _ = open_images(options, owner, data)
     accelerator = make_accelerator(TrainerConfig(device=options.device, precision="no"))
     model.to(accelerator.device)
     samples = infer(model, dataset, options.measured, means=False, seed=options.seed)

@@ -68,6 +68,8 @@ class ObjectDataset(Dataset[dict[str, Any]]):
         image_size: height and width in pixels.
         value_range: what a file's numbers mean, (0, 1) or (0, 255); None for a generator.
         part: which images of a file or folder the split is, in words, where that is a convention.
+        is_whole: whether these are all images of a file or folder, which is not divided into
+            splits, whatever split was asked for.
         slow: one line for the user where reading in random order takes very long.
     """
 
@@ -75,6 +77,7 @@ class ObjectDataset(Dataset[dict[str, Any]]):
     image_size: tuple[int, int]
     value_range: ValueRange | None = None
     part: str | None = None
+    is_whole: bool = False
     slow: str | None = None
 
     @abstractmethod

@@ -36,6 +36,7 @@ class FilteredDataset(ObjectDataset):
         self.source = source
         self.name, self.image_size = source.name, source.image_size
         self.value_range, self.slow = source.value_range, source.slow
+        self.is_whole = source.is_whole
         batches = [
             range(start, min(start + _BATCH, len(source)))
             for start in range(0, len(source), _BATCH)

@@ -172,6 +172,7 @@ class TransformedDataset(ObjectDataset):
         self.source, self.limit, self.crop, self.size = source, limit, crop, size
         self.name = source.name
         self.value_range, self.part, self.slow = source.value_range, source.part, source.slow
+        self.is_whole = source.is_whole
         if limit is not None and limit < 1:
             raise ValueError(f"limit: expected at least 1, got {limit}")
         shape = None if size is None else shape_of(size)

@@ -23,27 +23,58 @@ def training_images(data: DataConfig, device: torch.device | str = "cpu") -> Obj
 
 
 def held_out_images(
-    data: DataConfig, split: str = "val", device: torch.device | str = "cpu"
+    data: DataConfig, split: str | None = None, device: torch.device | str = "cpu"
 ) -> ObjectDataset | None:
     """Images that training never sees, cropped and resized as in training.
 
-    `data.held_out` if there is one, whatever it holds, else another split of the training data.
-    None if that has no such split, or gives the training images whatever the split, or if all of
-    its images are trained on.
+    `data.held_out` if there is one, else another split of the training data. None if that has no
+    such split, or gives the training images whatever the split, or if all of its images are trained
+    on.
+
+    Args:
+        data: of a run.
+        split: the one that is asked for; None for that of `usual_split`, else of the training data
+            "val".
+        device: where a generator makes the images.
 
     Raises:
-        ValueError: if `data.held_out` or `data.train` cannot be opened.
+        ValueError: if `data.held_out` or `data.train` cannot be opened, or `data.held_out` has no
+            such split.
     """
     if data.held_out is not None:
-        return _first_split(data, data.held_out, device)
+        return _open(data, data.held_out, split or usual_split(data.held_out), device)
     if data.split == ALL:
         return None
     train = training_images(data, device)
     try:
-        held_out = _open(data, data.train, split, device)
+        held_out = _open(data, data.train, split or "val", device)
     except ValueError:
         return None
     return None if same_images(train, held_out) else held_out
+
+
+def usual_split(spec: str) -> str:
+    """What is measured of held-out data where no split is asked for.
+
+    Of a folder all pictures; of a file with groups, test or val or the only one; else test.
+
+    Raises:
+        ValueError: if a file has several groups, and neither of those; it names them.
+    """
+    if spec in GENERATORS:
+        return "test"
+    if local(spec).is_dir():
+        return ALL
+    splits = splits_of(spec)
+    if splits == [ALL]:  # no groups
+        return "test"
+    usual = [name for name in ("test", "val") if name in splits]
+    if not usual and len(splits) > 1:
+        raise ValueError(
+            f"{spec}: expected a group test or val, or a single one, got {', '.join(splits)}; "
+            "--split of emorl evaluate chooses another"
+        )
+    return [*usual, *splits][0]
 
 
 def has_masks(images: ObjectDataset) -> bool:
@@ -125,26 +156,6 @@ def with_earlier_ranges(data: DataConfig, before: DataConfig) -> DataConfig:
 def absolute(spec: str) -> str:
     """A generator's name as it is, a file's path from the root."""
     return spec if spec in GENERATORS else os.path.abspath(local(spec))
-
-
-def _first_split(data: DataConfig, spec: str, device: torch.device | str) -> ObjectDataset:
-    """A file of its own may call its only split anything; of a folder, all pictures count."""
-    errors = []
-    for split in (*_only_split(spec), "test", "val", "train"):
-        try:
-            return _open(data, spec, split, device)
-        except ValueError as error:
-            errors.append(error)
-    raise errors[0]
-
-
-def _only_split(spec: str) -> list[str]:
-    """The split to take of a folder, or of a file with a single group; else none."""
-    if spec in GENERATORS or not local(spec).exists():
-        return []
-    splits = splits_of(spec)
-    is_whole = len(splits) == 1 and (local(spec).is_dir() or splits != [ALL])
-    return splits if is_whole else []
 
 
 def _open(

@@ -71,8 +71,7 @@ def _prepare(
     require_slots(config.network.num_slots, config.network.image_size)
     device = accelerator.device if config.data.workers == 0 else torch.device("cpu")
     images = training_images(config.data, device)
-    if is_unused(RunFolder(run_dir)):
-        require_image_size(images, config.network.image_size)
+    require_image_size(images, config.network.image_size)
     if is_open(config.trainer):
         config = plan_steps(config, images, run_dir, accelerator)
         notes.append(describe_plan(config.trainer))

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from emorl.data import ObjectDataset
 from emorl.runs import RunFolder
-from emorl.runs.files import write_atomically
+from emorl.runs.files import read_json, write_atomically
+from emorl.training.config import DataConfig
+from emorl.training.images import held_out_images, training_images
 
 _LOOKED_INTO = 32  # files, spread over all
 _BLOCKS, _BLOCK = 32, 1 << 14  # that are read of each, and bytes of a block
@@ -31,7 +34,7 @@ def trace_of(data_sets: Mapping[str, ObjectDataset | None]) -> Trace:
 def changed(run: RunFolder, trace: Trace) -> list[str]:
     """A line for each data set whose files are not those that the run was trained on last."""
     try:
-        before = json.loads(run.data.read_bytes())
+        before = read_json(run.data)
         kept = {name: before[name] for name in trace if name in before}
     except (OSError, ValueError, TypeError):  # none is kept by older versions
         return []
@@ -40,6 +43,15 @@ def changed(run: RunFolder, trace: Trace) -> list[str]:
         for name in kept
         if kept[name] != trace[name]
     ]
+
+
+def changed_since(run: RunFolder, data: DataConfig) -> list[str]:
+    """The lines of `changed` for a run's data as they are now; none for data that are gone."""
+    found: dict[str, ObjectDataset | None] = {}
+    for name, opened in (("data.train", training_images), ("data.held_out", held_out_images)):
+        with suppress(ValueError):
+            found[name] = opened(data)
+    return changed(run, trace_of(found))
 
 
 def keep(run: RunFolder, trace: Trace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -184,3 +185,106 @@ def test_converting_says_what_it_leaves_out(tmp_path, capsys):
             file[f"{name}/imgs"] = np.full((3, 8, 8, 3), 200, np.uint8)
     told = "split train, 2 images; not stored: test"
     assert said(str(groups), "--images", "2") == f"written: {out}: {told}\n"
+
+
+@pytest.fixture
+def trained(tmp_path, capsys) -> Callable[..., Path]:
+    """A run of one step, with other options."""
+
+    def train(*options: str) -> Path:
+        run = tmp_path / "run"
+        assert (
+            main(["train", "--config", "smoke", "--out", str(run), *SHORT.split(), *options]) == 0
+        )
+        capsys.readouterr()
+        return run
+
+    return train
+
+
+def write_groups(path: Path, *names: str) -> str:
+    """Images of the smoke configuration's size, in each group others."""
+    with h5py.File(path, "w") as file:
+        for seed, name in enumerate(names):
+            pixels = np.random.default_rng(seed).integers(0, 256, (3 + seed, 35, 35, 3), np.uint8)
+            file[f"{name}/imgs"] = pixels
+    return str(path)
+
+
+DRAWN = ["--images", "1", "--measured", "9", "--values", "2", "--dimensions", "1"]
+
+
+def measured(run: Path, *options: str) -> tuple[int, str]:
+    """How many images `traverse` measures, and what it calls them."""
+    assert main(["traverse", str(run), *DRAWN, *options]) == 0
+    record = json.loads((run / "traversals/traversals.json").read_text())
+    return record["measured_images"], record["split"]
+
+
+def test_the_split_that_is_asked_for_is_measured(trained, tmp_path, capsys):
+    """Of held-out data, too; what is measured has its own name."""
+    held_out = write_groups(tmp_path / "b.h5", "train", "val", "test")
+    run = trained("--data.held_out", held_out)
+    for split, images in {"train": 3, "val": 4, "test": 5}.items():
+        assert main(["evaluate", str(run), "--split", split]) == 0
+        assert f"b ({split}): {images} images" in capsys.readouterr().out
+        assert measured(run, "--split", split) == (images, split)
+    assert main(["evaluate", str(run)]) == 0
+    assert "b (test): 5 images" in capsys.readouterr().out
+    write_groups(tmp_path / "b.h5", "train", "val")
+    assert measured(run) == (4, "val")
+    write_groups(tmp_path / "b.h5", "odd")
+    assert measured(run) == (3, "odd")
+    write_groups(tmp_path / "b.h5", "train", "validation")
+    for command in ("evaluate", "traverse"):
+        capsys.readouterr()
+        assert main([command, str(run), "--split", "test"]) == 2
+        assert "a group 'test', got train/, validation/; --split" in capsys.readouterr().err
+        assert main([command, str(run)]) == 2
+        error = capsys.readouterr().err
+        assert "expected a group test or val, or a single one, got train, validation;" in error
+        assert error.count("\n") == 1
+    assert measured(run, "--split", "validation") == (4, "validation")
+
+
+def test_pictures_that_are_held_out_are_divided_only_if_it_is_asked_for(trained, tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(30):
+        pixels = np.random.default_rng(i).integers(0, 256, (35, 35, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    run = trained("--data.held_out", str(folder))
+    count = len(open_dataset(folder, split="val"))
+    assert main(["evaluate", str(run)]) == 0
+    assert "pictures (all): 30 images" in capsys.readouterr().out
+    assert main(["evaluate", str(run), "--split", "val"]) == 0
+    assert f"pictures (val): {count} images" in capsys.readouterr().out
+    assert main(["evaluate", str(run), "--split", "odd"]) == 2
+    assert "expected a split, train, val, test or all, got 'odd'" in capsys.readouterr().err
+
+
+def test_a_file_without_splits_is_all_of_it(trained, tmp_path, capsys):
+    np.save(tmp_path / "b.npy", np.random.default_rng(0).integers(0, 256, (4, 35, 35, 3), np.uint8))
+    run = trained("--data.held_out", str(tmp_path / "b.npy"))
+    for options in ([], ["--split", "val"]):
+        assert main(["evaluate", str(run), *options]) == 0
+        assert "b (all): 4 images" in capsys.readouterr().out
+
+
+def test_files_that_changed_since_are_told(trained, tmp_path, capsys):
+    train, held_out = tmp_path / "a.h5", tmp_path / "b.h5"
+    write_groups(train, "train")
+    write_groups(held_out, "train", "val", "test")
+    run = trained("--data.train", str(train), "--data.held_out", str(held_out))
+    assert main(["evaluate", str(run)]) == 0
+    assert "not the files that" not in capsys.readouterr().out
+    for path, groups in {train: ["odd", "train"], held_out: ["test"]}.items():
+        before = path.read_bytes()
+        write_groups(path, *groups)
+        assert main(["evaluate", str(run), "--batch-size", "2"]) == 0
+        notes = capsys.readouterr().out
+        assert notes.count("not the files that the run was trained on so far") == 1
+        assert f"note: data.{'train' if path == train else 'held_out'}: not the files" in notes
+        path.write_bytes(before)
+    (run / "data.json").write_text("[" * 100_000)
+    assert main(["evaluate", str(run), "--batch-size", "3"]) == 0

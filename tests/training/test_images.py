@@ -140,6 +140,13 @@ def test_images_of_another_size_than_the_network_s_are_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_images_of_another_size_are_refused_when_a_run_goes_on_too(tmp_path):
+    prepare(load_config(find_config("smoke")), tmp_path / "run").run()
+    smaller = load_config(find_config("smoke"), None, ["--data.size=24"])
+    with pytest.raises(ValueError, match=r"expected \[24, 24\], the images' size, got \[35, 35\]"):
+        prepare(smaller, tmp_path / "run", resume=True)
+
+
 @pytest.mark.parametrize("group", ["validation", "train"])
 def test_the_only_group_of_a_held_out_file_is_taken(group, tmp_path):
     path = tmp_path / "b.h5"

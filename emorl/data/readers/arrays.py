@@ -60,7 +60,7 @@ class ArrayDataset(FileDataset):
 
     def __init__(self, path: str | Path, value_range: ValueRange | None = None) -> None:
         self.path = Path(path)
-        self.name = self.path.stem
+        self.name, self.is_whole = self.path.stem, True
         self._opened: Arrays | None = None
         with _named(self.path):
             arrays = self._arrays()

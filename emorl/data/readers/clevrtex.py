@@ -69,7 +69,8 @@ class ClevrTex(PictureFiles):
         masks = [f"{picture.removesuffix('.png')}_flat.png" for picture in pictures]
         self._sizes = _SIZES_UNSPLIT if variants == [_UNSPLIT] else _SIZES
         super().__init__(path, pictures, masks, crop, size, value_range)
-        if variants != [_UNSPLIT] and split != ALL:
+        self.is_whole = variants == [_UNSPLIT] or split == ALL
+        if not self.is_whole:
             self.part = f"{split}: {len(chosen):,} of {len(names):,} scenes, as published"
 
     def _factors(self, indices: Sequence[int]) -> dict[str, Tensor]:

@@ -65,6 +65,7 @@ class HDF5Dataset(FileDataset):
             self.layout = hdf5_layouts.find_layout(file, split)
             self.image_size = self.layout.image_size
             self._stored = self._find_images()
+            self.is_whole = self.layout.group == "/" and self.part is None
             group = file[self.layout.group]
             self.values = _values(self.layout, group, value_range)
             self.value_range = self.values.range

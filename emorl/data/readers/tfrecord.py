@@ -57,6 +57,7 @@ class TFRecordDataset(FileDataset):
         self.name, self.image_size = self.layout.name, self.layout.image_size
         self.value_range = self.values.range
         self._first, self._last = self._find_images(split)
+        self.is_whole = self.part is None
         if not self.in_memory:
             shown = self.path if len(self.paths) == 1 else f"{self.path} ..."
             self.slow = (
