@@ -32,7 +32,8 @@ from emorl.data.readers.axes import arranged, labels_of, require_finite_masks
 from emorl.data.readers.base import FileDataset, label_map
 from emorl.data.readers.hdf5_layouts import DSPRITES, EFFICIENT_MORL, Layout, Table
 from emorl.data.readers.hdf5_members import named_errors, open_file
-from emorl.data.readers.hdf5_storage import files_of, in_words, slow_reads
+from emorl.data.readers.hdf5_sources import files_of
+from emorl.data.readers.hdf5_storage import in_words, slow_reads
 from emorl.data.splits import needed, published, shown
 from emorl.data.values import LOOKED_AT, UNIT, PixelValues, ValueRange, decide, numbered
 

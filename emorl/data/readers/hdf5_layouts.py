@@ -140,6 +140,7 @@ def _layout(path: str, group: h5py.Group, name: str) -> Layout:
         values = data_set(latents, "values")
         if values is not None and values.shape == (sizes["N"], len(_LATENTS)):
             require_stored(values)
+            require_written(values)
             table = Table("latents/values", _LATENTS, of_one_object=True)
             return Layout(DSPRITES, *common, name, axes, 1, (table,))
     found = _first(group, _MASKS)
@@ -177,8 +178,8 @@ def _mask_axes(masks: h5py.Dataset, sizes: dict[str, int]) -> tuple[str, int | N
         )
     if entities is not None and not 1 <= (count := shape[entities.index("E")]) <= MOST_ENTITIES:
         raise ValueError(f"expected masks of 1 to {MOST_ENTITIES} entities, got {count}")
-    require_stored(masks)
-    require_written(masks, partly=True)
+    require_stored(masks, partly=entities is not None)
+    require_written(masks, partly=entities is not None)
     if labels is None:
         assert entities is not None
         return entities, None
@@ -208,7 +209,7 @@ def _tables(
     """
     factors = data_set(group, "factors")
     if factors is not None:
-        require_stored(factors)
+        require_stored(factors, partly=True)
         require_written(factors, partly=True)
         yield Table("factors", _column_names(factors, length))
         return
@@ -222,7 +223,7 @@ def _tables(
         if found.shape[:2] != (length, entities) or len(found.shape) > 3 or 0 in found.shape:
             continue
         if found.dtype.kind in "buif":
-            require_stored(found)
+            require_stored(found, partly=True)
             require_written(found, partly=True)
             yield Table(name, (name,) * math.prod(found.shape[2:]))
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import h5py
 
+from emorl.data.readers.hdf5_sources import require_mapped, require_raw, sources_of
 from emorl.memory import require_memory, size
 
 # Most bytes that a filter makes out of one: deflate has matches of 258 bytes in 2 bits, LZF of 264
@@ -21,8 +21,12 @@ _SLOW = 10
 _SMALL_CHUNK = 64 << 20  # bytes that a chunk may have in a file that is smaller
 
 
-def require_stored(stored: h5py.Dataset) -> None:
+def require_stored(stored: h5py.Dataset, *, partly: bool = False) -> None:
     """Refuse a data set that declares more than its file can hold, or this machine.
+
+    Args:
+        stored: the data set.
+        partly: whether chunks may be left out, which are then for `require_written` to judge.
 
     Raises:
         ValueError: in one line, without the file's name.
@@ -30,8 +34,8 @@ def require_stored(stored: h5py.Dataset) -> None:
     declared = math.prod(stored.shape) * stored.dtype.itemsize
     filters = _filters(stored)
     present = stored.id.get_storage_size()
-    is_elsewhere = stored.is_virtual or stored.external
-    if not is_elsewhere and all(name in _INFLATES for name in filters):
+    is_judged = not stored.is_virtual and not stored.external and not (partly and stored.chunks)
+    if is_judged and all(name in _INFLATES for name in filters):
         most = present * math.prod(_INFLATES[name] for name in filters)
         if declared > most:
             raise ValueError(
@@ -47,21 +51,42 @@ def require_stored(stored: h5py.Dataset) -> None:
     require_memory(row, f"an entry of {stored.name}, {list(stored.shape[1:])} of {stored.dtype},")
 
 
-def require_written(stored: h5py.Dataset, *, partly: bool = False) -> None:
+def require_written(
+    stored: h5py.Dataset, *, partly: bool = False, within: Sequence[tuple[str, str]] = ()
+) -> None:
     """Refuse entries of which some were never written: HDF5 would read images as black.
 
     Args:
         stored: images, or something else of which each image has an entry.
         partly: whether an entry may lack some chunks, though not all, as masks do whose writer
             leaves out entities that are not there.
+        within: files and names of the virtual data sets that this is a source of.
 
     Raises:
         ValueError: in one line, without the file's name.
     """
-    for part in _parts(stored):
-        require_written(part, partly=partly)
-    if not stored.chunks or not stored.size or stored.is_virtual:
+    if not stored.size:
         return
+    if stored.is_virtual:
+        own = os.path.realpath(stored.file.filename), stored.name
+        if own in within:
+            raise ValueError(f"{stored.name}: expected sources other than itself")
+        require_mapped(stored, partly)
+        for source in sources_of(stored):
+            with source.opened() as part:
+                require_written(part, partly=partly, within=(*within, own))
+    elif stored.external:
+        require_raw(stored)
+    elif stored.chunks:
+        _require_chunks(stored, partly)
+    elif (present := stored.id.get_storage_size()) < stored.nbytes:
+        raise ValueError(
+            f"{stored.name}: {size(present)} of {size(stored.nbytes)} are stored; the others would "
+            f"be read as {stored.fillvalue}"
+        )
+
+
+def _require_chunks(stored: h5py.Dataset, partly: bool) -> None:
     sides = zip(stored.shape, stored.chunks, strict=True)
     along, *others = (math.ceil(side / length) for side, length in sides)
     declared = along * math.prod(others)
@@ -76,41 +101,6 @@ def require_written(stored: h5py.Dataset, *, partly: bool = False) -> None:
         f"{stored.name}: {present} of {declared} chunks are stored; the others would be read "
         f"as {stored.fillvalue}"
     )
-
-
-def _parts(stored: h5py.Dataset) -> Iterator[h5py.Dataset]:
-    """What other files hold of a virtual data set.
-
-    Raises:
-        ValueError: if one of them lacks its part.
-    """
-    for place, name in _sources(stored):
-        if not place.is_file():
-            raise ValueError(f"{stored.name}: expected its source {place}, got no such file")
-        with h5py.File(place) as file:
-            part = file.get(name)
-            if not isinstance(part, h5py.Dataset):
-                raise ValueError(f"{stored.name}: expected {name} in its source {place}")
-            yield part
-
-
-def files_of(stored: h5py.Dataset) -> set[Path]:
-    """The files that hold a data set: its own, where a link may lead, and those it is made of."""
-    raw = [Path(os.fsdecode(name)) for name, _, _ in stored.external or ()]
-    virtual = [place for place, _ in _sources(stored)]
-    return {Path(stored.file.filename), *(place for place in (*raw, *virtual) if place.is_file())}
-
-
-def _sources(stored: h5py.Dataset) -> list[tuple[Path, str]]:
-    """Other files of a virtual data set with the name that each part has there.
-
-    Left out are those that HDF5 looks for elsewhere than beside the file.
-    """
-    if not stored.is_virtual or "HDF5_VDS_PREFIX" in os.environ:
-        return []
-    named = [(str(source.file_name), source.dset_name) for source in stored.virtual_sources()]
-    beside = Path(stored.file.filename).parent
-    return [(beside / name, part) for name, part in named if name != "." and "%b" not in name]
 
 
 def slow_reads(read: Sequence[h5py.Dataset]) -> str | None:
