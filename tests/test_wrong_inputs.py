@@ -262,7 +262,7 @@ FILES: dict[str, tuple[bytes, str, str]] = {
     "empty.json": (b"{}", "convert x.pth --config empty.json --out y", ('convert: empty.json: expected a released configuration ("Net" with "z_size", ...)')),
     "no.json": (GOOD.encode(), "convert x.pth --config no.json --out y", "convert: x.pth: no such file"),
     "text.h5": (b"hello", "data check text.h5", f"data: text.h5: expected {FORMATS}; got a file that starts with 68 65 6c 6c"),
-    "sheet.h5": (b"", "data check sheet.h5 --sheet sheet.h5", "data: --sheet: expected a file apart from the data, which it would replace"),
+    "sheet.h5": (b"", "data check sheet.h5 --sheet sheet.h5", "data: --sheet: expected a file apart from the data, got sheet.h5"),
     "empty.h5": (b"", "data check empty.h5", f"data: empty.h5: expected {FORMATS}; got an empty file"),
     "signature.h5": (b"\x89HDF\r\n\x1a\n" + bytes(100), "data check signature.h5", ("data: signature.h5: not a readable HDF5 file: Unable to synchronously open file (bad byte number in an address)")),
     "text.tfrecords": (b"hello hello hello", "data check text.tfrecords", (f"data: text.tfrecords: expected {FORMATS}; got a file that starts with 68 65 6c 6c")),

@@ -11,8 +11,9 @@ from typing import Any
 from emorl.cli import train
 from emorl.cli.arguments import Parser, local_path, whole_number
 from emorl.fields import shown
-from emorl.runs.files import require_place, write_atomically
+from emorl.runs.files import write_atomically
 from emorl.runs.folder import step_of
+from emorl.runs.outputs import TABLE, require_output
 from emorl.suggestions import near
 
 _DESCRIPTION = (
@@ -31,7 +32,7 @@ def run(arguments: list[str]) -> int:
     options = _parser().parse(arguments)
     files = [options.out / f"ablations.{ending}" for ending in ("md", "csv")]
     for file in files:
-        require_place(file, "--out")
+        require_output(file, "--out", TABLE)
 
     from emorl.training.ablations import ABLATIONS
 

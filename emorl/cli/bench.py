@@ -13,7 +13,8 @@ from emorl.cli import FAILURE, INTERRUPTED
 from emorl.cli.arguments import Parser, local_path, whole_number
 from emorl.fields import shown
 from emorl.paths import local
-from emorl.runs.files import require_place, write_atomically
+from emorl.runs.files import write_atomically
+from emorl.runs.outputs import BENCHMARK, PAGE, PICTURE, require_output
 from emorl.suggestions import near
 
 if TYPE_CHECKING:
@@ -185,7 +186,7 @@ def _measure(name: str, suite: Suite, options: Options, asked: argparse.Namespac
     from emorl.bench.tables import as_text
 
     file = asked.out / f"{name}.json"
-    require_place(file, "--out")
+    _require_free(file)
     record = suite.run(options, lambda record: records.write(file, record))
     notes = _notes(record)
     written = [file, *_write_plots(asked.out, name, suite, record, notes, asked.html)]
@@ -198,6 +199,15 @@ def _measure(name: str, suite: Suite, options: Options, asked: argparse.Namespac
         print("emorl bench: interrupted; what was measured is kept", file=sys.stderr)
         return INTERRUPTED
     return FAILURE if record["failures"] else 0
+
+
+def _require_free(record: Path) -> None:
+    """Refuse to replace what is no record, plot or page of the suite's; plots are named later."""
+    require_output(record, "--out", BENCHMARK)
+    require_output(record.with_suffix(".html"), "--out", PAGE)
+    for ending in ("png", "svg"):
+        for plot in record.parent.glob(f"{record.stem}-*.{ending}"):
+            require_output(plot, "--out", PICTURE)
 
 
 def _notes(record: dict[str, Any]) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from emorl.cli.arguments import Parser, local_path, whole_number
 from emorl.runs.files import read_json, require_place
-from emorl.runs.folder import STATE_FILE, WEIGHTS, run_of
+from emorl.runs.folder import CHECKSUMS, MODEL_FILES, STATE_FILE, WEIGHTS, run_of
 
 
 def run(arguments: list[str]) -> int:
@@ -39,9 +39,12 @@ def run(arguments: list[str]) -> int:
 
 
 def _require_free(folder: Path) -> None:
-    """Refuse to write into a run, whose checkpoint would be lost, and where nothing can be."""
+    """Refuse to write into a run or over a model, which would be lost, and where nothing can be."""
     if run_of(folder) is not None or (folder / STATE_FILE).exists():
         raise ValueError(f"--out: {folder} belongs to a run; choose a folder of its own")
+    for name in (*MODEL_FILES, CHECKSUMS):
+        if (folder / name).exists():
+            raise ValueError(f"--out: expected a new folder, got one with a {name}: {folder}")
     require_place(folder / WEIGHTS, "--out")
 
 

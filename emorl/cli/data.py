@@ -16,8 +16,9 @@ from emorl.cli.arguments import (
     path_text,
     whole_number,
 )
-from emorl.paths import local, real
+from emorl.paths import local
 from emorl.runs.files import require_place, write_atomically
+from emorl.runs.outputs import PICTURE, require_output
 from emorl.suggestions import near
 
 if TYPE_CHECKING:
@@ -109,7 +110,6 @@ def _check(arguments: list[str]) -> int:
     _add_reading(parser)
     options = parser.parse(arguments)
     if options.sheet:
-        require_place(options.sheet, "--sheet")
         _require_apart(options.sheet, [local(options.source)])
 
     from emorl.data import check, open_dataset
@@ -128,9 +128,8 @@ def _check(arguments: list[str]) -> int:
 
 
 def _require_apart(sheet: Path, data: Sequence[Path]) -> None:
-    """Refuse a sheet that would replace a file of the data, or be one of a folder's pictures."""
-    if any(real(sheet).is_relative_to(real(path)) for path in data):
-        raise ValueError("--sheet: expected a file apart from the data, which it would replace")
+    """Refuse a sheet that would replace another file, or be one of a folder's pictures."""
+    require_output(sheet, "--sheet", PICTURE, data)
 
 
 def _write_sheet(dataset: ObjectDataset, path: Path) -> None:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emorl.cli.arguments import Parser, local_path, number, sweep_of, whole_number
 from emorl.cli.held_out import add_data_options, data_of, open_images
-from emorl.cli.kept import kept_files, require_replaceable
+from emorl.cli.kept import kept_files, require_free, require_replaceable
 from emorl.cli.results import as_csv, as_json, runs_table, sweep_table, table
+from emorl.paths import local
 from emorl.runs.files import require_place, write_atomically
 from emorl.runs.folder import RunFolder, run_of
 
@@ -109,6 +110,7 @@ def _measure(
     subject = _subject(options)
     model, dataset = subject.model, subject.dataset
     kept = kept_files(options, subject.run, model, dataset.name, subject.split)
+    require_free(options, dataset.files())
     for path in kept:
         require_place(path, "RUN")
     if kept:
@@ -228,9 +230,7 @@ def _written(path: Path, content: bytes) -> str:
 
 def _require_possible(options: argparse.Namespace) -> None:
     """Refuse what would fail after the work, or what a sweep has no use for."""
-    for name in ("json", "plot"):
-        if place := getattr(options, name):
-            require_place(place, f"--{name}")
+    require_free(options, [local(options.data)] if options.data else [])
     if not options.sweep:
         if options.plot:
             raise ValueError("--plot: is of --sweep")

@@ -1,4 +1,4 @@
-"""The results that a run keeps: their files, and which of them are not replaced."""
+"""The files of results: those that a run keeps, and what none of them may replace."""
 
 from __future__ import annotations
 
@@ -10,9 +10,24 @@ from typing import TYPE_CHECKING, Any
 from emorl.paths import real
 from emorl.runs.files import read_json
 from emorl.runs.folder import RunFolder
+from emorl.runs.outputs import EVALUATION, PICTURE, require_outputs
 
 if TYPE_CHECKING:
     from emorl.models import ObjectCentricModel
+
+
+def require_free(options: argparse.Namespace, data: Iterable[Path]) -> None:
+    """Make sure that `--json` and `--plot` can be written, and replace earlier results alone.
+
+    Args:
+        options: of the command line.
+        data: files and folders that are read.
+
+    Raises:
+        ValueError: as `require_outputs` does.
+    """
+    named = {"--json": (options.json, EVALUATION), "--plot": (options.plot, PICTURE)}
+    require_outputs({o: (path, kind) for o, (path, kind) in named.items() if path}, data)
 
 
 def kept_files(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from emorl.cli.arguments import Parser, local_path
 from emorl.runs import RunFolder
 from emorl.runs.files import require_place
+from emorl.runs.outputs import PAGE, require_kind
 
 if TYPE_CHECKING:
     from emorl.report.viewer import View
@@ -29,7 +30,9 @@ def run(arguments: list[str]) -> int:
 
     if options.run.is_dir():
         folder = RunFolder(options.run)
-        require_place(folder.comparison if options.other else folder.report, "RUN")
+        place = folder.comparison if options.other else folder.report
+        require_place(place, "RUN")
+        require_kind(place, "RUN", PAGE)
 
     from emorl.report import write_report
 

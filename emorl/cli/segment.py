@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emorl.cli.arguments import Parser, local_path, number_range, whole_number
 from emorl.paths import real
-from emorl.runs.files import require_place, write_atomically
+from emorl.runs.files import write_atomically
+from emorl.runs.outputs import PICTURE, require_output
 from emorl.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -48,7 +50,7 @@ def run(arguments: list[str]) -> int:
     )
     options = parser.parse(arguments)
 
-    require_place(options.out / "contact.png", "--out")
+    require_output(options.out / "contact.png", "--out", PICTURE)
     _require_apart(options.out, options.folder)
 
     from emorl.data.readers.images import find_pictures
@@ -59,6 +61,8 @@ def run(arguments: list[str]) -> int:
 
     paths = [options.folder / name for name in find_pictures(options.folder)]
     _require_different_names(paths, options.folder)
+    for place in (place for path in paths for place in _places(path, options)):
+        require_output(place, "--out", PICTURE)
     _, model = find_model(options.target)
     accelerator = make_accelerator(TrainerConfig(device=options.device, precision="no"))
     results = segment(
@@ -76,7 +80,7 @@ def run(arguments: list[str]) -> int:
             unread += 1
             print(f"left out: {result}", file=Terminal(sys.stderr))
             continue
-        pair = _write(result, options.folder, options.out)
+        pair = _write(result, *_places(result.path, options))
         written += 1
         if written <= _SHEET:
             tiles.append(pair)
@@ -114,14 +118,19 @@ def _require_different_names(paths: list[Path], folder: Path) -> None:
             raise ValueError(f"{path}: expected another name, its results would replace {other}'s")
 
 
-def _write(result: Segmented, folder: Path, out: Path) -> list[Bytes]:
+def _places(path: Path, options: argparse.Namespace) -> tuple[Path, Path]:
+    """Where a picture's label map and overlay go."""
+    name = _result_name(path, options.folder)
+    return options.out / "labels" / name, options.out / "overlays" / name
+
+
+def _write(result: Segmented, labels: Path, painted_over: Path) -> list[Bytes]:
     """Write a picture's label map and overlay; its two tiles for the contact sheet."""
     from emorl.report.tiles import label_png, overlay, png, thumbnail
 
-    name = _result_name(result.path, folder)
     painted = overlay(result.image, result.labels)
-    write_atomically(out / "labels" / name, label_png(result.labels))
-    write_atomically(out / "overlays" / name, png(painted))
+    write_atomically(labels, label_png(result.labels))
+    write_atomically(painted_over, png(painted))
     return [thumbnail(result.image, _SIDE), thumbnail(painted, _SIDE)]
 
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from emorl.cli.arguments import Parser, local_path, whole_number
 from emorl.cli.held_out import add_data_options, data_of, open_images
-from emorl.paths import real
+from emorl.paths import local, real
 from emorl.runs.files import replacing, require_place, write_atomically
 from emorl.runs.folder import RunFolder, run_of
+from emorl.runs.outputs import PICTURE, TRAVERSALS, require_output
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +33,7 @@ def run(arguments: list[str]) -> int:
     options = _parser().parse(arguments)
 
     place = _place(options)
-    require_place(place / "traversals.json", "--out" if options.out else "RUN")
+    _require_free(options, place, [])
     if options.mp4:
         import imageio_ffmpeg  # noqa: F401  it would be missed after the work otherwise
 
@@ -45,6 +46,7 @@ def run(arguments: list[str]) -> int:
     owner = run_of(options.target)
     data = data_of(options, owner)
     dataset, split, _ = open_images(options, owner, data)
+    _require_free(options, place, _pictures(place, dataset.count(options.images), options.mp4))
     accelerator = make_accelerator(TrainerConfig(device=options.device, precision="no"))
     model.to(accelerator.device)
     samples = infer(model, dataset, options.measured, means=False, seed=options.seed)
@@ -69,7 +71,8 @@ def run(arguments: list[str]) -> int:
     inputs = dataset.read_images(range(len(shown)))
     for index, (image, slots) in enumerate(zip(inputs, shown, strict=True)):
         traversals = traverse(model, slots, dimensions, low, high, options.values)
-        written += _draw(place / f"image-{index:04d}", image, traversals, options.mp4)
+        pictures = _pictures(place, 1, options.mp4, first=index)
+        written += _draw(pictures, image, traversals)
     accelerator.end_training()
     print(*(f"written: {path}" for path in written), sep="\n")
     return 0
@@ -105,22 +108,42 @@ def _place(options: argparse.Namespace) -> Path:
     return RunFolder(options.target).traversals
 
 
-def _draw(stem: Path, image: Tensor, traversals: list[Traversal], film: bool) -> list[Path]:
+def _require_free(options: argparse.Namespace, place: Path, pictures: list[Path]) -> None:
+    """Make sure that nothing is lost; RUN/traversals is this command's own."""
+    record = place / "traversals.json"
+    if options.out is None:
+        require_place(record, "RUN")
+        return
+    data = [local(options.data)] if options.data else []
+    require_output(record, "--out", TRAVERSALS, data)
+    for picture in pictures:
+        require_output(picture, "--out", PICTURE, data)
+
+
+def _pictures(place: Path, images: int, films: bool, *, first: int = 0) -> list[Path]:
+    """The files of so many images: PNG, GIF and, with films, MP4 of each."""
+    endings = (".png", ".gif", *([".mp4"] if films else []))
+    return [
+        place / f"image-{index:04d}{ending}"
+        for index in range(first, first + images)
+        for ending in endings
+    ]
+
+
+def _draw(pictures: list[Path], image: Tensor, traversals: list[Traversal]) -> list[Path]:
     """Write one image's pictures: a row per slot and dimension, and its values as frames."""
     from emorl.report.tiles import gif, png, tiled, write_mp4
 
     rows = [[_pixels(x) for x in traversal.images] for traversal in traversals]
     labels = [f"slot {t.slot}, dimension {t.dimension}" for t in traversals]
     frames = _frames(image, traversals, rows)
-    written = [
-        write_atomically(stem.with_suffix(".png"), png(tiled(rows, labels))),
-        write_atomically(stem.with_suffix(".gif"), gif(frames)),
-    ]
-    if film:
-        with replacing(stem.with_suffix(".mp4")) as unfinished:
+    still, moving, *films = pictures
+    write_atomically(still, png(tiled(rows, labels)))
+    write_atomically(moving, gif(frames))
+    for film in films:
+        with replacing(film) as unfinished:
             write_mp4(unfinished, frames)
-        written.append(stem.with_suffix(".mp4"))
-    return written
+    return pictures
 
 
 def _frames(image: Tensor, traversals: list[Traversal], rows: list[list[Bytes]]) -> list[Bytes]:

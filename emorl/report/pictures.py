@@ -18,6 +18,7 @@ from emorl.report.figures import (
     stages_figure,
 )
 from emorl.runs.files import write_atomically
+from emorl.runs.outputs import MADE_BY
 
 if TYPE_CHECKING:
     from emorl.models.base import Decomposition
@@ -68,5 +69,6 @@ def png(figure: Figure) -> bytes:
 def picture(figure: Figure, kind: Literal["png", "svg"]) -> bytes:
     """The figure as the bytes of a file."""
     buffer = BytesIO()
-    figure.savefig(buffer, format=kind)
+    program = {"png": "Software", "svg": "Creator"}[kind]
+    figure.savefig(buffer, format=kind, metadata={program: MADE_BY})
     return buffer.getvalue()

@@ -12,8 +12,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from emorl.report.colours import PALETTE
+from emorl.runs.outputs import MADE_BY
 
 Bytes = NDArray[np.uint8]
 _GAP, _TEXT, _PAPER, _INK = 2, 14, (255, 255, 255), (40, 40, 40)
@@ -104,6 +106,7 @@ def gif(frames: Sequence[Bytes]) -> bytes:
         append_images=pictures[1:],
         duration=1000 // _FRAMES_PER_SECOND,
         loop=0,
+        comment=MADE_BY,
     )
     return buffer.getvalue()
 
@@ -124,7 +127,12 @@ def write_mp4(path: Path, frames: Sequence[Bytes]) -> None:
         fps=_FRAMES_PER_SECOND,
         macro_block_size=2,
         codec="libx264",
-        output_params=["-f", "mp4"],  # a file that is not finished has another ending
+        output_params=[
+            "-f",
+            "mp4",
+            "-metadata",
+            f"comment={MADE_BY}",
+        ],  # unfinished files end otherwise
     )
     writer.send(None)
     for frame in there_and_back(frames):
@@ -147,5 +155,7 @@ def _colours(count: int) -> Bytes:
 
 def _png(image: Image.Image) -> bytes:
     buffer = BytesIO()
-    image.save(buffer, "PNG")
+    about = PngInfo()
+    about.add_text("Software", MADE_BY)
+    image.save(buffer, "PNG", pnginfo=about)
     return buffer.getvalue()

@@ -12,6 +12,8 @@ from emorl.runs.trained import located
 CONFIG, WEIGHTS = MODEL_FILES = ("config.json", "model.safetensors")
 """What `save_pretrained` writes; a checkpoint is a model folder with a state."""
 STATE_FILE = "training.pt"
+CHECKSUMS = "SHA256SUMS"
+"""Of a model's files, beside them."""
 
 _STEP = re.compile(r"step-\d{8,}")
 

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-CHECKSUMS = "SHA256SUMS"
+from emorl.runs.folder import CHECKSUMS
 
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
 _ZIP = b"PK\x03\x04"

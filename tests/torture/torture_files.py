@@ -38,7 +38,7 @@ from emorl.data.transforms import TransformedDataset
 from emorl.report import write_report
 from emorl.runs import RunFolder, checkpoint
 from emorl.runs.contents import read_contents
-from emorl.runs.integrity import CHECKSUMS
+from emorl.runs.folder import CHECKSUMS
 from emorl.runs.log import drop_rows_after
 from emorl.training.config import TrainerConfig
 from emorl.training.config_file import load_config, save_config
