@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import weakref
+from pathlib import Path
 from typing import IO
 
 from emorl.runs.files import clean, remove_empty
 from emorl.runs.folder import RunFolder, by_step, kind_of
+
+_OWNER = re.compile(r"(process \d+\n?)?")
+_LONGEST = 64  # characters that are read of what may be another's file
 
 
 class RunLock:
@@ -104,7 +109,7 @@ def is_unused(run: RunFolder) -> bool:
 
 def _locked(run: RunFolder) -> IO[str]:
     while True:
-        file = run.lock.open("a+")
+        file = _opened(run.lock)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -120,6 +125,27 @@ def _locked(run: RunFolder) -> IO[str]:
             file.flush()
             return file
         file.close()  # whoever held it has removed it meanwhile
+
+
+def _opened(lock: Path) -> IO[str]:
+    """The lock's file, made if needed: neither what a link leads to nor another's file.
+
+    Raises:
+        ValueError: if something else has that name, which would be lost.
+    """
+    if os.path.lexists(lock) and (lock.is_symlink() or not lock.is_file()):
+        raise ValueError(f"{lock}: expected the lock of a training, got {_kind_of(lock)}")
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK
+    file = os.fdopen(os.open(lock, flags, 0o666), "a+", errors="replace")
+    file.seek(0)
+    if os.fstat(file.fileno()).st_nlink > 1 or not _OWNER.fullmatch(file.read(_LONGEST)):
+        file.close()
+        raise ValueError(f"{lock}: expected the lock of a training, got another file")
+    return file
+
+
+def _kind_of(lock: Path) -> str:
+    return "a link" if lock.is_symlink() else kind_of(lock)
 
 
 def _is_there(file: IO[str], run: RunFolder) -> bool:

@@ -159,7 +159,7 @@ def test_a_sheet_replaces_none_of_the_data(fixtures_dir, tmp_path, capsys):
         before = sheet.read_bytes()
         line = ["data", "check", str(tmp_path / source), "--sheet", str(sheet), "--images", "1"]
         assert main(line) == 2
-        assert "--sheet: expected a file apart from the data" in capsys.readouterr().err
+        assert "--sheet: expected a new file or a picture of emorl" in capsys.readouterr().err
         assert sheet.read_bytes() == before
 
 

@@ -132,3 +132,36 @@ def test_a_file_system_without_locks_keeps_nobody_out(tmp_path, monkeypatch):
 
     monkeypatch.setattr(fcntl, "flock", refuse)
     RunLock(RunFolder(tmp_path)).release()
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling link", "file", "hard link", "folder", "pipe"])
+def test_what_is_no_lock_is_left_alone(tmp_path, kind):
+    """A link's target was emptied, and the link removed."""
+    mine, lock = tmp_path / "mine.txt", tmp_path / "run/.lock"
+    lock.parent.mkdir()
+    mine.write_text("" if kind == "hard link" else "thesis")
+    if kind == "link":
+        lock.symlink_to(mine)
+    elif kind == "dangling link":
+        lock.symlink_to(tmp_path / "none")
+    elif kind == "file":
+        lock.write_text("thesis")
+    elif kind == "hard link":
+        lock.hardlink_to(mine)
+    elif kind == "folder":
+        lock.mkdir()
+    else:
+        os.mkfifo(lock)
+    before = mine.read_bytes(), os.lstat(lock)[:3], os.lstat(lock).st_size
+    with pytest.raises(ValueError, match=r"\.lock: expected the lock of a training, got a"):
+        RunLock(RunFolder(lock.parent))
+    assert (mine.read_bytes(), os.lstat(lock)[:3], os.lstat(lock).st_size) == before
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_lock_that_a_killed_process_left_is_taken(tmp_path):
+    (tmp_path / ".lock").write_text("process 12345678\n")
+    lock = RunLock(RunFolder(tmp_path))
+    assert (tmp_path / ".lock").read_text() == f"process {os.getpid()}\n"
+    lock.release()
+    assert not (tmp_path / ".lock").exists()
