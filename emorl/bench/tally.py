@@ -102,9 +102,35 @@ def _slot_attention_backward(
     return 2 * q.shape[0] * q.shape[1] * k.shape[1] * width
 
 
+def _slot_iterations(x: Tensor, slots: Tensor, *others: Any, out_val: tuple[Tensor, ...]) -> int:
+    times = others[-2]
+    return 2 * times * _of_an_iteration(x, slots, others[:17], attention=2)
+
+
+def _slot_iterations_backward(
+    grad: Tensor, x: Tensor, slots: Tensor, *others: Any, out_val: Any
+) -> int:
+    """Twice the products: gradients of what a weight is multiplied by, and those of weights."""
+    weights, wanted = others[:17], others[-1]
+    of_weights = [
+        w for w, wants in zip(weights, wanted[2:], strict=True) if wants and w is not None
+    ]
+    times, rows = len(grad), slots[..., 0].numel()
+    of_rows = _of_an_iteration(x, slots, weights, attention=4 + wanted[0] * 2)
+    return 2 * times * (of_rows + rows * sum(w.numel() for w in of_weights if w.dim() == 2))
+
+
+def _of_an_iteration(x: Tensor, slots: Tensor, weights: tuple[Any, ...], attention: int) -> int:
+    """Products of an iteration's slots with each matrix, and of attention's with the inputs."""
+    matrices = sum(w.numel() for w in weights if w is not None and w.dim() == 2)
+    return slots[..., 0].numel() * (matrices + attention * x.shape[1] * x.shape[2])
+
+
 _OPERATORS: dict[Any, Callable[..., int]] = {  # on the CPU
     torch.ops.emorl.convolution: _convolution,
     torch.ops.emorl.convolution_backward: _convolution_backward,
     torch.ops.emorl.slot_attention: _slot_attention,
     torch.ops.emorl.slot_attention_backward: _slot_attention_backward,
+    torch.ops.emorl.slot_iterations: _slot_iterations,
+    torch.ops.emorl.slot_iterations_backward: _slot_iterations_backward,
 }

@@ -12,6 +12,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from emorl.compat.rules import RuledModule
+from emorl.nn.residual_mlp import ResidualMLP
 from emorl.nn.slot_iterations import Gradient, SlotLayers, SlotRules, iterate
 from emorl.ops import Backend
 
@@ -98,17 +99,13 @@ class SlotAttention(RuledModule):
             norm_inputs=self.norm1kv,
             norm_slots=self.norm1q,
             gru=self.rnn,
-            mlp=self._refined,
+            mlp=ResidualMLP(self.norm2, self.ffn),
         )
         times = num_iter or self.num_iter
         found = iterate(
             layers, self._rules, input, query, times, slot_mask=smask, keep_attention="last"
         )
         return found.slots[-1], found.attention[-1]
-
-    def _refined(self, slots: Tensor) -> Tensor:
-        refined: Tensor = slots + self.ffn(self.norm2(slots))
-        return refined
 
 
 def _gradient(trunc_bp: TruncBP) -> Gradient:

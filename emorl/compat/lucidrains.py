@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from emorl.compat.gaussian import drawn
 from emorl.compat.rules import RuledModule, rule
+from emorl.nn.residual_mlp import ResidualMLP
 from emorl.nn.slot_iterations import SlotLayers, SlotRules, iterate, require_number
 from emorl.ops import Backend, slot_attention
 
@@ -79,13 +80,9 @@ class _Slots(_DrawnSlots, RuledModule):
             norm_inputs=self.norm_input,
             norm_slots=self.norm_slots,
             gru=self.gru,
-            mlp=self._refined,
+            mlp=ResidualMLP(self.norm_pre_ff, self.mlp),
             combine=getattr(self, "combine_heads", None),
         )
-
-    def _refined(self, slots: Tensor) -> Tensor:
-        refined: Tensor = slots + self.mlp(self.norm_pre_ff(slots))
-        return refined
 
 
 class SlotAttention(_Slots):

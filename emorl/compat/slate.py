@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from emorl.compat.gaussian import drawn
 from emorl.compat.rules import RuledModule, rule
+from emorl.nn.residual_mlp import ResidualMLP
 from emorl.nn.slot_iterations import SlotLayers, SlotRules, iterate
 from emorl.ops import Backend
 
@@ -101,17 +102,13 @@ class SlotAttention(RuledModule):
             norm_inputs=self.norm_inputs,
             norm_slots=self.norm_slots,
             gru=self.gru,
-            mlp=self._refined,
+            mlp=ResidualMLP(self.norm_mlp, self.mlp),
         )
         found = iterate(
             layers, self._rules, inputs, slots, self.num_iterations, keep_attention="last"
         )
         attention = found.attention[-1]
         return found.slots[-1], (attention if attention.dim() == 3 else attention.sum(2)).mT
-
-    def _refined(self, slots: Tensor) -> Tensor:
-        refined: Tensor = slots + self.mlp(self.norm_mlp(slots))
-        return refined
 
 
 class SlotAttentionEncoder(nn.Module):

@@ -6,7 +6,7 @@ of queries, keys and values (all heads'), T iterations.
 
 from __future__ import annotations
 
-from typing import Literal, overload
+from typing import Literal, cast, overload
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from emorl.fields import shown
 from emorl.nn.initial_slots import LearnedSlots, SampledSlots
 from emorl.nn.initialisation import init_xavier
+from emorl.nn.residual_mlp import ResidualMLP
 from emorl.nn.slot_iterations import (
     Gradient,
     SlotLayers,
@@ -101,15 +102,9 @@ class SlotAttentionLayers(nn.Module):
             norm_inputs=self.norm_inputs,
             norm_slots=self.norm_slots,
             gru=self.gru,
-            mlp=None if self.mlp is None else self._refined,
+            mlp=None if self.mlp is None else ResidualMLP(cast(nn.Module, self.norm_mlp), self.mlp),
             combine=self.combine,
         )
-
-    def _refined(self, slots: Tensor) -> Tensor:
-        assert self.mlp is not None
-        assert self.norm_mlp is not None
-        refined: Tensor = slots + self.mlp(self.norm_mlp(slots))
-        return refined
 
 
 class SlotAttention(SlotAttentionLayers):

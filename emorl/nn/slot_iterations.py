@@ -19,10 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorl.fields import fit
+from emorl.nn.fused_iterations import fused_iterations
 from emorl.nn.networks import AbsorbedAttention, LinearFeatures, is_plain
 from emorl.ops import Backend, slot_attention
 from emorl.ops.library import mapped
 from emorl.ops.slot_attention import SoftmaxOver
+from emorl.ops.slot_iterations import gru_cell
 
 Gradient = Literal["full", "implicit", "bilevel"]
 KeepAttention = Literal["none", "last", "every"]
@@ -51,7 +53,8 @@ class SlotLayers(NamedTuple):
         norm_inputs: applied to the inputs once, or None.
         norm_slots: applied to the slots of each iteration, or None.
         gru: an `nn.GRUCell`; None adds the update to the slots.
-        mlp: from slots to slots [B, K, D], its norm and residual included; or None.
+        mlp: from slots to slots [B, K, D], its norm and residual included, as `ResidualMLP` has
+            them; or None.
         combine: from the heads' updates, E, to the one of the slot; or None.
     """
 
@@ -256,7 +259,10 @@ def iterate(
         _check_counted(input_mask)
     inputs = _attended(layers, rules, features, slots.shape[1] * iterations, input_mask)
     initial, states, maps = slots, [slots], []
-    for i in range(iterations):
+    if isinstance(inputs, AbsorbedAttention) and rules.gradient == "full" and slot_mask is None:
+        fused = {"none": iterations, "last": iterations - 1, "every": 0}[keep_attention]
+        states += fused_iterations(layers, rules, inputs, slots, fused)
+    for i in range(len(states) - 1, iterations):
         last = i == iterations - 1
         state, context = states[-1], nullcontext()
         if rules.gradient != "full":
@@ -372,18 +378,11 @@ def _step(
 
 
 def _recur(gru: nn.Module, update: Tensor, state: Tensor) -> Tensor:
-    """The cell's next state, [B, K, D].
-
-    Under `torch.vmap` PyTorch's own cell fails where the update is mapped and the state is not.
-    """
+    """The cell's next state, [B, K, D]."""
     if not (mapped() and is_plain(gru, nn.GRUCell)):
         moved: Tensor = gru(update.flatten(0, 1), state.flatten(0, 1))
         return moved.view_as(state)
-    of_update = F.linear(update, gru.weight_ih, gru.bias_ih).chunk(3, dim=-1)
-    of_state = F.linear(state, gru.weight_hh, gru.bias_hh).chunk(3, dim=-1)
-    reset, gate = (torch.sigmoid(x + h) for x, h in zip(of_update[:2], of_state[:2], strict=True))
-    candidate = torch.tanh(of_update[2] + reset * of_state[2])
-    return candidate + gate * (state - candidate)
+    return gru_cell(update, state, gru.weight_ih, gru.weight_hh, gru.bias_ih, gru.bias_hh)
 
 
 def _softmax(logits: Tensor, rules: SlotRules, slot_mask: Tensor | None) -> Tensor:

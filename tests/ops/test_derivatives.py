@@ -14,22 +14,43 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from emorl.bench.cases.convolution import ConvolutionCase
 from emorl.bench.cases.mixture_nll import MixtureNllCase
+from emorl.bench.cases.normals import normals
 from emorl.bench.cases.slot_attention import SlotAttentionCase
 from emorl.bench.cases.spatial_broadcast import SpatialBroadcastCase
-from emorl.ops import convolution, mixture_nll, slot_attention, spatial_broadcast
+from emorl.ops import convolution, mixture_nll, slot_attention, slot_iterations, spatial_broadcast
+from emorl.ops.slot_iterations import IterationWeights
 
 Call = Callable[[Tensor], Tensor]
+
+
+def iterated(x: Tensor, slots: Tensor, backend: str, **weights: Tensor) -> Tensor:
+    """Two iterations of slot attention, with each weight by its name."""
+    return slot_iterations(x, slots, IterationWeights(**weights), iterations=2, backend=backend)
+
+
+def slots_and_weights(dtype: torch.dtype, device: str) -> dict[str, Tensor]:
+    shapes = {"x": (2, 5, 4), "slots": (2, 3, 6), "norm_weight": (6,), "norm_bias": (6,)}
+    shapes |= {"query": (3, 6), "query_bias": (3,), "key": (3, 4), "logit": (6,), "value": (2, 4)}
+    shapes |= {"weight_ih": (18, 2), "weight_hh": (18, 6), "bias_ih": (18,), "bias_hh": (18,)}
+    shapes |= {"mlp_norm_weight": (6,), "mlp_norm_bias": (6,), "weight_in": (7, 6)}
+    shapes |= {"bias_in": (7,), "weight_out": (6, 7), "bias_out": (6,)}
+    draw = normals(dtype, device)
+    return {name: 0.5 * draw(*shape) for name, shape in shapes.items()}
+
+
 OPERATORS: dict[str, tuple[Callable[..., Tensor], dict[str, Tensor], dict[str, object]]] = {
     "slot_attention": (slot_attention, SlotAttentionCase(2, 3, 5, 4, 6).inputs, {}),
     "mixture_nll": (mixture_nll, MixtureNllCase(2, 3, 4, 4).inputs, {"sigma": 0.3}),
     "spatial_broadcast": (spatial_broadcast, SpatialBroadcastCase(3, 4, 5, 6).inputs, {}),
     "convolution": (convolution, ConvolutionCase(1, 32, 32, 16, 17, 3, 1).inputs, {"padding": 1}),
+    "slot_iterations": (iterated, slots_and_weights, {}),
 }
 ARGUMENTS = [
     *(("slot_attention", name) for name in ("q", "k", "v", "logit_bias")),
     *(("mixture_nll", name) for name in ("image", "rgb", "mask_logits")),
     *(("spatial_broadcast", name) for name in ("slot", "position")),
     *(("convolution", name) for name in ("x", "weight", "bias")),
+    *(("slot_iterations", name) for name in ("x", "slots", "key", "weight_hh", "bias_out")),
 ]
 
 

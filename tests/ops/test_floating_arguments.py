@@ -32,9 +32,11 @@ from emorl.ops import library, mixture_nll_and_gradient, slot_attention_heads
 
 modules_of_slots = importlib.import_module("emorl.nn.slot_attention")
 # Modules whose names are those of the package's functions.
-attentions, convolutions, likelihoods, broadcasts = (
+attentions, convolutions, likelihoods, broadcasts, iterated = (
     importlib.import_module(f"emorl.ops.{name}")
-    for name in ("slot_attention", "convolution", "mixture_nll", "spatial_broadcast")
+    for name in (
+        *("slot_attention", "convolution", "mixture_nll", "spatial_broadcast", "slot_iterations"),
+    )
 )
 Arguments = dict[str, Tensor]
 
@@ -60,6 +62,25 @@ def joined(results: tuple[Tensor, ...]) -> Tensor:
 def q_k_v() -> Arguments:
     shapes = {"q": (2, 3, 4), "k": (2, 5, 4), "v": (2, 5, 6), "logit_bias": (2, 3)}
     return {name: normal(*shape) for name, shape in shapes.items()}
+
+
+def slots_and_weights() -> Arguments:
+    shapes = {"x": (2, 5, 4), "slots": (2, 3, 6), "norm_weight": (6,), "norm_bias": (6,)}
+    shapes |= {"query": (3, 6), "query_bias": (3,), "key": (3, 4), "logit": (6,), "value": (2, 4)}
+    shapes |= {"weight_ih": (18, 2), "weight_hh": (18, 6), "bias_ih": (18,), "bias_hh": (18,)}
+    shapes |= {"mlp_norm_weight": (6,), "mlp_norm_bias": (6,), "weight_in": (7, 6)}
+    shapes |= {"bias_in": (7,), "weight_out": (6, 7), "bias_out": (6,)}
+    return {name: 0.5 * normal(*shape) for name, shape in shapes.items()}
+
+
+def of_iterations(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """A function of slots and weights, each by its name."""
+
+    def call(x: Tensor, slots: Tensor, backend: str | None = None, **weights: Tensor) -> Tensor:
+        options = {} if backend is None else {"backend": backend}
+        return function(x, slots, iterated.IterationWeights(**weights), iterations=2, **options)
+
+    return call
 
 
 def image_and_slots() -> Arguments:
@@ -218,12 +239,27 @@ ATTENTION, NLL, CONVOLUTION, BROADCAST = (
 NETWORKS, POSTERIOR, PLAIN = "emorl.nn.networks.", "emorl.nn.posterior.", "emorl.nn.plain."
 SLOTS, LIKELIHOODS = "emorl.nn.slot_attention.", "emorl.nn.likelihoods."
 ITERATIONS = "emorl.nn.slot_iterations."
-HEADS = "emorl.ops.slot_attention_heads."
+HEADS, OF_ITERATIONS = "emorl.ops.slot_attention_heads.", "emorl.ops.slot_iterations."
 ENTRIES: dict[str, Entry] = {
     ATTENTION + "slot_attention": Entry(
         attentions.slot_attention, q_k_v, operator="slot_attention"
     ),
     ATTENTION + "reference": Entry(lambda **x: attentions.reference(**x)[0], q_k_v),
+    OF_ITERATIONS + "slot_iterations": Entry(
+        of_iterations(iterated.slot_iterations), slots_and_weights, operator="slot_iterations"
+    ),
+    OF_ITERATIONS + "reference": Entry(of_iterations(iterated.reference), slots_and_weights),
+    OF_ITERATIONS + "gru_cell": Entry(
+        iterated.gru_cell,
+        lambda: {
+            "update": normal(3, 2),
+            "state": normal(3, 4),
+            "weight_ih": normal(12, 2),
+            "weight_hh": normal(12, 4),
+            "bias_ih": normal(12),
+            "bias_hh": normal(12),
+        },
+    ),
     NLL + "mixture_nll": Entry(
         lambda **x: likelihoods.mixture_nll(**x, sigma=0.3), image_and_slots, operator="mixture_nll"
     ),
@@ -342,6 +378,8 @@ TESTED_WITH_ANOTHER = {
     *(POSTERIOR + name for name in ("kl_divergence", "leaves", "gradients")),
     SLOTS + "SlotAttentionLayers",
     *(ITERATIONS + name for name in ("DenseAttention", "SlotIterations", "iterate")),
+    "emorl.nn.fused_iterations.fused_iterations", "emorl.nn.residual_mlp.ResidualMLP",
+    OF_ITERATIONS + "IterationWeights",
 }  # fmt: skip
 NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
     *(f"emorl.ops.library.{name}" for name in (
@@ -369,6 +407,7 @@ NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
     *(ITERATIONS + name for name in (
         "SlotLayers", "SlotRules", "require_choice", "require_number",
     )),
+    "emorl.nn.residual_mlp.is_plain_norm",
     *(PLAIN + "position_map", PLAIN + "coordinates"),
     *(f"emorl.metrics.{name}" for name in (
         # of integers, others are refused
