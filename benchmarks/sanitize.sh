@@ -25,7 +25,7 @@ run_tests() {
   env LD_PRELOAD="$runtime" ASAN_OPTIONS=detect_leaks=0 \
     UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 OMP_NUM_THREADS=2 \
     "$PYTHON" -m pytest -q --capture=sys -p no:cacheprovider "$@" \
-    tests/ops/test_{slot_attention,mixture_nll,spatial_broadcast,convolution,odd_cases}*.py
+    tests/ops/test_{slot_attention,slot_iterations,mixture_nll,spatial_broadcast,convolution,odd_cases}*.py
 }
 run_tests -k "not triton" "$@"
 

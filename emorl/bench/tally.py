@@ -116,7 +116,7 @@ def _slot_iterations_backward(
         w for w, wants in zip(weights, wanted[2:], strict=True) if wants and w is not None
     ]
     times, rows = len(grad), slots[..., 0].numel()
-    of_rows = _of_an_iteration(x, slots, weights, attention=4 + wanted[0] * 2)
+    of_rows = _of_an_iteration(x, slots, weights, attention=3 + 2 * wanted[0])
     return 2 * times * (of_rows + rows * sum(w.numel() for w in of_weights if w.dim() == 2))
 
 

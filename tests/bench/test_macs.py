@@ -23,7 +23,8 @@ from emorl.models import (
     SlotMLPConfig,
 )
 from emorl.models.slot_mlp import plain
-from emorl.ops import backends, slot_attention
+from emorl.ops import backends, slot_attention, slot_iterations
+from emorl.ops.slot_iterations import IterationWeights
 
 ROOT = Path(__file__).resolve().parents[2]
 EFFICIENT_MORL, IODINE = "efficient_morl/clevr6", "iodine/clevr6-96-authors"
@@ -197,6 +198,25 @@ def test_slot_attention_multiplies_as_often_as_its_reference(
         found.append((forward, tally.products))
     (forward, both), reference = found
     assert (forward, both - 2 * 3 * 20 * widths[0]) == reference
+
+
+def test_iterations_multiply_as_often_as_their_reference() -> None:
+    """Backward once more often, for the attention."""
+    skip_without_native("slot_iterations")
+    d, c, q, e, h = 6, 5, 4, 3, 7
+    shapes = [(d,), (d,), (q, d), (q,), (q, c), (d,), (e, c), (3 * d, e), (3 * d, d), (3 * d,)]
+    shapes += [(3 * d,), (d,), (d,), (h, d), (h,), (d, h), (d,)]
+    weights = IterationWeights(*(torch.randn(shape, requires_grad=True) for shape in shapes))
+    found = []
+    for backend in ("native", "reference"):
+        x, slots = (torch.randn(2, n, w, requires_grad=True) for n, w in ((20, c), (3, d)))
+        with Tally(torch.nn.Module()) as tally:
+            states = slot_iterations(x, slots, weights, iterations=2, backend=backend)
+            forward = tally.products
+            states.sum().backward()
+        found.append((forward, tally.products))
+    (forward, both), reference = found
+    assert (forward, both - 2 * 2 * 3 * 20 * c) == reference
 
 
 def test_counts_as_the_library_does() -> None:
