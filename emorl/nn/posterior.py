@@ -349,8 +349,9 @@ def frozen(weights: Iterable[Tensor]) -> Iterator[None]:
 
     For differentiating a score with respect to its slots alone: a custom operator computes the
     gradient of every weight that requires one, also where `torch.autograd.grad` does not return it.
+    What is computed from other tensors cannot be frozen, and stays as it is.
     """
-    trained = [weight for weight in weights if weight.requires_grad]
+    trained = [weight for weight in weights if weight.requires_grad and weight.is_leaf]
     try:
         for weight in trained:
             weight.requires_grad_(False)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from emorl.models import MODELS, ObjectCentricModel
 from emorl.nn.known_inputs import require_known
@@ -104,6 +105,42 @@ def test_as_the_decoders_own_it_gets_its_gradient(name: str) -> None:
             found.append(float(loss(model, refinement_steps=0)))
     expected = (found[0] - found[1]) / 2e-5
     assert float(factor.grad) == pytest.approx(expected, rel=1e-5)
+
+
+class Loss(nn.Module):
+    """A model's loss as a module."""
+
+    def __init__(self, model: ObjectCentricModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, steps: int) -> Tensor:
+        return loss(self.model, refinement_steps=steps)
+
+
+@pytest.mark.parametrize("steps", [0, 2])
+@pytest.mark.parametrize("computed", [False, True])
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("name", REFINING)
+def test_weights_that_stand_in_for_a_call_get_their_gradients(
+    name: str, trained: bool, computed: bool, steps: int
+) -> None:
+    """And not those of the weights that are there again in the backward pass."""
+    own = Loss(smoke(name))
+    own(steps).backward()
+    expected = {key: weight.grad for key, weight in own.named_parameters()}
+    given = {
+        key: weight.detach().clone().requires_grad_() for key, weight in own.named_parameters()
+    }
+    other = Loss(smoke(name)).requires_grad_(trained)
+    with torch.no_grad():
+        for weight in other.parameters():
+            weight.mul_(2)
+    used = {key: 1 * weight if computed else weight for key, weight in given.items()}
+    functional_call(other, used, (steps,)).backward()
+    assert all(weight.grad is None for weight in other.parameters())
+    for key, weight in given.items():
+        torch.testing.assert_close(weight.grad, expected[key], msg=key)
 
 
 def test_a_known_tensor_may_have_a_graph_of_its_own() -> None:

@@ -193,7 +193,8 @@ class IODINE(ObjectCentricModel):
             The score, and the code of each slot, [M, code width].
         """
         batch = len(request.target)
-        keep = self.config.keep_activations or not repeatable(self.decoder, self.refinement)
+        run_again = (self.decoder, self.inputs, self.refinement)
+        keep = self.config.keep_activations or not repeatable(*run_again)
         scores, codes = [], []
         per_chunk = request.images_at_once(self.config.score_chunk) or batch
         parts = zip(

@@ -110,8 +110,12 @@ def repeatable(*networks: nn.Module) -> bool:
     """Whether networks can be run once more with the numbers that they drew.
 
     Dropout is what a captured network is asked for; elsewhere all random numbers are repeated. What
-    a call changes in the network is not: spectral norm's estimate goes on.
+    a call changes in the network is not (spectral norm's estimate goes on), and neither are weights
+    that stand in for its own during a call alone, as those of `torch.func.functional_call`.
     """
+    weights = (weight for network in networks for weight in network.parameters())
+    if not all(isinstance(weight, nn.Parameter) for weight in weights):
+        return False
     layers = [layer for network in networks for layer in network.modules() if layer.training]
     drops = (isinstance(x, _DROPOUT) and x.p > 0 for x in layers)
     return not (any(map(_goes_on, layers)) or (capturing() and any(drops)))
@@ -166,6 +170,7 @@ class _ScoreDecoded(torch.autograd.Function):
         with torch.enable_grad(), ctx.autocast:
             leaf = slots.detach().requires_grad_()
             decoded = ctx.decode(leaf, *shared)
+            require_known(decoded, (leaf, *shared, *weights))
         seed = grad_decoded + grad_nll * decoded_gradient
         found = gradients(decoded, (leaf, *shared, *weights), seed)
         return None, None, None, None, None, *found
