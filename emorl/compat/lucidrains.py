@@ -45,6 +45,13 @@ class _DrawnSlots(nn.Module):
         """Slots [B, K, D] for inputs [B, N, D]; K is `num_slots`, or the constructor's."""
         count = self.num_slots if num_slots is None else num_slots
         _require_sizes(num_slots=count)
+        dim = self.slots_mu.shape[2]
+        given = isinstance(inputs, Tensor)
+        if not (given and inputs.dim() == 3 and inputs.shape[2] == dim):
+            got = [*inputs.shape] if given else type(inputs).__name__
+            raise ValueError(f"slot attention: inputs: expected a tensor [B, N, {dim}], got {got}")
+        if not inputs.is_floating_point():
+            raise ValueError(f"slot attention: inputs: expected floats, got {inputs.dtype}")
         return drawn(self.slots_mu, self.slots_logsigma, count, inputs)
 
 
@@ -152,6 +159,7 @@ class MultiHeadSlotAttention(_Slots):
     ) -> None:
         sizes = {"num_slots": num_slots, "dim": dim, "heads": heads, "dim_head": dim_head}
         _require_sizes(**sizes, iters=iters, hidden_dim=hidden_dim)
+        require_number("legacy_scale", legacy_scale, bool)
         scale = (dim if legacy_scale else dim_head) ** -0.5
         rules = SlotRules(scale=scale, heads=heads, eps=eps, backend=backend)
         super().__init__(num_slots, dim, iters, rules)
@@ -182,6 +190,7 @@ class AdaptiveSlotWrapper(nn.Module):
 
     def __init__(self, slot_attn: nn.Module, temperature: float = 1.0) -> None:
         super().__init__()
+        require_number("temperature", temperature, float)
         if temperature <= 0:
             raise ValueError(f"AdaptiveSlotWrapper: temperature: expected > 0, got {temperature}")
         self.slot_attn, self.temperature = slot_attn, temperature

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from emorl.nn.arguments import require
 from emorl.nn.posterior import Gaussian, standard_normal
 
 Spread = Literal["exp", "softplus"]
@@ -25,9 +26,14 @@ class SampledSlots(nn.Module):
     Args:
         dim: D.
         spread: from raw to the standard deviation.
+
+    Raises:
+        ValueError: if an argument is not possible.
     """
 
     def __init__(self, dim: int, spread: Spread = "exp") -> None:
+        require("SampledSlots", int, 1, dim=dim)
+        require("SampledSlots", Spread, spread=spread)
         super().__init__()
         self.spread = spread
         self.mean = nn.Parameter(torch.zeros(1, dim))
@@ -49,9 +55,13 @@ class LearnedSlots(nn.Module):
     Args:
         num_slots: K.
         dim: D.
+
+    Raises:
+        ValueError: if a number is not a whole one of 1 or more.
     """
 
     def __init__(self, num_slots: int, dim: int) -> None:
+        require("LearnedSlots", int, 1, num_slots=num_slots, dim=dim)
         super().__init__()
         self.slots = nn.Parameter(torch.empty(num_slots, dim))
         nn.init.xavier_uniform_(self.slots)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from emorl.nn.arguments import require
 from emorl.ops import Backend, mixture_nll
 from emorl.ops.mixture_nll import Likelihood, RGBActivation
 
@@ -48,6 +49,9 @@ class MixtureLikelihood(nn.Module):
         density: whether the value is the full density's, log(2 pi) / 2 more for each number.
         backend: of the op.
 
+    Raises:
+        ValueError: if an argument is not possible, or sigma requires gradients.
+
     Example:
         >>> likelihood = MixtureLikelihood(sigma=0.3)
         >>> images, decoded = torch.rand(2, 3, 8, 8), torch.randn(2, 5, 4, 8, 8)
@@ -66,6 +70,13 @@ class MixtureLikelihood(nn.Module):
         density: bool = False,
         backend: Backend = "auto",
     ) -> None:
+        owner = type(self).__name__
+        require(owner, Likelihood, kind=kind)
+        require(owner, RGBActivation, rgb_activation=rgb_activation)
+        require(owner, bool, density=density)
+        require(owner, Backend, backend=backend)
+        if isinstance(sigma, Tensor) and sigma.requires_grad:
+            raise ValueError(f"{owner}: sigma: is not trained, expected sigma.detach()")
         super().__init__()
         self.kind, self.rgb_activation = kind, rgb_activation
         self.density, self.backend = density, backend

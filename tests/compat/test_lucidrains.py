@@ -152,3 +152,34 @@ def test_sizes_that_mean_nothing_are_one_line(
     if "num_slots" in options:
         with pytest.raises(ValueError, match=f"^slot attention: {message}$"):
             kind(3, 8)(torch.zeros(1, 4, 8), **options)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        lucidrains.SlotAttention,
+        lucidrains.MultiHeadSlotAttention,
+        lucidrains.SlotAttentionExperimental,
+    ],
+)
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        (torch.zeros(1, 4, 7), r"expected a tensor \[B, N, 8\], got \[1, 4, 7\]"),
+        (torch.zeros(4, 8), r"expected a tensor \[B, N, 8\], got \[4, 8\]"),
+        ([1.0], r"expected a tensor \[B, N, 8\], got list"),
+        (torch.zeros(1, 4, 8, dtype=torch.int32), "expected floats, got torch.int32"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_one_line(
+    kind: type[nn.Module], inputs: object, message: str
+) -> None:
+    with pytest.raises(ValueError, match=f"^slot attention: inputs: {message}$"):
+        kind(3, 8)(inputs)
+
+
+def test_settings_of_other_types_are_refused() -> None:
+    with pytest.raises(ValueError, match="legacy_scale: expected true or false, got no"):
+        lucidrains.MultiHeadSlotAttention(3, 8, legacy_scale="no")
+    with pytest.raises(ValueError, match="temperature: expected a number, got nan"):
+        lucidrains.AdaptiveSlotWrapper(lucidrains.SlotAttention(3, 8), float("nan"))

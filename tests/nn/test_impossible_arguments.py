@@ -16,6 +16,7 @@ from emorl.nn import (
     SpatialBroadcastDecoder,
     make_decoder,
 )
+from emorl.nn.initial_slots import LearnedSlots, SampledSlots
 from emorl.nn.networks import PositionMap, position_ramps
 
 SPEC = BroadcastSpec(layers=2, kernel=3, padding=1, final_padding=1, channels=4, activation="elu")
@@ -88,6 +89,27 @@ CASES = [
     (DECODER, "SpatialBroadcastDecoder", {"backend": "gpu"}, BACKENDS),
     (ENCODER, "ImageEncoder", {"gain": float("nan")}, "expected a number, got nan"),
     (ENCODER, "ImageEncoder", {"convolution_backend": "gpu"}, BACKENDS),
+    *(
+        (partial(MixtureLikelihood, sigma=0.3), "MixtureLikelihood", {name: value}, expected)
+        for name, value, expected in (
+            ("kind", "x", "expected one of gaussian, mixture, mixture_joint, got x"),
+            ("rgb_activation", "relu", "expected one of sigmoid, none, got relu"),
+            ("density", "no", "expected true or false, got no"),
+            ("backend", "gpu", BACKENDS),
+            (
+                *("sigma", torch.ones(3, requires_grad=True)),
+                "is not trained, expected sigma.detach()",
+            ),
+        )
+    ),
+    (
+        partial(SampledSlots, 4),
+        "SampledSlots",
+        {"spread": "x"},
+        "expected one of exp, softplus, got x",
+    ),
+    (SampledSlots, "SampledSlots", {"dim": 0}, "expected at least 1, got 0"),
+    (partial(LearnedSlots, dim=4), "LearnedSlots", {"num_slots": 2.5}, f"{WHOLE}, got 2.5"),
     (MAKE, "make_decoder", {"kind": "tiny"}, "expected one of iodine, small, big, got tiny"),
     (
         *(MAKE, "make_decoder", {"activation": "gelu"}),
