@@ -469,8 +469,11 @@ class BroadcastSpec(NamedTuple):
             (("coordinates",), bool, None),
         ):
             require("BroadcastSpec", kind, least, **{name: own[name] for name in names})
-        smallest = max(1, self.kernel - 2 * self.padding) - self.margin
-        require("SpatialBroadcastDecoder", Size, max(1, smallest), image_size=image_size)
+        first = (
+            max(1, self.kernel - 2 * self.padding) - self.margin
+        )  # grid that the first layer takes
+        last = 1 - (self.final_kernel - 1 - 2 * self.final_padding)  # that it gives the last one
+        require("SpatialBroadcastDecoder", Size, max(1, first, last), image_size=image_size)
 
 
 class SpatialBroadcastDecoder(nn.Module):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from itertools import product
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from emorl.nn import (
     BroadcastSpec,
@@ -127,6 +129,28 @@ def test_arguments_that_are_impossible_are_one_line(
     name = "".join(f"{name}: " for name in options)
     with pytest.raises(ValueError, match=f"^{re.escape(f'{owner}: {name}{expected}')}$"):
         make(**options)
+
+
+def test_sizes_that_are_taken_are_those_that_can_be_decoded() -> None:
+    taken = []
+    for layers, kernel, padding, final in product((1, 3), (1, 3, 5), range(4), range(4)):
+        given = SPEC._replace(layers=layers, kernel=kernel, padding=padding, final_padding=final)
+        for side in range(1, 9):
+            grid = side + given.margin
+            plain = [nn.Conv2d(4, 4, kernel, padding=padding)] * layers
+            try:
+                nn.Sequential(*plain, nn.Conv2d(4, 4, 3, padding=final))(
+                    torch.zeros(1, 4, grid, grid)
+                )
+            except RuntimeError:
+                with pytest.raises(ValueError, match="image_size: expected at least"):
+                    DECODER(spec=given, image_size=(side, side))
+                taken.append(False)
+                continue
+            decoded = DECODER(spec=given, image_size=(side, side))(torch.zeros(2, 4))
+            assert decoded.shape == (2, 4, side, side)
+            taken.append(True)
+    assert {*taken} == {True, False}
 
 
 @pytest.mark.parametrize(
