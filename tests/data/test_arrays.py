@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import sys
 import zipfile
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from emorl.cli import main
 from emorl.data import convert, open_dataset
 
 RNG = np.random.default_rng(0)
@@ -138,3 +140,41 @@ def test_damage_is_one_line_that_names_the_file(tmp_path):
     np.savez(path, image=IMAGES, mask=LABELS[:, :3])
     with pytest.raises(ValueError, match=r"expected mask \[4, E, 6, 8\]"):
         open_dataset(path)
+
+
+def test_masks_are_files_of_the_data_beside_it_or_what_a_link_leads_to(tmp_path):
+    images, masks = tmp_path / "a.npy", tmp_path / "a_masks.npy"
+    np.save(images, IMAGES)
+    assert [*open_dataset(images).files()] == [images]
+    np.save(masks, np.ones(IMAGES.shape[:3], np.uint8))
+    assert [*open_dataset(images).files()] == [images, masks]
+    (tmp_path / "link.npy").symlink_to(images)
+    linked = open_dataset(tmp_path / "link.npy")
+    assert linked[0]["mask"].unique().tolist() == [1]
+    assert [*linked.files()] == [tmp_path / "link.npy", masks]
+    before = masks.read_bytes()
+    assert main(["data", "check", str(images), "--sheet", str(masks)]) == 2
+    assert masks.read_bytes() == before
+    masks.unlink()
+    masks.symlink_to(tmp_path / "nothing")
+    with pytest.raises(ValueError, match=r"a_masks\.npy: .*No such file"):
+        open_dataset(images)
+
+
+def test_parts_of_a_conversion_with_other_masks_are_stale(tmp_path, monkeypatch):
+    images, masks = tmp_path / "a.npy", tmp_path / "a_masks.npy"
+    np.save(images, IMAGES)
+    np.save(masks, np.ones(IMAGES.shape[:3], np.uint8))
+
+    def stop(*_):
+        raise OSError("full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sys.modules["emorl.data.convert"], "join", stop)
+        with pytest.raises(OSError, match="full"):
+            convert(open_dataset(images), tmp_path / "a.h5")
+    changed = np.ones(IMAGES.shape[:3], np.uint8)
+    changed[-1] = 2
+    np.save(masks, changed)
+    with pytest.raises(ValueError, match="or its source has changed; remove it"):
+        convert(open_dataset(images), tmp_path / "a.h5")

@@ -88,3 +88,9 @@ def test_missing_label_maps_and_two_variants_are_named(tmp_path):
     write(tmp_path, 1, "camo")
     with pytest.raises(ValueError, match="expected a variant of ClevrTex, got camo, full"):
         open_dataset(tmp_path, split="all")
+
+
+def test_descriptions_are_files_of_the_data(tmp_path):
+    write(tmp_path, 10)
+    found = open_dataset(tmp_path, split="test").files()
+    assert [path.suffix for path in found] == [".png", ".png", ".json"]

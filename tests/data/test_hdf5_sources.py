@@ -196,3 +196,24 @@ def test_masks_may_lack_entities_compressed_or_not(compression: str | None) -> N
         masks[:, :1] = 1
     with pytest.raises(ValueError, match=r"a\.h5: /train/masks"):
         open_dataset("a.h5")
+
+
+@pytest.mark.parametrize(
+    "labels", [2**31 + 1, 2**40, 0, -3, 2.5, "three", [3, 4], h5py.Empty("i4")]
+)
+def test_an_attribute_of_labels_is_a_number_of_them(labels: object) -> None:
+    """Larger labels would have wrapped: 2**32 + 1 became 1."""
+    with h5py.File("a.h5", "w") as file:
+        file["train/image"] = IMAGES
+        numbers = np.zeros((12, 5, 4), np.int64)
+        numbers[:, 0], numbers[:, 1] = 1, 2**32 + 1
+        file["train/mask"] = numbers
+        file["train/mask"].attrs["labels"] = labels
+    with pytest.raises(ValueError, match=r"^a\.h5: expected the attribute labels of /train/mask"):
+        open_dataset("a.h5")
+    with h5py.File("a.h5", "a") as file:
+        file["train/mask"].attrs["labels"] = 2**31
+    with pytest.raises(
+        ValueError, match=r"expected labels from 0 to 2147483647, got 0 to 42949672"
+    ):
+        open_dataset("a.h5")[0]

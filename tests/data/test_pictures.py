@@ -428,3 +428,63 @@ def test_before_resizing_pictures_keep_what_is_resized(tmp_path):
         ValueError, match=r"expected pictures of one size .* got several: .*\.png and .*/1\.png "
     ):
         open_dataset(tmp_path / "a", split="all", size=8).before_resizing()
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+def test_a_label_is_the_number_that_is_stored(bits, tmp_path):
+    """Pillow multiplies numbers of few bits, so that they show from black to white."""
+    rows = np.arange(8, dtype=np.uint8)[None].repeat(8, axis=0) % min(2**bits, 7)
+    packed = np.unpackbits(rows[..., None], axis=2)[..., 8 - bits :].reshape(8, -1)
+    lines = b"".join(b"\0" + np.packbits(line).tobytes() for line in packed)
+    header = struct.pack(">IIBBBBB", 8, 8, bits, 0, 0, 0, 0)
+    parts = (b"IHDR", header), (b"IDAT", zlib.compress(lines)), (b"IEND", b"")
+    (tmp_path / "p_masks").mkdir()
+    path = tmp_path / "p_masks/a.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*part) for part in parts))
+    (tmp_path / "p").mkdir()
+    save(tmp_path / "p/a.png", np.full((8, 8, 3), 9, np.uint8))
+    assert (open_dataset(tmp_path / "p", split="all")[0]["mask"][0].numpy() == rows).all()
+
+
+def test_a_label_map_is_turned_as_it_says(tmp_path):
+    labels = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    (tmp_path / "p").mkdir()
+    for name, stored in (("a.jpg", np.zeros((6, 8, 3), np.uint8)), ("a_mask.png", labels)):
+        save(tmp_path / "p" / name, stored + np.uint8(2 * name.endswith("jpg")), exif=turned)
+    mask = open_dataset(tmp_path / "p", split="all")[0]["mask"][0].numpy()
+    assert (mask == np.rot90(labels, -1)).all()
+
+
+def test_label_maps_that_lost_numbers_are_refused(tmp_path):
+    (tmp_path / "p").mkdir()
+    save(tmp_path / "p/a.png", np.full((8, 8, 3), 9, np.uint8))
+    Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / "p/a_mask.png", format="JPEG")
+    with pytest.raises(ValueError, match=r"a_mask\.png: expected a label map as PNG, .* got JPEG$"):
+        open_dataset(tmp_path / "p", split="all")[0]
+
+
+@pytest.mark.parametrize("beside", [True, False])
+def test_a_label_map_is_of_one_picture(beside, tmp_path):
+    for folder in ("p", "p_masks")[: 2 - beside]:
+        (tmp_path / folder).mkdir()
+    for name in ("a.png", "a.jpg"):
+        save(tmp_path / "p" / name, np.full((8, 8, 3), 9, np.uint8))
+    place = tmp_path / ("p/a_mask.png" if beside else "p_masks/a.png")
+    save(place, np.ones((8, 8), np.uint8))
+    for split in ("train", "all"):
+        with pytest.raises(ValueError, match=r"p/a\.png: expected a picture .* that of a\.jpg; re"):
+            open_dataset(tmp_path / "p", split=split)
+
+
+def test_label_maps_beside_what_a_link_leads_to_are_found(tmp_path):
+    for folder in ("p", "p_masks", "here"):
+        (tmp_path / folder).mkdir()
+    save(tmp_path / "p/a.png", np.full((8, 8, 3), 9, np.uint8))
+    save(tmp_path / "p_masks/a.png", np.full((8, 8), 3, np.uint8))
+    (tmp_path / "here/link").symlink_to(tmp_path / "p")
+    assert open_dataset(tmp_path / "here/link", split="all")[0]["mask"].unique().tolist() == [3]
+    (tmp_path / "here/link_masks").symlink_to(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="link_masks: expected a folder of label maps, got no fol"):
+        open_dataset(tmp_path / "here/link", split="all")

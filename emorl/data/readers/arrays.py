@@ -36,6 +36,7 @@ from emorl.data.readers.axes import (
 from emorl.data.readers.base import MOST_ENTITIES, FileDataset, label_map
 from emorl.data.values import LOOKED_AT, ValueRange, decide
 from emorl.memory import require_memory
+from emorl.paths import real
 
 _IMAGES = ("image", "images", "imgs")
 _MASKS = ("mask", "masks", "label", "labels")
@@ -84,6 +85,11 @@ class ArrayDataset(FileDataset):
 
     def __len__(self) -> int:
         return self._length
+
+    def files(self) -> Sequence[Path]:
+        """The file, and that of its masks."""
+        beside = None if zipfile.is_zipfile(self.path) else _beside(self.path)
+        return [self.path] if beside is None else [self.path, beside]
 
     def describe(self) -> list[str]:
         """The layout, and each array."""
@@ -172,11 +178,17 @@ class ArrayDataset(FileDataset):
 def _files(path: Path) -> Arrays:
     """An array that stays in its file, and that of its masks."""
     arrays = {_IMAGES[0]: _mapped(path)}
-    beside = path.with_name(f"{path.stem}_masks{path.suffix}")
-    if beside.is_file():
+    beside = _beside(path)
+    if beside is not None:
         with _named(beside):
             arrays[_MASKS[0]] = _mapped(beside)
     return arrays
+
+
+def _beside(path: Path) -> Path | None:
+    """The file of an array's masks: beside it, else beside what a link leads to."""
+    places = [each.with_name(f"{each.stem}_masks{each.suffix}") for each in (path, real(path))]
+    return next((place for place in places if os.path.lexists(place)), None)
 
 
 def _mapped(path: Path) -> NDArray[Any]:

@@ -73,9 +73,14 @@ class ClevrTex(PictureFiles):
         if not self.is_whole:
             self.part = f"{split}: {len(chosen):,} of {len(names):,} scenes, as published"
 
+    def files(self) -> Sequence[Path]:
+        """The scenes, their label maps and descriptions."""
+        described = [Path(_description(picture)) for picture in self.pictures]
+        return [*super().files(), *(path for path in described if path.is_file())]
+
     def _factors(self, indices: Sequence[int]) -> dict[str, Tensor]:
-        stems = [self.pictures[index].removesuffix(".png") for index in indices]
-        rows = [_entities(f"{stem}.json", self._sizes) for stem in stems]
+        places = [_description(self.pictures[index]) for index in indices]
+        rows = [_entities(place, self._sizes) for place in places]
         return {
             name: torch.tensor([[e[name] for e in row] for row in rows], dtype=torch.float32)
             for name in _NOTHING
@@ -107,6 +112,10 @@ def _of_split(path: Path, names: Sequence[str], split: str) -> list[str]:
     if first == last:
         raise ValueError(f"{path}: none of the {len(names)} scenes belongs to split {split!r}")
     return [*names[first:last]]
+
+
+def _description(picture: str) -> str:
+    return picture.removesuffix(".png") + ".json"
 
 
 def _entities(path: str, sizes: Mapping[str, float]) -> list[dict[str, float]]:

@@ -71,7 +71,7 @@ class HDF5Dataset(FileDataset):
             self.values = _values(self.layout, group, value_range)
             self.value_range = self.values.range
             read = [group[name] for name in self.layout.names]
-            self._files = sorted({self.path}.union(*map(files_of, read)))
+            self._files = sorted({self.path, Path(group.file.filename)}.union(*map(files_of, read)))
             self._tell_slow(read)
             self.values.check_first(self._first(group[self.layout.images]))
 

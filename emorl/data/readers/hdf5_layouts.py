@@ -25,6 +25,7 @@ from emorl.data.readers.base import MOST_ENTITIES
 from emorl.data.readers.hdf5_members import contents, data_set, kind, member
 from emorl.data.readers.hdf5_storage import require_stored, require_written
 from emorl.data.values import LOOKED_AT
+from emorl.fields import shown
 
 CLEVR_COLUMNS = (
     "x",
@@ -43,6 +44,7 @@ _IMAGES, _MASKS = ("imgs", "image", "images"), ("masks", "mask")
 _LATENTS = ("color", "shape", "scale", "orientation", "x", "y")
 _LABELS = "labels"
 """Attribute of a label map: how many labels there may be, 0 among them."""
+_MOST_LABELS = 2**31
 _BYTE = 255
 _PROBED_BYTES = 64 << 20
 
@@ -184,12 +186,24 @@ def _mask_axes(masks: h5py.Dataset, sizes: dict[str, int]) -> tuple[str, int | N
         assert entities is not None
         return entities, None
     if _LABELS in masks.attrs:
-        return labels, int(masks.attrs[_LABELS]) - 1
+        return labels, _most_label(masks)
     probed = list(_probed(masks))
     if entities is not None and not any(is_label_map(rows) for rows in probed):
         return entities, None
     large = masks.dtype.itemsize > 1 and any((rows > _BYTE).any() for rows in probed)
     return labels, np.iinfo(np.int32).max if large else _BYTE
+
+
+def _most_label(masks: h5py.Dataset) -> int:
+    """The largest label that a label map's attribute allows."""
+    given = np.ravel(masks.attrs[_LABELS])
+    is_whole = given.size == 1 and given.dtype.kind in "iuf" and given[0] % 1 == 0
+    if not is_whole or not 1 <= given[0] <= _MOST_LABELS:
+        raise ValueError(
+            f"expected the attribute {_LABELS} of {masks.name}, the number of labels, to be from 1 "
+            f"to {_MOST_LABELS}, got {shown(masks.attrs[_LABELS])}"
+        )
+    return int(given[0]) - 1
 
 
 def _probed(masks: h5py.Dataset) -> Iterator[np.ndarray]:

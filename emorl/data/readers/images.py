@@ -26,6 +26,7 @@ from torch import Tensor
 from emorl.data.base import Batch
 from emorl.data.random import SPLITS
 from emorl.data.readers.base import FileDataset
+from emorl.data.readers.label_maps import masks_beside, masks_of, require_own
 from emorl.data.readers.pictures import (
     ENDINGS,
     framed,
@@ -38,7 +39,6 @@ from emorl.data.splits import ALL
 from emorl.data.transforms import CENTRE, Box, Shape, centred, cut, method_of, shape_of
 from emorl.data.values import BYTES, LOOKED_AT, PixelValues, ValueRange
 
-_BESIDE = "_mask"
 _SPLIT_IN = 10  # parts, of which one is "test", one "val", the rest "train"
 _FINER = 2  # times the asked size, at which a JPEG may be decoded before it is resized
 
@@ -224,7 +224,7 @@ def find_pictures(folder: Path) -> list[str]:
         ValueError: if there is no such folder, or no picture in it.
     """
     names = _picture_files(folder)
-    maps = {*_masks_beside(names).values()}
+    maps = {*masks_beside(names).values()}
     return [name for name in names if name not in maps]
 
 
@@ -265,11 +265,14 @@ def _picture_files(folder: Path) -> list[str]:
 def _listed(path: Path, split: str) -> tuple[list[str], list[str], int]:
     """The pictures of a split, their label maps, if they have any, and how many all splits have."""
     files = _picture_files(path)
-    beside = _masks_beside(files)
+    beside = masks_beside(files)
     maps = {*beside.values()}
     names = [name for name in files if name not in maps]
     chosen = _of_split(path, names, split)
-    return [str(path / name) for name in chosen], _masks_of(path, chosen, beside), len(names)
+    masks = masks_of(path, chosen, beside)
+    if masks:
+        require_own(path, names)
+    return [str(path / name) for name in chosen], masks, len(names)
 
 
 def _cropped(picture: str, full: Shape, crop: str | Sequence[int] | None) -> Shape:
@@ -300,41 +303,3 @@ def _of_split(path: Path, names: Sequence[str], split: str) -> list[str]:
     if not chosen:
         raise ValueError(f"{path}: none of the {len(names)} pictures belongs to split {split!r}")
     return chosen
-
-
-def _masks_beside(names: Sequence[str]) -> dict[str, str]:
-    """The label map beside each picture, by the picture's name without ending."""
-    stems = {name.rpartition(".")[0] for name in names}
-    found = {}
-    for name in names:
-        stem, _, ending = name.rpartition(".")
-        if ending.lower() == "png" and (of := stem.removesuffix(_BESIDE)) != stem and of in stems:
-            found[of] = name
-    return found
-
-
-def _masks_of(path: Path, names: Sequence[str], beside: dict[str, str]) -> list[str]:
-    """The label map of each picture; nothing if there are none.
-
-    Raises:
-        ValueError: naming the first that is missing.
-    """
-    parallel = path.with_name(f"{path.name}_masks")
-    stems = [name.rpartition(".")[0] for name in names]
-    if parallel.is_dir():
-        masks = [str(parallel / f"{stem}.png") for stem in stems]
-        missing = next((mask for mask in masks if not os.path.isfile(mask)), None)
-        if missing is not None:
-            raise ValueError(f"{missing}: no such file; {parallel} must have one for each picture")
-        return masks
-    if not beside:
-        return []
-    without = next(
-        (name for name, stem in zip(names, stems, strict=True) if stem not in beside), None
-    )
-    if without is not None:
-        raise ValueError(
-            f"{path / without}: no label map beside it ({Path(without).stem}{_BESIDE}.png), as "
-            f"{len(beside)} other pictures have"
-        )
-    return [str(path / beside[stem]) for stem in stems]

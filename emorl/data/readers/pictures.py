@@ -31,6 +31,7 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _SHOWN_16 = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 _BITS = "1"
 _LABELS = (_BITS, "L", "P", *_SHOWN_16)
+_BIT_DEPTH = 24  # byte of a PNG that tells how many bits a number has
 _ORIENTATION = 0x0112  # EXIF; from 5 on the picture lies on its side
 # Pixels that a byte can stand for: deflate makes at most 1032 bytes out of one, and a byte of a
 # PNG holds up to eight pixels; JPEG and BMP's run lengths make fewer. WebP stores a picture of a
@@ -97,7 +98,7 @@ def read_colours(
 
 
 def read_labels(path: str | Path, shape: Shape, most: int) -> NDArray[Any]:
-    """A label map, [H, W]: the numbers of its pixels, or of a palette's entries.
+    """A label map, [H, W]: the numbers of its pixels, or of a palette's entries, turned as it says.
 
     Args:
         path: the file.
@@ -108,18 +109,21 @@ def read_labels(path: str | Path, shape: Shape, most: int) -> NDArray[Any]:
         ValueError: naming the file, if it is damaged or no such label map.
     """
     with _opened(path) as file:
+        if file.format != "PNG":
+            raise ValueError(f"expected a label map as PNG, which keeps numbers, got {file.format}")
         if file.mode not in _LABELS:
             raise ValueError(
                 "expected a label map (grey or palette; a pixel's number is its object's, "
                 f"0 the background), got {file.mode}"
             )
-        if (found := (file.height, file.width)) != shape:
+        _require_checksums(file, path)
+        labels = np.array(ImageOps.exif_transpose(file))
+        if (found := labels.shape) != shape:
             raise ValueError(
                 f"expected a label map of {shape[0]}x{shape[1]} as its picture, "
                 f"got {found[0]}x{found[1]}"
             )
-        _require_checksums(file, path)
-        return labels_of(np.array(file), most)
+        return labels_of(labels // _scale(path) if file.mode == "L" else labels, most)
 
 
 def require_bright(pictures: Mapping[str, Header] | Mapping[Path, Header]) -> None:
@@ -161,6 +165,13 @@ def _brightest(path: str | Path) -> int:
     """The largest number of a picture."""
     with _opened(path) as file:
         return int(_numbers(file).max())
+
+
+def _scale(path: str | Path) -> int:
+    """What Pillow multiplies the numbers of a PNG of grey with, so that the largest is 255."""
+    with open(path, "rb") as file:
+        bits = file.read(_BIT_DEPTH + 1)[_BIT_DEPTH]
+    return 255 // (2**bits - 1)
 
 
 @contextmanager
