@@ -20,7 +20,7 @@ from emorl.data.generators.real10 import TetrominoesReal10
 from emorl.data.generators.tetrominoes import Tetrominoes
 from emorl.data.transforms import CROPS, TransformedDataset, shape_of
 from emorl.data.values import value_range as as_range
-from emorl.fields import fit
+from emorl.fields import fit, shown
 from emorl.paths import local
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ def open_dataset(
     Raises:
         ValueError: if there is no such data set, or the file cannot be used; one line says why.
     """
+    if not isinstance(spec, str | os.PathLike):
+        raise ValueError(f"spec: expected a generator's name or a path, got {shown(spec)}")
     require_split_name(split)
     seed, limit = fit("seed", seed, int), fit("limit", limit, int | None)
     max_objects = fit("max_objects", max_objects, int | None)
@@ -200,8 +202,8 @@ def require_split_name(split: str) -> None:
     Raises:
         ValueError: naming what is allowed.
     """
-    if not re.fullmatch(r"\w[\w. -]*", split):
-        raise ValueError(f"split: expected a name of letters, digits, '-', '_', got {split!r}")
+    if not isinstance(split, str) or not re.fullmatch(r"\w[\w. -]*", split):
+        raise ValueError(f"split: expected a name of letters, digits, '-', '_', got {shown(split)}")
 
 
 def is_arrays(path: Path) -> bool:

@@ -95,11 +95,13 @@ def disentanglement(importance: Floats, added: float = 0.0) -> float:
 
     Args:
         importance: [D, F], 0 or more.
-        added: to each importance before its entropy.
+        added: to each importance before its entropy; 0 or more.
 
     Raises:
-        ValueError: if an importance is negative or not finite.
+        ValueError: if an importance or what is added is negative or not finite.
     """
+    if not 0 <= (added := fit("added", added, float)) < np.inf:
+        raise ValueError(f"added: expected a finite number >= 0, got {added}")
     if importance.ndim != 2 or not (np.isfinite(importance) & (importance >= 0)).all():
         raise ValueError("importance: expected finite numbers >= 0, [D, F]")
     weights = importance.sum(axis=1)

@@ -98,9 +98,9 @@ def halves(codes: Floats, factors: Sequence[Factor]) -> Halves:
 
     Raises:
         ModuleNotFoundError: without scikit-learn.
-        ValueError: if there are no factors or fewer than four objects, or a factor is that of
-            another number of objects, or the same for all objects of the first half; if codes are
-            not finite.
+        ValueError: if there are no factors, two of one name or fewer than four objects, or a factor
+            is that of another number of objects, or the same for all objects of the first half; if
+            codes are not finite.
     """
     require_codes(codes)
     from sklearn.model_selection import train_test_split
@@ -109,6 +109,9 @@ def halves(codes: Floats, factors: Sequence[Factor]) -> Halves:
         raise ValueError(
             f"expected 4 or more objects with factors, got {len(codes)} with {len(factors)}"
         )
+    names = [factor.name for factor in factors]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"expected factors of different names, got {twice[0]} {len(twice)} times")
     for factor in factors:
         if len(factor.values) != len(codes):
             raise ValueError(

@@ -45,6 +45,8 @@ def mean_squared_error(
             "mean_squared_error: expected label maps that broadcast to the image "
             f"{list(image.shape)}, got {list(objects.shape)}"
         )
+    if not objects.isfinite().all():
+        raise ValueError("mean_squared_error: expected labels, got objects with NaN or infinity")
     counted = (objects != 0).expand_as(squared)
     return squared.masked_fill(~counted, 0).flatten(1).sum(1) / counted.flatten(1).sum(1)
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from emorl.fields import fit
 from emorl.metrics.contingency import assigned, contingency, intersection_over_union
 
 
@@ -47,6 +48,7 @@ def adjusted_rand_index(
 
     Source: Hubert & Arabie, Comparing partitions (1985); Greff et al., IODINE (2019).
     """
+    foreground_only = fit("foreground_only", foreground_only, bool)
     counts = contingency(true, predicted, foreground_only).counts
     total = counts.sum((1, 2))
     together = (counts * counts).sum((1, 2))
@@ -81,6 +83,7 @@ def mean_iou(true: Tensor, predicted: Tensor, *, foreground_only: bool = False) 
     Raises:
         ValueError: if shapes differ or labels are not non-negative integers.
     """
+    foreground_only = fit("foreground_only", foreground_only, bool)
     table = contingency(true, predicted)
     iou = intersection_over_union(table.counts)
     present = table.counts.sum(2) > 0  # [B, T]
@@ -142,6 +145,7 @@ def segmentation_covering(
 
 def _best_overlap(true: Tensor, predicted: Tensor, foreground_only: bool) -> tuple[Tensor, Tensor]:
     """Of each true segment its best IoU, 0 where it is absent, and its pixels, [B, T] each."""
+    foreground_only = fit("foreground_only", foreground_only, bool)
     table = contingency(true, predicted)
     pixels, iou = table.counts.sum(2), intersection_over_union(table.counts)
     best = iou.amax(2) if iou.shape[2] else iou.new_zeros(iou.shape[:2])

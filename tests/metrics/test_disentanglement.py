@@ -302,3 +302,17 @@ def test_numbers_that_are_none_are_refused(bad):
         dci(np.random.default_rng(0).normal(size=(8, 3)), factors, trees=0)
     with pytest.raises(ValueError, match=r"seed: expected a whole number or null, got 0\.5"):
         dci(np.random.default_rng(0).normal(size=(8, 3)), factors, seed=0.5)
+
+
+@pytest.mark.parametrize("added", [float("nan"), float("inf"), -1, -0.5, "x"])
+def test_what_is_added_is_a_number_from_0_on(added):
+    with pytest.raises(ValueError, match="added: expected"):
+        disentanglement(np.eye(3), added)
+
+
+@pytest.mark.parametrize("score", [dci, released_dci])
+def test_two_factors_of_one_name_are_refused(score):
+    codes = np.random.default_rng(0).normal(size=(20, 2))
+    factors = [Factor("x", codes[:, column], False) for column in range(2)]
+    with pytest.raises(ValueError, match="factors of different names, got x 2 times"):
+        score(codes, factors, trees=2)

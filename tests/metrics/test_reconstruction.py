@@ -64,3 +64,13 @@ def test_images_of_every_other_dtype_are_refused(dtype) -> None:
 def test_what_has_no_error_is_refused(reconstruction, message) -> None:
     with pytest.raises(ValueError, match=message):
         mean_squared_error(torch.zeros(1, 3), reconstruction)
+
+
+@pytest.mark.parametrize("label", [float("nan"), float("inf")])
+def test_objects_are_labels(label):
+    image = torch.rand(2, 3, 4, 4)
+    objects = torch.ones(2, 1, 4, 4)
+    assert mean_squared_error(image, image, objects=objects).tolist() == [0, 0]
+    objects[1, 0, 3, 3] = label
+    with pytest.raises(ValueError, match="expected labels, got objects with NaN or infinity"):
+        mean_squared_error(image, image, objects=objects)

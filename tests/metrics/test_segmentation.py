@@ -381,3 +381,13 @@ def test_bounds_of_matched_objects_are_held(options, message):
     labels = torch.ones(1, 4, dtype=torch.uint8)
     with pytest.raises(ValueError, match=message):
         match_objects(labels, labels, **options)
+
+
+@pytest.mark.parametrize(
+    "metric", [adjusted_rand_index, mean_iou, mean_best_overlap, segmentation_covering]
+)
+@pytest.mark.parametrize("flag", ["no", 2, None])
+def test_a_flag_is_yes_or_no(metric, flag):
+    labels = torch.ones(1, 2, 2, dtype=torch.uint8)
+    with pytest.raises(ValueError, match="foreground_only: expected"):
+        metric(labels, labels, foreground_only=flag)

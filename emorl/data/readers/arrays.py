@@ -13,6 +13,7 @@ import io
 import math
 import os
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,8 +34,9 @@ from emorl.data.readers.axes import (
     mask_axes,
     require_finite_masks,
 )
-from emorl.data.readers.base import MOST_ENTITIES, FileDataset, label_map
+from emorl.data.readers.base import MOST_ENTITIES, FileDataset, label_map, only_one
 from emorl.data.values import LOOKED_AT, ValueRange, decide
+from emorl.fields import shown
 from emorl.memory import require_memory
 from emorl.paths import real
 
@@ -65,7 +67,7 @@ class ArrayDataset(FileDataset):
         self._opened: Arrays | None = None
         with _named(self.path):
             arrays = self._arrays()
-            self._images = _one_of(arrays, _IMAGES)
+            self._images = only_one([name for name in _IMAGES if name in arrays], "images")
             if self._images is None:
                 expected = f"an array {' or '.join(_IMAGES)}"
                 raise ValueError(f"expected {expected}, got {', '.join(arrays) or 'nothing'}")
@@ -73,7 +75,7 @@ class ArrayDataset(FileDataset):
             self._axes = image_axes(images.shape, self._images)
             sizes = dict(zip(self._axes, images.shape, strict=True))
             self._length, self.image_size = sizes["N"], (sizes["H"], sizes["W"])
-            self._masks = _one_of(arrays, _MASKS)
+            self._masks = _masks_among(arrays, sizes)
             if self._masks is not None:
                 self._inspect_masks(arrays[self._masks], sizes)
             self.values = decide(value_range, None, None, images.dtype)
@@ -203,14 +205,16 @@ def _archive(path: Path) -> Arrays:
     arrays: Arrays = {}
     with zipfile.ZipFile(path) as archive:
         needed = 0
+        names = [member.filename.removesuffix(".npy") for member in archive.infolist()]
+        if twice := [name for name, count in Counter(names).items() if count > 1]:
+            raise ValueError(f"expected each array once, got several {shown(twice[0])}")
         for member in archive.infolist():
             with archive.open(member) as file:
                 most = min(member.file_size, _INFLATES * (member.compress_size + 1))
                 needed += _declared(file, most, member.filename)
         require_memory(needed, "its arrays")
-        for member in archive.infolist():
+        for name, member in zip(names, archive.infolist(), strict=True):
             with archive.open(member) as file:
-                name = member.filename.removesuffix(".npy")
                 arrays[name] = npy.read_array(file, allow_pickle=False)
     return arrays
 
@@ -246,8 +250,12 @@ def _first(images: NDArray[Any]) -> Iterator[tuple[range, NDArray[Any]]]:
         yield range(start, start + len(rows)), rows
 
 
-def _one_of(arrays: Arrays, names: Sequence[str]) -> str | None:
-    return next((name for name in names if name in arrays), None)
+def _masks_among(arrays: Arrays, sizes: dict[str, int]) -> str | None:
+    """The array of masks; of several, the only one of such a shape: labels [N] are a factor."""
+    known = {axis: sizes[axis] for axis in "NHW"}
+    named = [name for name in _MASKS if name in arrays]
+    shaped = [name for name in named if any(mask_axes(arrays[name].shape, known))]
+    return only_one(shaped or named[:1], "masks")
 
 
 def _plain(masks: NDArray[Any]) -> NDArray[Any]:

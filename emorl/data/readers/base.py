@@ -69,6 +69,20 @@ class FileDataset(ObjectDataset):
         return self.read(indices)[0]
 
 
+def only_one(names: Sequence[str], what: str) -> str | None:
+    """The name of what a file holds; None if there is none.
+
+    Raises:
+        ValueError: if there are several, of which any could be meant.
+    """
+    if len(names) > 1:
+        raise ValueError(
+            f"expected {what} under one name, got {' and '.join(names)}; which are meant? "
+            "rename or leave out the others"
+        )
+    return names[0] if names else None
+
+
 def label_map(entity_masks: Tensor) -> Tensor:
     """The entity that is strongest at each pixel.
 

@@ -21,8 +21,8 @@ import h5py
 import numpy as np
 
 from emorl.data.readers.axes import image_axes, is_label_map, mask_axes
-from emorl.data.readers.base import MOST_ENTITIES
-from emorl.data.readers.hdf5_members import contents, data_set, kind, member
+from emorl.data.readers.base import MOST_ENTITIES, only_one
+from emorl.data.readers.hdf5_members import contents, data_set, kind, member, text_of
 from emorl.data.readers.hdf5_storage import require_stored, require_written
 from emorl.data.values import LOOKED_AT
 from emorl.fields import shown
@@ -104,7 +104,8 @@ def splits(file: h5py.File) -> list[str]:
     if _first(file, _IMAGES) is not None:
         return []
     groups = [name for name in file if isinstance(member(file, name), h5py.Group)]
-    return [name for name in groups if _first(file[name], _IMAGES) is not None] or groups
+    with_images = [name for name in groups if _first(file[name], _IMAGES) is not None]
+    return [text_of(name) for name in with_images or groups]
 
 
 def find_layout(file: h5py.File, split: str) -> Layout:
@@ -130,6 +131,8 @@ def find_layout(file: h5py.File, split: str) -> Layout:
 
 
 def _layout(path: str, group: h5py.Group, name: str) -> Layout:
+    only_one(_data_sets(group, _IMAGES), "images")
+    only_one(_data_sets(group, _MASKS), "masks")
     images = data_set(group, name)
     assert images is not None
     axes = image_axes(images.shape, name)
@@ -166,6 +169,10 @@ def _name(images: str, has_masks: bool, has_labels: bool) -> str:
 
 def _first(group: h5py.Group, names: Sequence[str]) -> str | None:
     return next((name for name in names if name in group), None)
+
+
+def _data_sets(group: h5py.Group, names: Sequence[str]) -> list[str]:
+    return [name for name in names if isinstance(member(group, name), h5py.Dataset)]
 
 
 def _mask_axes(masks: h5py.Dataset, sizes: dict[str, int]) -> tuple[str, int | None]:
@@ -248,7 +255,7 @@ def _column_names(factors: h5py.Dataset, length: int) -> tuple[str, ...]:
     if len(shape) != 3 or shape[0] != length or 0 in shape:
         raise ValueError(f"expected factors [{length}, E, F], got {list(shape)}")
     given = np.ravel(factors.attrs.get("columns", ()))
-    columns = [n.decode("utf-8", "replace") if isinstance(n, bytes) else str(n) for n in given]
+    columns = [text_of(name if isinstance(name, bytes) else str(name)) for name in given]
     if not columns:
         return CLEVR_COLUMNS if shape[2] == len(CLEVR_COLUMNS) else ("factors",) * shape[2]
     if len(columns) != shape[2]:

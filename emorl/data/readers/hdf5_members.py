@@ -18,7 +18,7 @@ def named_errors(path: Path, where: str = "") -> Iterator[None]:
     try:
         yield
     except (OSError, ValueError, RuntimeError, KeyError, TypeError) as error:
-        text = " ".join(str(error).split())
+        text = text_of(" ".join(str(error).split()))
         if not text.startswith(f"{path}: "):
             text = f"{path}: {where}{text}"
         raise ValueError(text) from None
@@ -72,6 +72,14 @@ def kind(found: Any) -> str:
 
 def contents(group: h5py.Group) -> str:
     """The names in a group, in one line."""
-    names = [f"{n}/" if isinstance(member(group, n), h5py.Group) else n for n in group]
+    names = [
+        f"{text_of(n)}/" if isinstance(member(group, n), h5py.Group) else text_of(n) for n in group
+    ]
     shown = [*names[:_LISTED], "..."] if len(names) > _LISTED else names
     return ", ".join(shown) or "nothing"
+
+
+def text_of(name: str | bytes) -> str:
+    """A name as text of one line: what does not print, or is no UTF-8, is escaped."""
+    text = name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
