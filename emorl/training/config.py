@@ -232,10 +232,13 @@ def check_curriculum(curriculum: Curriculum) -> None:
             raise ValueError(
                 f"{where}: expected [[0, value], [later step, value], ...], got steps {begins}"
             )
-        for _, value in stages:
-            if value < 0 or (name in SIZES and not isinstance(value, int)):
+        least = 1 if name == "num_slots" else 0
+        for begin, value in stages:
+            if value < least or (name in SIZES and not isinstance(value, int)):
                 kind = "whole number" if name in SIZES else "number"
-                raise ValueError(f"{where}: expected a {kind} >= 0, got {value}")
+                raise ValueError(
+                    f"{where}: expected a {kind} >= {least}, got {value} from step {begin} on"
+                )
 
 
 def _at_least(name: str, value: float | None, least: int) -> None:

@@ -35,6 +35,7 @@ from emorl.runs.integrity import DamagedError
 from emorl.runs.lock import RunLock
 from emorl.runs.log import Row
 from emorl.training.config import Curriculum, TrainerConfig
+from emorl.training.curriculum import require_possible
 from emorl.training.devices import lock_run, make_accelerator, precision_of, require_one_step
 from emorl.training.graph import GraphedStep, captures
 from emorl.training.interrupt import StopRequest
@@ -359,6 +360,7 @@ class Trainer:
         self.last_checkpoint = saved.folder
 
     def _check(self) -> None:
+        require_possible(self.config.curriculum, self.model, self.config.batch_size)
         height, width = self.dataset.image_size
         at_once = self.config.batch_size // self.accelerator.num_processes * (1 + 2 * self.workers)
         require_memory(
