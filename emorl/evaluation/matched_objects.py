@@ -5,7 +5,7 @@ Legend: N objects, K slots, D dimensions of a slot.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emorl.data import Batch, ObjectDataset
-from emorl.evaluation.measuring import evaluating, noise_for
+from emorl.evaluation.measuring import evaluating, label_maps, noise_for, whole_label_maps
 from emorl.evaluation.per_image import labels_at
 from emorl.metrics import match_objects
 from emorl.models import Decomposition, ObjectCentricModel
@@ -67,15 +67,14 @@ def match(
         for start in range(0, images, batch_size):
             indices = range(start, min(start + batch_size, images))
             batch = dataset.__getitems__(indices)
-            true = (batch if whole is None else whole.__getitems__(indices)).mask
-            assert true is not None  # `_lack` has made sure
+            maps = label_maps(batch) if whole is None else whole_label_maps(whole, indices)
             decomposition = model(
                 batch.image.to(device),
                 refinement_steps=refinement_steps,
                 num_slots=num_slots,
                 generator=noise_for(model, indices, seed=seed, device=device, means=True),
             )
-            gathered.add(batch, true[:, 0].cpu(), decomposition)
+            gathered.add(batch, maps, decomposition)
     return gathered.objects()
 
 
@@ -90,18 +89,18 @@ class _Gathered:
         self._kept: list[int] = []
         self._seen = 0
 
-    def add(self, batch: Batch, true: Tensor, decomposition: Decomposition) -> None:
-        """Add a batch with its label maps [B, H, W] and its decomposition."""
+    def add(self, batch: Batch, maps: Iterable[Tensor], decomposition: Decomposition) -> None:
+        """Add a batch with its decomposition and each image's label map [H, W]."""
         slots = decomposition.slots.double().cpu().numpy()
         masks = decomposition.masks[:, :, 0]
-        predicted = labels_at(masks, (true.shape[1], true.shape[2])).cpu()
-        pairs = match_objects(
-            true.long(), predicted, least_pixels=LEAST_PIXELS, least_iou=LEAST_IOU
-        )
         factors = {n: x.double().cpu().numpy() for n, x in properties(batch.factors).items()}
         entities = min(x.shape[1] for x in factors.values())  # a file may have more masks
-        for row, own in enumerate(pairs):
-            labels, pixels = true[row].unique(return_counts=True)
+        for row, true in enumerate(x.cpu() for x in maps):
+            predicted = labels_at(masks[row, None].cpu(), (true.shape[0], true.shape[1]))
+            (own,) = match_objects(
+                true[None].long(), predicted, least_pixels=LEAST_PIXELS, least_iou=LEAST_IOU
+            )
+            labels, pixels = true.unique(return_counts=True)
             visible = [
                 label
                 for label, count in zip(labels.tolist(), pixels.tolist(), strict=True)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from emorl.data import ObjectDataset
+from emorl.data import Batch, ObjectDataset
 from emorl.evaluation.noise import ImageNoise
 from emorl.evaluation.per_image import numbers_of
 from emorl.models import ObjectCentricModel
@@ -49,8 +49,6 @@ class Measurement:
     def of(self, indices: range) -> dict[str, Tensor]:
         """Every number of these images, name -> float64 [samples, B] on the CPU."""
         batch = self.dataset.__getitems__(indices).to(self.device)
-        whole = self.whole
-        mask = None if whole is None else whole.__getitems__(indices).to(self.device).mask
         drawn = []
         for seed in self.seeds:
             objective = self.model.score(
@@ -63,7 +61,7 @@ class Measurement:
                 batch,
                 objective,
                 attention=self._attention(batch.image, self._noise(indices, seed)),
-                true=None if mask is None else mask[:, 0],
+                whole=None if self.whole is None else whole_label_maps(self.whole, indices),
                 perceptual=self.perceptual,
             )
             drawn.append({name: x.cpu().double() for name, x in numbers.items()})
@@ -84,6 +82,23 @@ class Measurement:
             details=True,
         ).attention
         return None if maps is None else maps[:, -1]
+
+
+def label_maps(batch: Batch) -> Iterator[Tensor]:
+    """The label map [H, W] of each image.
+
+    Raises:
+        ValueError: if there are none.
+    """
+    if batch.mask is None:
+        raise ValueError(f"image {int(batch.index[0])}: expected a label map, got none")
+    yield from batch.mask[:, 0]
+
+
+def whole_label_maps(whole: ObjectDataset, indices: Iterable[int]) -> Iterator[Tensor]:
+    """`label_maps` of images, which can be large: they are read one by one."""
+    for index in indices:
+        yield from label_maps(whole.__getitems__([index]))
 
 
 def noise_for(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from emorl.data import Batch
@@ -43,7 +44,7 @@ def numbers_of(
     objective: Objective,
     *,
     attention: Tensor | None = None,
-    true: Tensor | None = None,
+    whole: Iterable[Tensor] | None = None,
     perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
 ) -> dict[str, Tensor]:
     """Every number of every image, name -> [B].
@@ -52,19 +53,27 @@ def numbers_of(
         batch: the images.
         objective: their loss and decomposition.
         attention: of the last layer, [B, K, H, W], to be scored like masks.
-        true: label maps [B, H', W'] to compare with, of the images before they were resized:
-            masks are then resized to that size. None for the batch's own.
+        whole: a label map [H', W'] of each image to compare with, as it was before it was resized:
+            masks are then resized to that size, one image after the other, since these maps can be
+            large. None for the batch's own.
         perceptual: a distance of images and reconstructions, for "lpips".
     """
     decomposition = objective.decomposition
+    image = batch.image.to(decomposition.reconstruction.dtype) / 255
     values = {}
     if batch.mask is not None:
-        whole = batch.mask[:, 0] if true is None else true
-        values.update(segmentation_scores(whole, decomposition.masks[:, :, 0]))
+        masks = {"": decomposition.masks[:, :, 0]}
         if attention is not None:
-            scores = segmentation_scores(whole, attention)
-            values.update({f"{FROM_ATTENTION}{name}": x for name, x in scores.items()})
-    image = batch.image.to(decomposition.reconstruction.dtype) / 255
+            masks[FROM_ATTENTION] = attention
+        if whole is None:
+            values = _scores(batch.mask[:, 0], masks)
+        else:
+            values = _joined(
+                _scores(
+                    true[None].to(image.device), {name: x[row, None] for name, x in masks.items()}
+                )
+                for row, true in enumerate(whole)
+            )
     values["mse"] = mean_squared_error(image, decomposition.reconstruction)
     if batch.mask is not None:
         values["fg_mse"] = mean_squared_error(
@@ -74,6 +83,20 @@ def numbers_of(
         values["lpips"] = perceptual(image, decomposition.reconstruction)
     last = {"nll": objective.nll_per_image, "kl": objective.kl_per_image}
     return {**values, **last, **objective.terms}
+
+
+def _scores(true: Tensor, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The scores of masks by what their names begin with."""
+    return {
+        f"{prefix}{name}": values
+        for prefix, own in masks.items()
+        for name, values in segmentation_scores(true, own).items()
+    }
+
+
+def _joined(parts: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
+    rows = [*parts]
+    return {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
 
 
 def segmentation_scores(true: Tensor, masks: Tensor) -> dict[str, Tensor]:
@@ -106,12 +129,24 @@ def labels_at(masks: Tensor, size: tuple[int, int]) -> Tensor:
     """
     if tuple(masks.shape[-2:]) == size:
         return masks.argmax(dim=1)
+    small = masks.detach().float().cpu().numpy()
+    labels = np.stack([_largest_at(own, size) for own in small])
+    return torch.from_numpy(labels).to(masks.device)
+
+
+def _largest_at(masks: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.int64]:
+    """The first of the largest masks of an image, at each pixel.
+
+    One slot after the other: enlarged, all of them would be large.
+    """
     from PIL import Image
 
-    flat = masks.detach().float().cpu().flatten(0, 1).numpy()
-    resized = [
-        np.asarray(Image.fromarray(mask).resize((size[1], size[0]), Image.Resampling.BICUBIC))
-        for mask in flat
-    ]
-    whole = torch.from_numpy(np.stack(resized)).unflatten(0, masks.shape[:2])
-    return whole.argmax(dim=1).to(masks.device)
+    largest = np.full(size, -np.inf, dtype=np.float32)
+    labels = np.zeros(size, dtype=np.int64)
+    for slot, mask in enumerate(masks):
+        image = Image.fromarray(mask)
+        resized = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BICUBIC))
+        is_larger = resized > largest
+        labels[is_larger] = slot
+        largest[is_larger] = resized[is_larger]
+    return labels

@@ -13,7 +13,7 @@ from training_fakes import SIZE, FakeConfig, FakeImages, FakeModel
 
 from emorl.data import Batch, ObjectDataset, open_dataset
 from emorl.data.transforms import TransformedDataset
-from emorl.evaluation import evaluate, protocols
+from emorl.evaluation import evaluate, per_image, protocols
 from emorl.metrics import adjusted_rand_index
 from emorl.models import Decomposition
 from emorl.models.base import Request
@@ -223,6 +223,34 @@ def test_the_paper_compares_at_the_size_of_the_true_masks():
     assert paper["ari"]["mean"] == pytest.approx(scores.mean().item(), abs=1e-12)
     assert paper["ari"]["mean"] != plain["ari"]["mean"]
     assert paper["mse"] == plain["mse"]
+
+
+def test_the_paper_reads_whole_masks_one_by_one(monkeypatch):
+    """Those of a batch of large pictures would fill the memory; neither are they enlarged so."""
+    small = TransformedDataset(LargeImages(6), size=SIZE)
+    read, enlarged = [], []
+    read_whole, score = protocols._whole, per_image.segmentation_scores
+
+    def whole(dataset):
+        before = read_whole(dataset)
+        inner = type(before).__getitems__
+        monkeypatch.setattr(
+            type(before),
+            "__getitems__",
+            lambda self, indices: (
+                (self is before and read.append(len(indices))) or inner(self, indices)
+            ),
+        )
+        return before
+
+    def scores(true, masks):
+        enlarged.append(len(true))
+        return score(true, masks)
+
+    monkeypatch.setattr(protocols, "_whole", whole)
+    monkeypatch.setattr(per_image, "segmentation_scores", scores)
+    evaluate(FakeModel(), small, protocol="paper", batch_size=4)
+    assert read == enlarged == [1] * 6
 
 
 def test_several_samples_are_averaged_image_by_image():
