@@ -115,7 +115,9 @@ def _measure(
         require_place(path, "RUN")
     if kept:
         images = dataset.count(options.images)
-        require_replaceable(kept[0], subject.checkpoint, subject.data, images, options)
+        require_replaceable(
+            kept[0], subject.checkpoint, subject.data, subject.source, images, options
+        )
     result = {
         "checkpoint": str(subject.checkpoint),
         "data": subject.data,

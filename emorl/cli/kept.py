@@ -80,7 +80,12 @@ def _span(values: Sequence[int]) -> str:
 
 
 def require_replaceable(
-    path: Path, checkpoint: Path, data: str, images: int, options: argparse.Namespace
+    path: Path,
+    checkpoint: Path,
+    data: str,
+    source: str,
+    images: int,
+    options: argparse.Namespace,
 ) -> None:
     """Refuse to replace a result of other data, or one of the same checkpoint that holds more.
 
@@ -88,6 +93,7 @@ def require_replaceable(
         path: the result's JSON file.
         checkpoint: the model's.
         data: name, or absolute path.
+        source: the files of the images, or their generator, and how they are cut and resized.
         images: to measure.
         options: of the command line, which tell what else will be measured.
 
@@ -96,14 +102,16 @@ def require_replaceable(
     """
     try:
         before = read_json(path)
-        its_data, its_images = Path(before["data"]), int(before["images"])
+        its_images = int(before["images"])
+        its_data, its_source = str(before["data"]), before.get("source")
         same_checkpoint = Path(before["checkpoint"]).name == checkpoint.name
         more = [name for name in _metrics(before) if name.startswith(_not_asked_for(options))]
     except (OSError, ValueError, TypeError, KeyError, OverflowError, AttributeError, IndexError):
         return  # nothing that could be lost
     holds = None
-    if its_data.is_absolute() and Path(data).is_absolute() and its_data != Path(data):
-        holds = f"the result of {its_data}"
+    # Results of earlier versions tell no source; the run's own data have a name in place of a path.
+    if (its_data != data) if its_source is None else (its_source != source):
+        holds = f"the result of {its_source or its_data}"
     elif same_checkpoint and its_images > images:
         holds = f"the result of {its_images} images, more than {images}"
     elif same_checkpoint and more:

@@ -316,7 +316,10 @@ def test_each_evaluation_of_a_run_is_kept(run, capsys):
     capsys.readouterr()
     before = content(run)
     other = ["--data", run.parent / "b/test.h5", "--split", "train"]
-    for options, its in ((["--images", "1"], "2 images, more than 1"), (other, "a/test.h5; move")):
+    for options, its in (
+        (["--images", "1"], "2 images, more than 1"),
+        (other, "a/test.h5, 35x35; move"),
+    ):
         assert evaluate(run, *options) == 2
         assert its in complaint(capsys)
     assert content(run) == before

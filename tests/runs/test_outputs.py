@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from emorl.cli import main
+from emorl.cli.kept import require_replaceable
 from emorl.report.pictures import picture
 from emorl.report.tiles import gif, label_png, png
 from emorl.runs.outputs import EVALUATION, PICTURE, require_output
@@ -150,3 +153,27 @@ def test_others_folders_may_use_the_same_names(tmp_path):
     """A config.yaml alone makes no run."""
     (tmp_path / "config.yaml").touch()
     require_output(tmp_path / "evaluation/a.json", "--json", EVALUATION)
+
+
+@pytest.mark.parametrize(
+    ("before", "lost"),
+    [
+        ({"data": "other", "source": "/a/other.h5, 35x35"}, "the result of /a/other.h5, 35x35"),
+        ({"data": "other"}, "the result of other"),
+        ({"data": "other", "source": "/b/other.h5, 35x35"}, None),
+        ({"data": "/b/other.h5"}, None),
+    ],
+    ids=["the run's own", "the run's own, earlier", "the same", "the same, earlier"],
+)
+def test_a_result_of_other_files_is_kept(tmp_path, before, lost):
+    """The run's own images have a name, in place of a path, which another file's can be."""
+    path, checkpoint = tmp_path / "other.json", tmp_path / "step-00000002"
+    numbers = {"images": 2, "checkpoint": str(checkpoint), "metrics": {}}
+    path.write_text(json.dumps({**before, **numbers}))
+    options = argparse.Namespace(attention=True, lpips=True, disentanglement="yes")
+    new = (path, checkpoint, "/b/other.h5", "/b/other.h5, 35x35", 2, options)
+    if lost is None:
+        require_replaceable(*new)
+    else:
+        with pytest.raises(ValueError, match=re.escape(f"holds {lost}; move it away")):
+            require_replaceable(*new)
