@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import TextIO
 
 from emorl.fields import shown
 from emorl.suggestions import near
@@ -118,6 +119,8 @@ def _explain(command: str, error: Exception) -> int:
         return _complain(command, "the current folder no longer exists", USAGE)
     if isinstance(error, OSError) and error.filename:
         return _complain(command, f"{error.filename}: {error.strerror}", USAGE)
+    if isinstance(error, OSError) and _is_unwritable(sys.stdout):
+        return _complain(command, f"standard output: {error.strerror}", USAGE)
     if lack := _lack(command, error):
         return _complain(command, lack, FAILURE)
     if isinstance(error, ValueError | OSError):
@@ -145,6 +148,18 @@ def _is_nowhere() -> bool:
     try:
         os.getcwd()
     except FileNotFoundError:
+        return True
+    return False
+
+
+def _is_unwritable(stream: TextIO | None) -> bool:
+    """Whether a stream cannot take what it was given, as on a full disk; its errors name none."""
+    try:
+        if getattr(stream, "write_through", False):  # without a buffer that has kept the text
+            print(file=stream)
+        if stream is not None:
+            stream.flush()
+    except OSError:
         return True
     return False
 

@@ -18,6 +18,7 @@ from emorl.terminal import Terminal
 
 Row = dict[str, float | int]
 
+_PATIENCE = 5.0  # seconds
 _SHOWN = {
     "loss": "loss",
     "nll": "nll",
@@ -42,10 +43,9 @@ class RunLog:
         unreadable = drop_rows_after(run.metrics, start)
         self._terminal = Terminal(sys.stderr)
         self._metrics = run.metrics.open("a")
-        # TensorBoard drops the steps from `purge_step` on.
-        self._board = SummaryWriter(run.tensorboard, purge_step=start + 1)
         self._hook = threading.excepthook
         threading.excepthook = self._failed_in_thread
+        self._board = self._opened_board(start)
         self._bar = tqdm(
             total=steps,
             initial=start,
@@ -103,6 +103,20 @@ class RunLog:
             except OSError as error:  # a full disk, say; the rest must be closed all the same
                 self.say(f"{path}: {error.strerror or error}")
         threading.excepthook = self._hook
+
+    def _opened_board(self, start: int) -> SummaryWriter:
+        """TensorBoard's file, which drops the steps from `purge_step` on."""
+        others = threading.enumerate()
+        try:
+            with naming(self._run.tensorboard):
+                return SummaryWriter(self._run.tensorboard, purge_step=start + 1)
+        except OSError:
+            for thread in threading.enumerate():
+                if thread not in others:  # it is about to fail, too
+                    thread.join(_PATIENCE)
+            threading.excepthook = self._hook
+            self._metrics.close()
+            raise
 
     def _failed_in_thread(self, failure: threading.ExceptHookArgs) -> None:
         """Print no traceback of TensorBoard's thread: `row` or `close` gets the same error."""

@@ -224,6 +224,20 @@ def test_the_exit_code_stays_where_nobody_reads(tmp_path, line, streams, code):
     assert text.count("\n") == (code == 2 and "2>" not in streams and gone is None)
 
 
+@pytest.mark.parametrize("buffered", ["", "1"])
+def test_output_into_a_full_disk_is_named(buffered):
+    """The error of a stream names none."""
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} -m emorl --version >/dev/full"],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONUNBUFFERED": buffered},
+        text=True,
+        check=False,
+    )
+    line = "emorl --version: standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (2, line)
+
+
 def test_a_file_does_not_get_the_number_of_a_closed_stream(tmp_path):
     """What a library writes to stderr would stand in it."""
     code = (

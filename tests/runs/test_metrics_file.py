@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import threading
 
 import pytest
 
@@ -92,3 +93,20 @@ def test_a_line_that_a_terminal_cannot_write_is_escaped(encoding: str, written: 
     stream = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     print("see é→", file=Terminal(stream))
     assert stream.buffer.getvalue() == written + b"\n"
+
+
+def test_a_disk_that_is_full_when_tensorboard_begins_is_named(tmp_path, monkeypatch, capsys):
+    """Neither its thread's traceback nor an error without a file."""
+    run = RunFolder(tmp_path)
+
+    def write(self, data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", write)
+    hook, before = threading.excepthook, threading.active_count()
+    with pytest.raises(OSError, match="No space left") as caught:
+        RunLog(run, 0, 2)
+    assert caught.value.filename == str(run.tensorboard)
+    assert threading.excepthook is hook
+    assert threading.active_count() == before
+    assert capsys.readouterr().err == ""
