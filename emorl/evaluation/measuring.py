@@ -12,6 +12,7 @@ from torch import Tensor
 from emorl.data import Batch, ObjectDataset
 from emorl.evaluation.noise import ImageNoise
 from emorl.evaluation.per_image import numbers_of
+from emorl.fields import shown
 from emorl.models import ObjectCentricModel
 
 PerceptualMetric = Callable[[Tensor, Tensor], Tensor]
@@ -82,6 +83,43 @@ class Measurement:
             details=True,
         ).attention
         return None if maps is None else maps[:, -1]
+
+
+def require_subject(model: object, dataset: object) -> None:
+    """Refuse what is no model, or no data set.
+
+    Raises:
+        ValueError: naming the argument.
+    """
+    for name, value, kind in (
+        ("model", model, ObjectCentricModel),
+        ("dataset", dataset, ObjectDataset),
+    ):
+        if not isinstance(value, kind):
+            raise ValueError(
+                f"{name}: expected an {kind.__name__}, got {type(value).__name__} {shown(value)}"
+            )
+
+
+def device_of(model: ObjectCentricModel, asked: torch.device | str | None) -> torch.device:
+    """The device that is asked for, or that the model is on.
+
+    Raises:
+        ValueError: if it is none, or not there.
+    """
+    if asked is None:
+        return next(model.parameters()).device
+    if not isinstance(asked, torch.device | str):
+        raise ValueError(f"device: expected a torch.device or its name, got {shown(asked)}")
+    try:
+        device = torch.device(asked)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
+        reason = next(iter(str(error).splitlines()), "")
+        raise ValueError(f"device: expected one that is there, got {asked}: {reason}") from None
+    if device.type == "meta":  # moving there would lose the weights
+        raise ValueError("device: expected one with memory, got meta")
+    return device
 
 
 def label_maps(batch: Batch) -> Iterator[Tensor]:

@@ -45,12 +45,13 @@ class ImageNoise(BatchNoise):
                 is its mean. A model's `initial_draws` start its slots. None: all are noise.
 
         Raises:
-            ValueError: for indices that are none, or no integer as a seed.
+            ValueError: for indices that are none, or no integer as a seed or as `drawn`.
         """
         indices = [fit("images", index, int) for index in images]
         if not indices or min(indices) < 0:
             raise ValueError(f"images: expected indices of images, 0 or more, got {shown(indices)}")
         seed = fit("seed", seed, int)
+        drawn = fit("drawn", drawn, int | None)
         noise = super().__new__(cls, device)  # type: ignore[call-arg]
         key = torch.tensor(seed_for("images", seed), device=device)
         noise._states = fold(key, torch.tensor(indices, device=device))

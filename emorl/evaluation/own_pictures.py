@@ -16,6 +16,7 @@ from emorl.data.values import PixelValues
 from emorl.data.values import value_range as as_range
 from emorl.evaluation.measuring import evaluating, noise_for
 from emorl.evaluation.per_image import labels_at
+from emorl.fields import fit
 from emorl.models import Decomposition, ObjectCentricModel
 
 
@@ -62,8 +63,10 @@ def segment(
         Each picture's result in the order of `paths`; the error of one that cannot be read.
 
     Raises:
-        ValueError: if `value_range` is none.
+        ValueError: if `value_range` is none, or `batch_size` is not positive.
     """
+    if fit("batch_size", batch_size, int) < 1:
+        raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
     told = None
     if value_range is not None:
         known = as_range(value_range, "value_range")

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emorl.data import Batch
+from emorl.fields import shown
 from emorl.metrics import (
     adjusted_rand_index,
     mean_best_overlap,
@@ -80,9 +81,17 @@ def numbers_of(
             image, decomposition.reconstruction, objects=batch.mask
         )
     if perceptual is not None:
-        values["lpips"] = perceptual(image, decomposition.reconstruction)
+        values["lpips"] = _one_each(perceptual(image, decomposition.reconstruction), len(image))
     last = {"nll": objective.nll_per_image, "kl": objective.kl_per_image}
     return {**values, **last, **objective.terms}
+
+
+def _one_each(values: Tensor, images: int) -> Tensor:
+    """The numbers of a distance, which must be one of each image."""
+    if not isinstance(values, Tensor) or values.shape != (images,):
+        got = [*values.shape] if isinstance(values, Tensor) else shown(values)
+        raise ValueError(f"perceptual: expected a tensor [{images}], one of each image, got {got}")
+    return values
 
 
 def _scores(true: Tensor, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:

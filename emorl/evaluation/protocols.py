@@ -9,7 +9,13 @@ import torch
 from torch import Tensor, distributed
 
 from emorl.data import ObjectDataset
-from emorl.evaluation.measuring import Measurement, PerceptualMetric, evaluating
+from emorl.evaluation.measuring import (
+    Measurement,
+    PerceptualMetric,
+    device_of,
+    evaluating,
+    require_subject,
+)
 from emorl.evaluation.per_image import FROM_ATTENTION, MASKS, SOMETIMES_UNDEFINED
 from emorl.evaluation.summaries import INTERVAL, Summary, summarise
 from emorl.fields import fit, shown
@@ -115,14 +121,13 @@ def evaluate(
             image's slots are more than all memory, or what must be defined is NaN for an image: the
             model computes nonsense.
     """
+    require_subject(model, dataset)
     chosen = find_protocol(protocol)
     _require_numbers(chosen, images=images, batch_size=batch_size, samples=samples)
     seed = fit("seed", seed, int)
     slots = fit("num_slots", num_slots, int | None) or model.config.num_slots
     require_slots(slots, dataset.image_size)
-    device = torch.device(device or next(model.parameters()).device)
-    if device.type == "meta":  # moving there would lose the weights
-        raise ValueError("device: expected one with memory, got meta")
+    device = device_of(model, device)
     model.to(device)
     seeds, count = range(seed, seed + samples), dataset.count(images)
     measurement = Measurement(
@@ -174,7 +179,7 @@ def find_protocol(name: str) -> Protocol:
     Raises:
         ValueError: if there is none.
     """
-    if name not in PROTOCOLS:
+    if not isinstance(name, str) or name not in PROTOCOLS:
         raise ValueError(f"protocol: expected one of {', '.join(PROTOCOLS)}, got {shown(name)}")
     return PROTOCOLS[name]
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from emorl.data import ObjectDataset
+from emorl.evaluation.measuring import require_subject
 from emorl.evaluation.protocols import evaluate
 from emorl.fields import fit, shown
 from emorl.memory import require_slots
@@ -42,6 +43,7 @@ def sweep(
         ValueError: before anything is measured, if the model has no such number or a fixed one, or
             for values that are not possible; and as `evaluate`.
     """
+    require_subject(model, dataset)
     numbers = _checked(model, dataset, parameter, values)
     settings["per_image"] = True
     results = [evaluate(model, dataset, **{**settings, parameter: n}) for n in numbers]
@@ -64,7 +66,7 @@ def _checked(
     model: ObjectCentricModel, dataset: ObjectDataset, parameter: str, values: Sequence[int]
 ) -> list[int]:
     """The numbers to measure with, in increasing order."""
-    if parameter not in LEAST:
+    if not isinstance(parameter, str) or parameter not in LEAST:
         raise ValueError(f"sweep: expected one of {', '.join(LEAST)}, got {shown(parameter)}")
     if parameter == "refinement_steps" and not model.refines:
         raise ValueError(f"sweep: {model.name} has no refinement steps")

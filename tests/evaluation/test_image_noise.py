@@ -146,3 +146,9 @@ def test_noise_of_other_images_is_refused(name, images):
 def test_wrong_indices_and_seeds_are_refused(images, seed, message):
     with pytest.raises(ValueError, match=message):
         ImageNoise(images, seed=seed)
+
+
+@pytest.mark.parametrize("drawn", ["x", 1.5, True])
+def test_draws_are_counted_by_whole_numbers(drawn):
+    with pytest.raises(ValueError, match="drawn: expected a whole number or null"):
+        ImageNoise([0], seed=0, drawn=drawn)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 from oracle_model import Oracle
 from PIL import Image
@@ -65,3 +66,10 @@ def test_a_picture_does_not_depend_on_its_batch(tmp_path):
         [r.labels for r in segment(Oracle(), places, batch_size=size)] for size in (3, 1)
     )
     assert all(map(np.array_equal, whole, single))
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, True, 1.5])
+def test_a_batch_has_pictures(batch_size):
+    """None came out of less than one."""
+    with pytest.raises(ValueError, match="batch_size: expected"):
+        next(segment(None, [], batch_size=batch_size))

@@ -13,7 +13,7 @@ from training_fakes import SIZE, FakeConfig, FakeImages, FakeModel
 
 from emorl.data import Batch, ObjectDataset, open_dataset
 from emorl.data.transforms import TransformedDataset
-from emorl.evaluation import evaluate, per_image, protocols
+from emorl.evaluation import evaluate, per_image, protocols, sweep
 from emorl.metrics import adjusted_rand_index
 from emorl.models import Decomposition
 from emorl.models.base import Request
@@ -340,3 +340,26 @@ def test_the_paper_compares_a_folder_s_masks_before_they_are_resized(tmp_path):
     shutil.rmtree(tmp_path / "a_masks")
     folder = open_dataset(tmp_path / "a", split="all", size=SIZE)
     assert "ari" not in evaluate(model, folder, protocol="paper")["metrics"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"protocol": ["paper"]}, "protocol: expected one of sample, mean, paper, got"),
+        ({"protocol": None}, "protocol: expected one of"),
+        ({"dataset": []}, r"dataset: expected an ObjectDataset, got list \[\]"),
+        ({"model": []}, r"model: expected an ObjectCentricModel, got list \[\]"),
+        ({"device": "nonsense"}, "device: expected one that is there, got nonsense: "),
+        ({"device": "cuda:99"}, "device: expected one that is there, got cuda:99: "),
+        ({"device": 5}, "device: expected a torch.device or its name, got 5"),
+        ({"perceptual": lambda a, b: torch.zeros(3)}, r"perceptual: expected a tensor \[6\]"),
+        ({"perceptual": lambda a, b: 0.5}, "one of each image, got 0.5"),
+    ],
+)
+def test_wrong_arguments_are_one_line(arguments, message):
+    given = {"model": FakeModel(), "dataset": FakeImages(), "images": 6, **arguments}
+    for measure in (evaluate, sweep):
+        swept = {"parameter": "refinement_steps", "values": [0, 1]} if measure is sweep else {}
+        with pytest.raises(ValueError, match=message) as caught:
+            measure(**given, **swept)
+        assert "\n" not in str(caught.value)
