@@ -59,7 +59,7 @@ COMMANDS = {
     "train --config smoke --data.train no.h5": f"train: no.h5: neither a file nor a generator; expected one of tetrominoes, tetrominoes-real10, multi_dsprites, multi_dsprites-binarized, multi_dsprites-colored_on_colored, clevr6, clevr10, clevrtex-like or a file ({FORMATS}); {WHERE}",
     "train --out no --resume auto": "train: --out: no holds no run to resume; to begin one give --config",
     "evaluate": "evaluate: the following arguments are required: RUN|CHECKPOINT",
-    "evaluate no": "evaluate: no: no such folder; trained models that come along: efficient_morl/tetrominoes-laptop, efficient_morl/tetrominoes-laptop-seed1, slot_attention/tetrominoes-laptop",
+    "evaluate no": "evaluate: no: no such folder; trained models that come along: efficient_morl/tetrominoes-laptop, efficient_morl/tetrominoes-laptop-seed1, slot_attention/tetrominoes-laptop, slot_attention/tetrominoes-laptop-seed1",
     "evaluate . --images 0": "evaluate: argument --images: expected a whole number >= 1, got '0'",
     "evaluate . --images=--": "evaluate: argument --images: expected one argument",
     "evaluate . --imgaes 3": "evaluate: unknown argument --imgaes; did you mean --images?",
