@@ -122,7 +122,7 @@ VALUES = {
     "trainer: {geco: {decay: 0.5}}": "trainer.geco.target_per_dim: expected a number, got nothing",
     "trainer: {curriculum: null}": "trainer.curriculum: expected {NAME: [[whole number, number], ...], ...}, got null",
     "trainer: {curriculum: {beta: [[0, 1]]}}": "trainer.curriculum.beta: expected one of refinement_steps, num_slots, kl_weight, got beta",
-    "trainer: {curriculum: {num_slots: [[0, 2.5]]}}": "trainer.curriculum.num_slots: expected a whole number >= 0, got 2.5",
+    "trainer: {curriculum: {num_slots: [[0, 2.5]]}}": "trainer.curriculum.num_slots: expected a whole number >= 1, got 2.5 from step 0 on",
     "trainer: {curriculum: {kl_weight: [[0, .nan]]}}": "trainer.curriculum.kl_weight: expected [[whole number, number], ...], got [[0, nan]]",
     "network: {stochastic_layers: 2.5}": "network.stochastic_layers: expected a whole number, got 2.5",
     "network: {image_size: 35}": "network.image_size: expected [whole number, whole number], got 35",

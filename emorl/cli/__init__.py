@@ -119,7 +119,7 @@ def _explain(command: str, error: Exception) -> int:
         return _complain(command, "the current folder no longer exists", USAGE)
     if isinstance(error, OSError) and error.filename:
         return _complain(command, f"{error.filename}: {error.strerror}", USAGE)
-    if isinstance(error, OSError) and _is_unwritable(sys.stdout):
+    if isinstance(error, OSError) and error.errno and _is_unwritable(sys.stdout):
         return _complain(command, f"standard output: {error.strerror}", USAGE)
     if lack := _lack(command, error):
         return _complain(command, lack, FAILURE)

@@ -22,7 +22,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-from emorl.nn.known_inputs import require_known
 from emorl.ops.library import full_precision, transformed
 
 Weight = float | Tensor  # a tensor without dimensions where it lies on a device
@@ -369,3 +368,33 @@ def _split(slots: Tensor, parts: Sequence[slice]) -> list[Tensor]:
 def _join(results: Sequence[tuple[Tensor, ...]]) -> list[Tensor]:
     """The results of all parts, each in one tensor."""
     return [x[0] if len(x) == 1 else torch.cat(x) for x in zip(*results, strict=True)]
+
+
+def require_known(output: Tensor, known: Sequence[Tensor]) -> None:
+    """Hold a result to what it may be differentiated by.
+
+    Args:
+        output: whose graph is looked at.
+        known: where its graph may end; what is behind these is no matter.
+
+    Raises:
+        ValueError: if it ends in another tensor that requires gradients.
+    """
+    own = {id(x) for x in known if x.is_leaf}
+    # As of PyTorch 2.13 a node is one object in Python for as long as something holds it.
+    ends = {(x.grad_fn, x.output_nr) for x in known if not x.is_leaf}
+    seen: set[Any] = {None}
+    ahead: list[Any] = [output.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        variable = None if node.next_functions else getattr(node, "variable", None)
+        if variable is not None and id(variable) not in own:
+            raise ValueError(
+                "decoder: expected gradients for its own parameters alone, got a tensor "
+                f"{[*variable.shape]} of elsewhere that requires gradients: register it as a "
+                "parameter of the decoder, or detach it"
+            )
+        ahead += [edge[0] for edge in node.next_functions if edge not in ends]

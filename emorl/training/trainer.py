@@ -360,13 +360,13 @@ class Trainer:
         self.last_checkpoint = saved.folder
 
     def _check(self) -> None:
-        require_possible(self.config.curriculum, self.model, self.config.batch_size)
         height, width = self.dataset.image_size
         at_once = self.config.batch_size // self.accelerator.num_processes * (1 + 2 * self.workers)
         require_memory(
             at_once * (3 * height * width + _INDEX),
             f"trainer.batch_size: {self.config.batch_size} images of {height}x{width}",
         )
+        require_possible(self.config.curriculum, self.model, self.config.batch_size)
         shares = self.accelerator.num_processes * self.config.accumulation
         if self.config.batch_size % shares:
             raise ValueError(

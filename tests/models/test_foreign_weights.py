@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from emorl.models import MODELS, ObjectCentricModel
-from emorl.nn.known_inputs import require_known
+from emorl.nn.posterior import require_known
 from emorl.training.config_file import find_config, load_config
 
 Foreign = Callable[[ObjectCentricModel], Tensor]

@@ -402,7 +402,7 @@ NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
         "frozen",
     )),
     "emorl.nn.initialisation.init_xavier",
-    "emorl.nn.known_inputs.require_known",
+    "emorl.nn.posterior.require_known",
     "emorl.nn.arguments.require",
     *(ITERATIONS + name for name in (
         "SlotLayers", "SlotRules", "require_choice", "require_number",

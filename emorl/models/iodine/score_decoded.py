@@ -23,8 +23,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import ParametrizationList
 from torch.nn.utils.spectral_norm import SpectralNorm
 
-from emorl.nn.known_inputs import require_known
-from emorl.nn.posterior import frozen, gradients, leaves
+from emorl.nn.posterior import frozen, gradients, leaves, require_known
 from emorl.ops.library import autocasts, full_precision
 
 Decode = Callable[..., Tensor]  # decode(slots [M, D], *shared) -> decoded
