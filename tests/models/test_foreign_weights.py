@@ -6,31 +6,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from smoke_testing import loss_of, smoke
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from emorl.models import MODELS, ObjectCentricModel
 from emorl.nn.posterior import require_known
-from emorl.training.config_file import find_config, load_config
 
 Foreign = Callable[[ObjectCentricModel], Tensor]
 REFINING = [name for name in MODELS if MODELS[name].refines]
-
-
-def smoke(name: str) -> ObjectCentricModel:
-    """A tiny model of that kind, in float64 and with weights that are not all close to zero."""
-    torch.manual_seed(0)
-    model = MODELS[name](load_config(find_config("smoke", name)).network).double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
-
-
-def loss(model: ObjectCentricModel, **options: int) -> Tensor:
-    noise = torch.Generator().manual_seed(1)
-    images = torch.rand((2, 3, *model.config.image_size), generator=noise, dtype=torch.float64)
-    return model.objective(images, generator=noise, **options).loss
 
 
 def scaled(model: ObjectCentricModel) -> Tensor:
@@ -76,7 +60,7 @@ def test_what_the_decoder_does_not_own_is_not_left_out(
     model = smoke(name)
     tensor = foreign(model)
     with pytest.raises(ValueError, match=rf"^decoder: expected .* got a tensor .*{_shape(tensor)}"):
-        loss(model, refinement_steps=steps)
+        loss_of(model, refinement_steps=steps)
 
 
 def _shape(tensor: Tensor) -> str:
@@ -97,12 +81,12 @@ def test_as_the_decoders_own_it_gets_its_gradient(name: str) -> None:
     model = smoke(name)
     factor = model.decoder.factor = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
     model.decoder.output.register_forward_hook(lambda _, __, given: given * (1 + factor))
-    loss(model, refinement_steps=0).backward()
+    loss_of(model, refinement_steps=0).backward()
     found = []
     with torch.no_grad():
         for moved in (0.3 + 1e-5, 0.3 - 1e-5):
             factor.fill_(moved)
-            found.append(float(loss(model, refinement_steps=0)))
+            found.append(float(loss_of(model, refinement_steps=0)))
     expected = (found[0] - found[1]) / 2e-5
     assert float(factor.grad) == pytest.approx(expected, rel=1e-5)
 
@@ -115,7 +99,7 @@ class Loss(nn.Module):
         self.model = model
 
     def forward(self, steps: int) -> Tensor:
-        return loss(self.model, refinement_steps=steps)
+        return loss_of(self.model, refinement_steps=steps)
 
 
 @pytest.mark.parametrize("steps", [0, 2])

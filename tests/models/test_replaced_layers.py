@@ -7,31 +7,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from smoke_testing import loss_of, smoke
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrize
 
-from emorl.models import MODELS, ObjectCentricModel
+from emorl.models import MODELS
 from emorl.nn import BroadcastSpec, SpatialBroadcastDecoder
-from emorl.training.config_file import find_config, load_config
-
-
-def smoke(name: str, **options: object) -> ObjectCentricModel:
-    torch.manual_seed(0)
-    network = load_config(find_config("smoke", name)).network
-    for option, value in options.items():
-        setattr(network, option, value)
-    model = MODELS[name](network).double()
-    with torch.no_grad():  # the initial ones may be close to zero
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
-
-
-def loss(model: ObjectCentricModel) -> Tensor:
-    noise = torch.Generator().manual_seed(1)
-    images = torch.rand((2, 3, *model.config.image_size), generator=noise, dtype=torch.float64)
-    return model.objective(images, generator=noise).loss
 
 
 def biased(model: nn.Module) -> Iterator[tuple[str, nn.Module]]:
@@ -50,13 +32,13 @@ def test_a_layer_without_a_bias_is_one_whose_bias_is_zero(name: str, options: di
     with torch.no_grad():
         for _, layer in biased(model):
             layer.bias.zero_()
-    expected = loss(model)
+    expected = loss_of(model)
     without = copy.deepcopy(model)
     for path, layer in [*biased(without)]:
         layer.bias = None
         assert without.get_submodule(path).bias is None
-    torch.testing.assert_close(loss(without), expected)
-    loss(without).backward()
+    torch.testing.assert_close(loss_of(without), expected)
+    loss_of(without).backward()
 
 
 @pytest.mark.parametrize(
@@ -77,7 +59,7 @@ def test_what_a_hook_keeps_is_not_overwritten(name: str, options: dict) -> None:
 
     handle = register_module_forward_hook(keep)
     try:
-        loss(model)
+        loss_of(model)
     finally:
         handle.remove()
     assert not [path for path, output, as_given in kept if not torch.equal(output, as_given)]
@@ -95,7 +77,7 @@ def test_hooks_of_every_part_are_called(name: str, options: dict) -> None:
     for path in parts - {""}:
         layer = model.get_submodule(path)
         layer.register_forward_hook(lambda *_, path=path: called.add(path) and None)
-    loss(model)
+    loss_of(model)
     assert parts - called == {""}  # the model itself, whose objective is no call
 
 
@@ -132,7 +114,7 @@ def test_a_decoder_that_runs_again_has_the_weights_of_the_first_time(norm: Calla
     for keep in (False, True):
         model = smoke("iodine", keep_activations=keep)
         norm(model.decoder.convolutions[1])
-        loss(model).backward()
+        loss_of(model).backward()
         found.append({n: p.grad for n, p in model.named_parameters()})
     torch.testing.assert_close(*found)
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from rounding_testing import assert_rounded, rounding_of
+from smoke_testing import smoke
 from torch import Tensor, nn
 from torch._dynamo.exc import Unsupported
 from torch.autograd import forward_ad
@@ -16,20 +17,9 @@ from torch.func import functional_call, grad, vmap
 
 from emorl.models import MODELS, ObjectCentricModel
 from emorl.models.base import checked_images
-from emorl.training.config_file import find_config, load_config
 
 REFINING = [name for name in MODELS if MODELS[name].refines]
 OTHERS = [name for name in MODELS if not MODELS[name].refines]
-
-
-def smoke(name: str) -> ObjectCentricModel:
-    """A tiny model of that kind, in float64 and with weights that are not all close to zero."""
-    torch.manual_seed(0)
-    model = MODELS[name](load_config(find_config("smoke", name)).network).double()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.1 * torch.randn_like(parameter))
-    return model
 
 
 def images_for(model: ObjectCentricModel, batch: int = 2) -> Tensor:
