@@ -19,16 +19,16 @@ from torch import Tensor, nn
 
 from emorl.compat.gaussian import drawn
 from emorl.compat.rules import RuledModule, rule
+from emorl.nn.arguments import require
 from emorl.nn.residual_mlp import ResidualMLP
-from emorl.nn.slot_iterations import SlotLayers, SlotRules, iterate, require_number
+from emorl.nn.slot_iterations import OWNER, SlotLayers, SlotRules, iterate
 from emorl.ops import Backend, slot_attention
 
 
 def _require_sizes(*, iters: int = 1, **sizes: int) -> None:
     """Raise a ValueError unless sizes are 1 or more, and iterations 0 or more."""
-    require_number("iters", iters, int, least=0)
-    for name, size in sizes.items():
-        require_number(name, size, int, least=1)
+    require(OWNER, int, 0, iters=iters)
+    require(OWNER, int, 1, **sizes)
 
 
 class _DrawnSlots(nn.Module):
@@ -159,7 +159,7 @@ class MultiHeadSlotAttention(_Slots):
     ) -> None:
         sizes = {"num_slots": num_slots, "dim": dim, "heads": heads, "dim_head": dim_head}
         _require_sizes(**sizes, iters=iters, hidden_dim=hidden_dim)
-        require_number("legacy_scale", legacy_scale, bool)
+        require(OWNER, bool, legacy_scale=legacy_scale)
         scale = (dim if legacy_scale else dim_head) ** -0.5
         rules = SlotRules(scale=scale, heads=heads, eps=eps, backend=backend)
         super().__init__(num_slots, dim, iters, rules)
@@ -190,7 +190,7 @@ class AdaptiveSlotWrapper(nn.Module):
 
     def __init__(self, slot_attn: nn.Module, temperature: float = 1.0) -> None:
         super().__init__()
-        require_number("temperature", temperature, float)
+        require(OWNER, float, temperature=temperature)
         if temperature <= 0:
             raise ValueError(f"AdaptiveSlotWrapper: temperature: expected > 0, got {temperature}")
         self.slot_attn, self.temperature = slot_attn, temperature

@@ -1,4 +1,4 @@
-"""What the networks over pixels ask of the arguments that they are made with."""
+"""What modules ask of the arguments that they are made with."""
 
 from __future__ import annotations
 

@@ -12,16 +12,17 @@ import torch
 from torch import Tensor, nn
 
 from emorl.fields import shown
+from emorl.nn.arguments import require
 from emorl.nn.initial_slots import LearnedSlots, SampledSlots
 from emorl.nn.initialisation import init_xavier
 from emorl.nn.residual_mlp import ResidualMLP
 from emorl.nn.slot_iterations import (
+    OWNER,
     Gradient,
     SlotLayers,
     SlotRules,
     iterate,
     require_choice,
-    require_number,
 )
 from emorl.ops import Backend
 from emorl.ops.arguments import require_flag, whole_number
@@ -29,7 +30,6 @@ from emorl.ops.library import autocasts
 from emorl.ops.slot_attention import SoftmaxOver
 
 InitialSlots = Literal["sampled", "learned", "given"]
-_OP = "slot attention"  # in messages
 
 
 class SlotAttentionLayers(nn.Module):
@@ -68,9 +68,9 @@ class SlotAttentionLayers(nn.Module):
         gain: float = 1.0,
     ) -> None:
         super().__init__()
-        _require_sizes(dim, input_dim=input_dim, projected=projected, hidden=hidden)
-        require_number("norm_eps", norm_eps, float, least=0)
-        require_number("gain", gain, float, least=0)
+        require(OWNER, int, 1, dim=dim)
+        require(OWNER, int | None, 1, input_dim=input_dim, projected=projected, hidden=hidden)
+        require(OWNER, float, 0, norm_eps=norm_eps, gain=gain)
         _require_flags(
             bias=bias,
             norm_inputs=norm_inputs,
@@ -175,11 +175,9 @@ class SlotAttention(SlotAttentionLayers):
         gain: float = 1.0,
         backend: Backend = "auto",
     ) -> None:
-        _require_sizes(dim, projected=projected)
+        require(OWNER, int, 1, dim=dim, iterations=iterations, heads=heads)
+        require(OWNER, int | None, 1, projected=projected, num_slots=num_slots)
         _require_flags(recurrent=recurrent, combine_heads=combine_heads)
-        require_number("iterations", iterations, int, least=1)
-        require_number("num_slots", num_slots, int | None, least=1)
-        require_number("heads", heads, int, least=1)
         width = projected or dim
         _check(dim, width, heads, num_slots, initial_slots, recurrent or combine_heads)
         rules = SlotRules(
@@ -335,21 +333,15 @@ class SlotAttention(SlotAttentionLayers):
                 raise ValueError(f"slot attention: {name}: expected {expected}, got {tensor.dtype}")
 
 
-def _require_sizes(dim: int, **others: int | None) -> None:
-    require_number("dim", dim, int, least=1)
-    for name, size in others.items():
-        require_number(name, size, int | None, least=1)
-
-
 def _require_flags(**flags: bool) -> None:
     for name, flag in flags.items():
-        require_flag(_OP, name, flag)
+        require_flag(OWNER, name, flag)
 
 
 def _require_whole(**numbers: int | None) -> None:
     for name, number in numbers.items():
         if number is not None:
-            whole_number(_OP, name, number, 1)
+            whole_number(OWNER, name, number, 1)
 
 
 def _check_shape(

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emorl.fields import fit
+from emorl.nn.arguments import require
 from emorl.nn.fused_iterations import fused_iterations
 from emorl.nn.networks import AbsorbedAttention, LinearFeatures, is_plain
 from emorl.ops import Backend, slot_attention
@@ -28,6 +28,8 @@ from emorl.ops.slot_iterations import gru_cell
 
 Gradient = Literal["full", "implicit", "bilevel"]
 KeepAttention = Literal["none", "last", "every"]
+OWNER = "slot attention"
+"""Whose arguments they are, in messages."""
 
 
 class SlotIterations(NamedTuple):
@@ -110,9 +112,9 @@ class SlotRules:
         }
         for name, allowed in choices.items():
             require_choice(name, getattr(self, name), allowed)
-        require_number("heads", self.heads, int, least=1)
-        require_number("eps", self.eps, float, least=0)
-        require_number("scale", self.scale, float)
+        require(OWNER, int, 1, heads=self.heads)
+        require(OWNER, float, 0, eps=self.eps)
+        require(OWNER, float, scale=self.scale)
         if self.masked_update == "mean" and not self.divides_by_weights:
             raise ValueError("slot attention: masked_update: a mean needs weights that add to one")
 
@@ -120,13 +122,6 @@ class SlotRules:
     def divides_by_weights(self) -> bool:
         """Whether the update is the mean that the op computes."""
         return (self.eps_in, self.update) == ("weights", "mean")
-
-
-def require_number(name: str, value: Any, kind: Any, least: float | None = None) -> None:
-    """Raise a ValueError unless `value` is a number of that kind, or None where that allows it."""
-    number = fit(f"slot attention: {name}", value, kind)
-    if number is not None and least is not None and number < least:
-        raise ValueError(f"slot attention: {name}: expected at least {least}, got {number}")
 
 
 def require_choice(name: str, value: Any, allowed: Any) -> None:

@@ -405,7 +405,7 @@ NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
     "emorl.nn.posterior.require_known",
     "emorl.nn.arguments.require",
     *(ITERATIONS + name for name in (
-        "SlotLayers", "SlotRules", "require_choice", "require_number",
+        "SlotLayers", "SlotRules", "require_choice",
     )),
     "emorl.nn.residual_mlp.is_plain_norm",
     *(PLAIN + "position_map", PLAIN + "coordinates"),

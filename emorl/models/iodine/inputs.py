@@ -124,7 +124,7 @@ class DeepMindInputs(nn.Module):
     def forward(
         self, image: Tensor, decoded: Tensor, gradient: Tensor, weight: float | Tensor
     ) -> Tensor:
-        """Image inputs of each slot; as `AuthorsInputs.images`, [M, channels, H, W]."""
+        """Image inputs of each slot; as `AuthorsInputs`', [M, channels, H, W]."""
         means, logits = decoded[:, :, :3], decoded[:, :, 3:]
         log_masks = logits.log_softmax(dim=1)
         likelihoods = log_components(image, means, self.likelihood, self.scale)
