@@ -50,7 +50,7 @@ Gradients slot_iterations_backward(
     const Tensor& weight_ih, const Tensor& weight_hh, const Tensor& bias_ih, const Tensor& bias_hh,
     const Tensor& mlp_norm_weight, const Tensor& mlp_norm_bias, const Tensor& weight_in,
     const Tensor& bias_in, const Tensor& weight_out, const Tensor& bias_out, const Tensor& kept_in,
-    double eps, std::array<bool, 19> wanted) {
+    double eps, std::array<bool, Sums::kCount> wanted) {
   const at::AutoDispatchBelowADInplaceOrView no_views;
   const Weights w{norm_weight,   norm_bias, query,     query_bias, key,     logit,
                   value,         weight_ih, weight_hh, bias_ih,    bias_hh, mlp_norm_weight,

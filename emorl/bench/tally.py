@@ -16,6 +16,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 import emorl.ops  # noqa: F401 (declares the operators)
+from emorl.ops.slot_iterations import IterationWeights
+
+_WEIGHTS = len(IterationWeights._fields)
 
 
 class Tally(TorchDispatchMode):
@@ -104,14 +107,14 @@ def _slot_attention_backward(
 
 def _slot_iterations(x: Tensor, slots: Tensor, *others: Any, out_val: tuple[Tensor, ...]) -> int:
     times = others[-2]
-    return 2 * times * _of_an_iteration(x, slots, others[:17], attention=2)
+    return 2 * times * _of_an_iteration(x, slots, others[:_WEIGHTS], attention=2)
 
 
 def _slot_iterations_backward(
     grad: Tensor, x: Tensor, slots: Tensor, *others: Any, out_val: Any
 ) -> int:
     """Twice the products: gradients of what a weight is multiplied by, and those of weights."""
-    weights, wanted = others[:17], others[-1]
+    weights, wanted = others[:_WEIGHTS], others[-1]
     of_weights = [
         w for w, wants in zip(weights, wanted[2:], strict=True) if wants and w is not None
     ]

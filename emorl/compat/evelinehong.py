@@ -17,8 +17,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorl.compat.rules import RuledModule, rule
+from emorl.nn.arguments import require
 from emorl.nn.networks import convolve
-from emorl.nn.slot_iterations import SlotLayers, SlotRules, iterate
+from emorl.nn.residual_mlp import ResidualMLP
+from emorl.nn.slot_iterations import OWNER, SlotLayers, SlotRules, iterate
 from emorl.ops import Backend
 
 
@@ -46,6 +48,7 @@ class SlotAttention(RuledModule):
         *,
         backend: Backend = "auto",
     ) -> None:
+        require(OWNER, int, 1, num_slots=num_slots, dim=dim, hidden_dim=hidden_dim)
         super().__init__()
         self.num_slots, self.iters = num_slots, iters
         self._rules = SlotRules(scale=dim**-0.5, eps=eps, backend=backend)
@@ -65,6 +68,7 @@ class SlotAttention(RuledModule):
     def forward(self, inputs: Tensor, num_slots: int | None = None) -> Tensor:
         """Slots [B, K, D] of inputs [B, N, D]; K is `num_slots`, or the constructor's."""
         count = self.num_slots if num_slots is None else num_slots
+        require(OWNER, int, 1, num_slots=count)
         mean, spread = (x.expand(len(inputs), count, -1) for x in (self.slots_mu, self.slots_sigma))
         layers = SlotLayers(
             query=self.to_q,
@@ -73,14 +77,10 @@ class SlotAttention(RuledModule):
             norm_inputs=self.norm_input,
             norm_slots=self.norm_slots,
             gru=self.gru,
-            mlp=self._refined,
+            mlp=ResidualMLP(self.norm_pre_ff, nn.Sequential(self.fc1, nn.ReLU(), self.fc2)),
         )
         slots = torch.normal(mean, spread)
         return iterate(layers, self._rules, inputs, slots, self.iters).slots[-1]
-
-    def _refined(self, slots: Tensor) -> Tensor:
-        refined: Tensor = slots + self.fc2(F.relu(self.fc1(self.norm_pre_ff(slots))))
-        return refined
 
 
 class SoftPositionEmbed(nn.Module):

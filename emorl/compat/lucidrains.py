@@ -44,7 +44,6 @@ class _DrawnSlots(nn.Module):
     def _drawn(self, inputs: Tensor, num_slots: int | None) -> Tensor:
         """Slots [B, K, D] for inputs [B, N, D]; K is `num_slots`, or the constructor's."""
         count = self.num_slots if num_slots is None else num_slots
-        _require_sizes(num_slots=count)
         dim = self.slots_mu.shape[2]
         given = isinstance(inputs, Tensor)
         if not (given and inputs.dim() == 3 and inputs.shape[2] == dim):

@@ -100,7 +100,7 @@ def disentanglement(importance: Floats, added: float = 0.0) -> float:
     Raises:
         ValueError: if an importance or what is added is negative or not finite.
     """
-    if not 0 <= (added := fit("added", added, float)) < np.inf:
+    if fit("added", added, float) < 0:
         raise ValueError(f"added: expected a finite number >= 0, got {added}")
     if importance.ndim != 2 or not (np.isfinite(importance) & (importance >= 0)).all():
         raise ValueError("importance: expected finite numbers >= 0, [D, F]")

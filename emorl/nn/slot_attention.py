@@ -324,6 +324,9 @@ class SlotAttention(SlotAttentionLayers):
             _check_shape("input_mask", input_mask, (*inputs.shape[:2],), "bool")
         if slots is not None:
             _check_shape("slots", slots, (len(inputs), "K", self.dim))
+        usual = getattr(self.query.weight, "dtype", None)
+        if {x.dtype for x in (inputs, slots) if x is not None} == {usual}:
+            return  # without a walk through all parameters
         dtypes = {p.dtype for p in self.parameters()}
         if autocasts(inputs):
             dtypes |= {torch.float32, torch.bfloat16, torch.float16}

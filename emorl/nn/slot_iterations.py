@@ -109,6 +109,7 @@ class SlotRules:
             "gru_state": Literal["raw", "normalised"],
             "masked_update": Literal["zero", "mean"],
             "gradient": Gradient,
+            "backend": Backend,
         }
         for name, allowed in choices.items():
             require_choice(name, getattr(self, name), allowed)
@@ -243,7 +244,7 @@ def iterate(
             if no input of an image counts; or there is an `input_mask` and masked slots are to get
             the mean of all values.
     """
-    _check_features(features)
+    _check_widths(layers, features, slots)
     if iterations < 1:
         raise ValueError(f"slot attention: iterations: expected at least 1, got {iterations}")
     _check_mask("slot_mask", slot_mask, slots.shape[:2])
@@ -279,13 +280,20 @@ def iterate(
     return SlotIterations(states[1:], maps)
 
 
-def _check_features(features: object) -> None:
-    if isinstance(features, LinearFeatures) or (
-        isinstance(features, Tensor) and features.dim() == 3
-    ):
+def _check_widths(layers: SlotLayers, features: object, slots: Tensor) -> None:
+    """Raise a ValueError for features or slots that the layers cannot take."""
+    if not isinstance(features, LinearFeatures):
+        _check_width("inputs", "N", features, getattr(layers.key, "in_features", "C"))
+    _check_width("slots", "K", slots, getattr(layers.query, "in_features", "D"))
+
+
+def _check_width(name: str, count: str, given: object, width: object) -> None:
+    """Raise a ValueError unless it is a tensor [B, count, width]; a width by name is any."""
+    shape = given.shape if isinstance(given, Tensor) else ()
+    if len(shape) == 3 and (isinstance(width, str) or shape[2] == width):
         return
-    got = [*features.shape] if isinstance(features, Tensor) else type(features).__name__
-    raise ValueError(f"slot attention: inputs: expected a tensor [B, N, C], got {got}")
+    got = [*given.shape] if isinstance(given, Tensor) else type(given).__name__
+    raise ValueError(f"slot attention: {name}: expected a tensor [B, {count}, {width}], got {got}")
 
 
 def _check_mask(name: str, mask: Tensor | None, shape: Sequence[int]) -> None:

@@ -40,7 +40,8 @@ def _load_native() -> None:
         except ImportError as error:
             obstacle = f"the native extension does not load: {error}; {_REBUILD}"
     for name, reasons in obstacles.items():
-        for device, key in _DISPATCH_KEYS.items():
+        for device in reasons["native"]:
+            key = _DISPATCH_KEYS[device]
             found = torch._C._dispatch_has_kernel_for_dispatch_key(f"emorl::{name}", key)
             missing = obstacle or f"the native extension was built without {key} kernels"
             reasons["native"][device] = None if found else missing

@@ -123,6 +123,7 @@ def define_op(
     schema_backward: str,
     fake: Callable[..., Any],
     fake_backward: Callable[..., Any],
+    devices: Sequence[str] = ("cpu", "cuda"),
     triton: bool = True,
     gradient: Callable[[str], Gradient] = gradient_by_names,
 ) -> None:
@@ -137,6 +138,8 @@ def define_op(
         schema_backward: The same for the backward operator.
         fake: Gives the forward operator's results without data.
         fake_backward: Gives the backward operator's results without data.
+        devices: Types of those that have kernels in C++ or CUDA; elsewhere `auto` takes the
+            reference.
         triton: Whether there are Triton kernels.
         gradient: Gives the gradient of an operator, by its name.
     """
@@ -152,7 +155,9 @@ def define_op(
         setup_context, backward = gradient(op)
         register_autograd(f"emorl::{op}", backward, setup_context=setup_context, lib=library)
         register_autograd(f"emorl::{op}_backward", refuse, lib=library)
-    obstacles[name] = {"native": {}, **({"triton": {}} if triton else {})}
+    unloaded = "the native extension has not been loaded"
+    native: dict[str, str | None] = dict.fromkeys(devices, unloaded)
+    obstacles[name] = {"native": native, **({"triton": {}} if triton else {})}
 
 
 def resolve(
@@ -307,6 +312,8 @@ def shared_memory(device: torch.device) -> int:
 def backends(device: torch.device | str = "cpu") -> dict[str, dict[str, str | None]]:
     """Which backends each operator has on a device.
 
+    An operator that is for other devices alone is left out.
+
     Args:
         device: The device to ask for.
 
@@ -315,7 +322,12 @@ def backends(device: torch.device | str = "cpu") -> dict[str, dict[str, str | No
     """
     device = torch.device(device)
     names = [name for name in _BACKENDS if name != "auto"]
-    return {op: {name: _obstacle(op, name, device) for name in names} for op in obstacles}
+    known = {kind for reasons in obstacles.values() for kind in reasons["native"]}
+    return {
+        op: {name: _obstacle(op, name, device) for name in names}
+        for op, reasons in obstacles.items()
+        if device.type in reasons["native"] or device.type not in known
+    }
 
 
 def _obstacle(name: str, backend: str, device: torch.device) -> str | None:

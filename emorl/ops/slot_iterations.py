@@ -68,6 +68,9 @@ class IterationWeights(NamedTuple):
     bias_out: Tensor
 
 
+_WEIGHTS = len(IterationWeights._fields)
+
+
 def slot_iterations(
     x: Tensor,
     slots: Tensor,
@@ -88,8 +91,8 @@ def slot_iterations(
         slots = moved + weight_out relu(weight_in LN(moved) + bias_in) + bias_out
 
     Equivalent to `reference`. The native kernels, of the CPU alone, call ATen's products and norms
-    without autograd between them, and take the gradient of a weight as one product over all
-    iterations; they keep 8 D + 2 C + Q + E + H numbers a slot and iteration (without `key` or
+    without autograd between them, and add the gradient of a weight up iteration by iteration; they
+    keep 8 D + 2 C + Q + E + H numbers a slot and iteration (without `key` or
     `value`, no Q or E). The rounding is that of products and sums in another order.
 
     Args:
@@ -119,8 +122,6 @@ def slot_iterations(
         for name, value in (("eps", eps), ("norm_eps", norm_eps), ("mlp_norm_eps", mlp_norm_eps))
     ]
     tensors = (x, slots, *weights)
-    if backend == "auto" and x.device.type != "cpu":
-        backend = "reference"
     if resolve("slot_iterations", backend, tensors) == "reference":
         return reference(x, slots, weights, iterations, *epsilons)
     keep = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
@@ -229,7 +230,7 @@ def _shapes(x: Tensor, slots: Tensor, w: IterationWeights) -> dict[str, tuple[in
 
 
 def _fake(x: Tensor, slots: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
-    weights, (iterations, keep) = IterationWeights(*others[:17]), others[-2:]
+    weights, (iterations, keep) = IterationWeights(*others[:_WEIGHTS]), others[-2:]
     batch, count, d = slots.shape
     width = 8 * d + 2 * x.shape[2] + weights.weight_in.shape[0] + 6
     width += sum(y.shape[0] for y in (weights.key, weights.value) if y is not None)
@@ -238,7 +239,7 @@ def _fake(x: Tensor, slots: Tensor, *others: Any) -> tuple[Tensor, Tensor]:
 
 
 def _fake_backward(grad_states: Tensor, *others: Any) -> tuple[Tensor, ...]:
-    tensors, wanted = others[:19], others[-1]
+    tensors, wanted = others[: 2 + _WEIGHTS], others[-1]
     return tuple(
         grad_states.new_empty(y.shape if want else 0)
         for y, want in zip(tensors, wanted, strict=True)
@@ -256,8 +257,9 @@ define_op(
     schema=f"({_INPUTS}, float eps, float norm_eps, float mlp_norm_eps, int iterations, "
     "bool keep) -> (Tensor states, Tensor kept)",
     schema_backward=f"(Tensor grad_states, {_INPUTS}, Tensor kept, float eps, "
-    f"bool[19] wanted) -> ({_GRADIENTS})",
+    f"bool[{2 + _WEIGHTS}] wanted) -> ({_GRADIENTS})",
     fake=_fake,
     fake_backward=_fake_backward,
+    devices=("cpu",),
     triton=False,
 )

@@ -292,3 +292,35 @@ def test_no_iteration_is_refused_in_one_line(name: str) -> None:
     }
     with pytest.raises(ValueError, match="iterations: expected at least 1, got 0"):
         calls[name]()
+
+
+@pytest.mark.parametrize("name", ["ocl", "slate", "evelinehong", "genera1z", "videosaur"])
+def test_inputs_of_another_width_are_one_line(name: str) -> None:
+    package: Any = importlib.import_module(f"emorl.compat.{name}")
+    wide = torch.zeros(B, N, D + 1)
+    calls: dict[str, Callable[[], Any]] = {
+        "ocl": lambda: package.SlotAttention(D, D)(wide, SLOTS),
+        "slate": lambda: package.SlotAttention(1, K, D, D, 5, 1)(wide, SLOTS),
+        "evelinehong": lambda: package.SlotAttention(K, D)(wide),
+        "genera1z": lambda: package.SlotAttention(1, D, 8)(wide, SLOTS),
+        "videosaur": lambda: package.SlotAttention(D, D)(SLOTS, wide),
+    }
+    with pytest.raises(
+        ValueError, match=r"inputs: expected a tensor \[B, N, 8\], got \[2, 6, 9\]$"
+    ):
+        calls[name]()
+
+
+@pytest.mark.parametrize("number", [-1, 0, 2.5, True])
+def test_slots_that_are_no_number_are_refused(number: Any) -> None:
+    """`expand` would take -1 for the one that there is."""
+    module = importlib.import_module("emorl.compat.evelinehong").SlotAttention
+    for call in (lambda: module(number, D), lambda: module(K, D)(X, num_slots=number)):
+        with pytest.raises(ValueError, match=r"^slot attention: num_slots: expected"):
+            call()
+
+
+def test_a_backend_that_is_none_is_refused_at_once() -> None:
+    module = importlib.import_module("emorl.compat.lucidrains").SlotAttention
+    with pytest.raises(ValueError, match=r"backend: expected one of auto, .* got 'gpu'"):
+        module(K, D, backend="gpu")

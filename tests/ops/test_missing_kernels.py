@@ -75,3 +75,19 @@ def test_benchmarks_refuse_to_time_the_reference_unless_asked() -> None:
     with pytest.raises(ValueError, match="; to time plain PyTorch instead: --allow"):
         kernels.require(allowed=False, device="cpu")
     kernels.require(allowed=True, device="cpu")
+
+
+def test_an_operator_of_the_cpu_alone_is_missing_on_no_gpu(monkeypatch) -> None:
+    """Its reference there is no fault of the installation, and nobody looks for its kernels."""
+    monkeypatch.setattr(library, "_told", [])
+    for reasons in library.obstacles.values():
+        for device in reasons["native"]:
+            monkeypatch.setitem(reasons["native"], device, None)  # as after a build with CUDA
+    assert "slot_iterations" in library.backends("cpu")
+    assert not [op for op, found in library.backends("cuda").items() if found["native"]]
+    assert library.backends("cuda").keys() == {*library.obstacles} - {"slot_iterations"}
+    kernels.require(allowed=False, device="cuda")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        x = [torch.empty(1, device="meta")]
+        assert library.resolve("slot_iterations", "auto", x) == "reference"
