@@ -6,6 +6,7 @@ it is called, so that `emorl --help` needs none of its packages.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
 import signal
@@ -37,6 +38,7 @@ _ERRORS = (
     *(ValueError, ArithmeticError, OSError, RuntimeError, MemoryError),
     *(ImportError, AttributeError),  # of a module in place of a package
 )
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _EXTRAS = {  # of the packages that training does not need
     "sklearn": "evaluation",
     "torchmetrics": "lpips",
@@ -119,7 +121,7 @@ def _explain(command: str, error: Exception) -> int:
         return _complain(command, "the current folder no longer exists", USAGE)
     if isinstance(error, OSError) and error.filename:
         return _complain(command, f"{error.filename}: {error.strerror}", USAGE)
-    if isinstance(error, OSError) and error.errno and _is_unwritable(sys.stdout):
+    if isinstance(error, OSError) and _is_unwritable(sys.stdout, error):
         return _complain(command, f"standard output: {error.strerror}", USAGE)
     if lack := _lack(command, error):
         return _complain(command, lack, FAILURE)
@@ -152,11 +154,11 @@ def _is_nowhere() -> bool:
     return False
 
 
-def _is_unwritable(stream: TextIO | None) -> bool:
-    """Whether a stream cannot take what it was given, as on a full disk; its errors name none."""
+def _is_unwritable(stream: TextIO | None, error: OSError) -> bool:
+    """Whether an error that names no file is of a stream, such as on a full disk."""
+    if getattr(stream, "write_through", False):  # no buffer has kept the text
+        return error.errno in _FULL
     try:
-        if getattr(stream, "write_through", False):  # without a buffer that has kept the text
-            print(file=stream)
         if stream is not None:
             stream.flush()
     except OSError:

@@ -186,7 +186,7 @@ def _measure(name: str, suite: Suite, options: Options, asked: argparse.Namespac
     from emorl.bench.tables import as_text
 
     file = asked.out / f"{name}.json"
-    _require_free(file)
+    _require_free(file, asked.html)
     record = suite.run(options, lambda record: records.write(file, record))
     notes = _notes(record)
     written = [file, *_write_plots(asked.out, name, suite, record, notes, asked.html)]
@@ -201,10 +201,11 @@ def _measure(name: str, suite: Suite, options: Options, asked: argparse.Namespac
     return FAILURE if record["failures"] else 0
 
 
-def _require_free(record: Path) -> None:
+def _require_free(record: Path, with_page: bool) -> None:
     """Refuse to replace what is no record, plot or page of the suite's; plots are named later."""
     require_output(record, "--out", BENCHMARK)
-    require_output(record.with_suffix(".html"), "--out", PAGE)
+    if with_page:
+        require_output(record.with_suffix(".html"), "--out", PAGE)
     for ending in ("png", "svg"):
         for plot in record.parent.glob(f"{record.stem}-*.{ending}"):
             require_output(plot, "--out", PICTURE)

@@ -16,7 +16,7 @@ from emorl.cli.arguments import (
     path_text,
     whole_number,
 )
-from emorl.paths import local
+from emorl.cli.held_out import read_from
 from emorl.runs.files import require_place, write_atomically
 from emorl.runs.outputs import PICTURE, require_output
 from emorl.suggestions import near
@@ -96,6 +96,8 @@ def _left_out(dataset: ObjectDataset, options: argparse.Namespace) -> str:
         return ""
     if others := [name for name in splits_of(options.source) if name not in (options.split, ALL)]:
         return f"; not stored: {', '.join(others)}"
+    if dataset.is_whole or options.max_objects is not None:
+        return f" ({dataset.part})" if dataset.part else ""
     return f" ({dataset.part}; --split {ALL} stores all)" if dataset.part else ""
 
 
@@ -110,7 +112,7 @@ def _check(arguments: list[str]) -> int:
     _add_reading(parser)
     options = parser.parse(arguments)
     if options.sheet:
-        _require_apart(options.sheet, [local(options.source)])
+        _require_apart(options.sheet, read_from(options.source))
 
     from emorl.data import check, open_dataset
     from emorl.data.check import splits_of

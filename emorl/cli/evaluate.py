@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emorl.cli.arguments import Parser, local_path, number, sweep_of, whole_number
-from emorl.cli.held_out import add_data_options, data_of, open_images
+from emorl.cli.held_out import add_data_options, data_of, open_images, read_from, spec_of
 from emorl.cli.kept import kept_files, require_free, require_replaceable
 from emorl.cli.results import as_csv, as_json, runs_table, sweep_table, table
-from emorl.paths import local
 from emorl.runs.files import require_place, write_atomically
 from emorl.runs.folder import RunFolder, run_of
 
@@ -66,7 +64,7 @@ class _Subject(NamedTuple):
         run: that the model belongs to; None for a lone model folder.
         dataset: the images.
         data: name of the data, or absolute path.
-        source: the files of the images, or their generator, and how they are cut and resized.
+        source: which images these are, in words.
         split: that the images are of.
         notes: what a reader of results should know of the images.
     """
@@ -92,15 +90,18 @@ def _subject(options: argparse.Namespace) -> _Subject:
     named = dataset.name if options.data is None else absolute(options.data)
     if dataset.part:
         notes.append(dataset.part)
-    source = _source_of(dataset, data)
+    spec = spec_of(options, data)
+    require_free(options, read_from(spec, dataset))
+    source = _source_of(spec, dataset, data)
     return _Subject(folder, model, run, dataset, named, source, split, notes)
 
 
-def _source_of(dataset: ObjectDataset, data: DataConfig) -> str:
-    files = [os.path.abspath(path) for path in dataset.files()]
-    place = os.path.commonpath(files) if files else dataset.name
+def _source_of(spec: str, dataset: ObjectDataset, data: DataConfig) -> str:
+    """Which images these are, in words: results with the same words are of the same ones."""
     height, width = dataset.image_size
-    return f"{place}, {height}x{width}" + (f", crop {data.crop}" if data.crop else "")
+    crop = f", crop {data.crop}" if data.crop else ""
+    few = "" if data.max_objects is None else f", at most {data.max_objects} objects"
+    return f"{spec}, {height}x{width}{crop}{few}"
 
 
 def _measure(
@@ -110,7 +111,6 @@ def _measure(
     subject = _subject(options)
     model, dataset = subject.model, subject.dataset
     kept = kept_files(options, subject.run, model, dataset.name, subject.split)
-    require_free(options, dataset.files())
     for path in kept:
         require_place(path, "RUN")
     if kept:
@@ -232,7 +232,7 @@ def _written(path: Path, content: bytes) -> str:
 
 def _require_possible(options: argparse.Namespace) -> None:
     """Refuse what would fail after the work, or what a sweep has no use for."""
-    require_free(options, [local(options.data)] if options.data else [])
+    require_free(options, read_from(options.data))
     if not options.sweep:
         if options.plot:
             raise ValueError("--plot: is of --sweep")

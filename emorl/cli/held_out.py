@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import argparse
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from emorl.cli.arguments import CROPS, Parser, number_range, path_text, whole_number
+from emorl.paths import local
 from emorl.runs.folder import RunFolder
 
 if TYPE_CHECKING:
@@ -65,6 +67,24 @@ def data_of(options: argparse.Namespace, run: RunFolder | None) -> DataConfig:
     if options.value_range is not None and options.data is None:
         data.value_range = data.held_out_value_range = options.value_range
     return data
+
+
+def read_from(spec: str | None, dataset: ObjectDataset | None = None) -> list[Path]:
+    """The files and folders of data, which nothing that is written may replace or join.
+
+    Args:
+        spec: a file or folder, or a generator's name, which has none; None for no data.
+        dataset: that was opened, whose files are more where a pattern names them.
+    """
+    own = [] if spec is None or not local(spec).exists() else [local(spec)]
+    return [*own, *(dataset.files() if dataset is not None else ())]
+
+
+def spec_of(options: argparse.Namespace, data: DataConfig) -> str:
+    """What is opened: a generator's name or an absolute path."""
+    from emorl.training.images import absolute
+
+    return absolute(options.data or data.held_out or data.train)
 
 
 def open_images(options: argparse.Namespace, run: RunFolder | None, data: DataConfig) -> Measured:

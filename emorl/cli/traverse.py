@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from emorl.cli.arguments import Parser, local_path, whole_number
-from emorl.cli.held_out import add_data_options, data_of, open_images
-from emorl.paths import local, real
+from emorl.cli.held_out import add_data_options, data_of, open_images, read_from, spec_of
+from emorl.paths import real
 from emorl.runs.files import replacing, require_place, write_atomically
 from emorl.runs.folder import RunFolder, run_of
 from emorl.runs.outputs import PICTURE, TRAVERSALS, require_output
@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> int:
     options = _parser().parse(arguments)
 
     place = _place(options)
-    _require_free(options, place, [])
+    _require_free(options, place, [], read_from(options.data))
     if options.mp4:
         import imageio_ffmpeg  # noqa: F401  it would be missed after the work otherwise
 
@@ -46,7 +46,8 @@ def run(arguments: list[str]) -> int:
     owner = run_of(options.target)
     data = data_of(options, owner)
     dataset, split, _ = open_images(options, owner, data)
-    _require_free(options, place, _pictures(place, dataset.count(options.images), options.mp4))
+    pictures = _pictures(place, dataset.count(options.images), options.mp4)
+    _require_free(options, place, pictures, read_from(spec_of(options, data), dataset))
     accelerator = make_accelerator(TrainerConfig(device=options.device, precision="no"))
     model.to(accelerator.device)
     samples = infer(model, dataset, options.measured, means=False, seed=options.seed)
@@ -108,13 +109,14 @@ def _place(options: argparse.Namespace) -> Path:
     return RunFolder(options.target).traversals
 
 
-def _require_free(options: argparse.Namespace, place: Path, pictures: list[Path]) -> None:
+def _require_free(
+    options: argparse.Namespace, place: Path, pictures: list[Path], data: list[Path]
+) -> None:
     """Make sure that nothing is lost; RUN/traversals is this command's own."""
     record = place / "traversals.json"
     if options.out is None:
         require_place(record, "RUN")
         return
-    data = [local(options.data)] if options.data else []
     require_output(record, "--out", TRAVERSALS, data)
     for picture in pictures:
         require_output(picture, "--out", PICTURE, data)

@@ -83,7 +83,8 @@ def _prepare(
         measured = dataclasses.replace(measured, eval_every=0)
         notes.append("trainer.eval_every: off, since there are no label maps to measure with")
     run = RunFolder(run_dir)
-    trace = trace_of({"data.train": images, "data.held_out": held_out})
+    own = None if config.data.held_out is None else held_out
+    trace = trace_of({"data.train": images, "data.held_out": own})
     notes += changed(run, trace)
     torch.manual_seed(config.trainer.seed)
     trainer = Trainer(

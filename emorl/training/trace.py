@@ -48,9 +48,11 @@ def changed(run: RunFolder, trace: Trace) -> list[str]:
 def changed_since(run: RunFolder, data: DataConfig) -> list[str]:
     """The lines of `changed` for a run's data as they are now; none for data that are gone."""
     found: dict[str, ObjectDataset | None] = {}
-    for name, opened in (("data.train", training_images), ("data.held_out", held_out_images)):
+    with suppress(ValueError):
+        found["data.train"] = training_images(data)
+    if data.held_out is not None:
         with suppress(ValueError):
-            found[name] = opened(data)
+            found["data.held_out"] = held_out_images(data)
     return changed(run, trace_of(found))
 
 
@@ -67,7 +69,7 @@ def _digest(files: Sequence[Path]) -> str:
         digest.update(f"{path.name} {size}\n".encode(errors="surrogateescape"))
     for place in _spread(len(files), _LOOKED_INTO):
         with files[place].open("rb") as file:
-            for start in _spread(max(1, sizes[place] - _BLOCK), _BLOCKS):
+            for start in _spread(max(1, sizes[place] - _BLOCK + 1), _BLOCKS):
                 file.seek(start)
                 digest.update(file.read(_BLOCK))
     return digest.hexdigest()

@@ -375,18 +375,22 @@ def test_another_protocol_has_its_own_files(run_dir, capsys):
     assert low <= mean <= high
 
 
-def test_runs_on_files_of_the_same_name_are_not_put_together(run_dir, tmp_path, capsys):
-    runs = []
+@pytest.mark.parametrize("beside", [False, True], ids=["same name", "same folder"])
+def test_runs_on_other_files_are_not_put_together(run_dir, tmp_path, capsys, beside):
+    runs, places = [], []
     for name in "ab":
         runs.append(shutil.copytree(run_dir, tmp_path / name / "run"))
         images = np.random.default_rng(0).integers(0, 256, (2, 35, 35, 3), np.uint8)
-        np.savez(tmp_path / name / "data.npz", image=images)
+        place = tmp_path / ("data" if beside else name) / f"{name if beside else 'data'}.npy"
+        place.parent.mkdir(exist_ok=True)
+        np.save(place, images)
+        np.save(place.with_name(f"{place.stem}_masks.npy"), images[..., 0])
+        places.append(f"{place}, 35x35")
         config = yaml.safe_load((runs[-1] / "config.yaml").read_text())
-        config["data"]["held_out"] = str(tmp_path / name / "data.npz")
+        config["data"]["held_out"] = str(place)
         (runs[-1] / "config.yaml").write_text(yaml.safe_dump(config))
     assert main(["evaluate", *map(str, runs), "--images", "2"]) == 2
-    places = " and ".join(f"{tmp_path / name / 'data.npz'}, 35x35" for name in "ab")
-    assert f"got source {places}" in complaint(capsys)
+    assert f"source {' and '.join(places)}" in complaint(capsys)
 
 
 def test_several_runs_are_compared_and_failures_counted(run_dir, tmp_path, capsys):

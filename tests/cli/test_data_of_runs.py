@@ -288,3 +288,14 @@ def test_files_that_changed_since_are_told(trained, tmp_path, capsys):
         path.write_bytes(before)
     (run / "data.json").write_text("[" * 100_000)
     assert main(["evaluate", str(run), "--batch-size", "3"]) == 0
+
+
+def test_converting_few_objects_promises_nothing_of_splits(tmp_path, capsys):
+    path, out = tmp_path / "v.npz", tmp_path / "a.h5"
+    visibility = np.array([[1, 1, 0], [1, 1, 1]], np.float32)
+    images = np.full((2, 8, 8, 3), 200, np.uint8)
+    np.savez(path, image=images, visibility=visibility)
+    line = ["data", "convert", str(path), "--max-objects", "1", "--out", str(out)]
+    assert main(line) == 0
+    told = "split train, 1 images (at most 1 objects, 1 of 2 images)"
+    assert capsys.readouterr().out == f"written: {out}: {told}\n"

@@ -422,8 +422,8 @@ def test_before_resizing_pictures_keep_what_is_resized(tmp_path):
         batch = whole.__getitems__([1, 0])
         assert (batch.image.permute(0, 2, 3, 1).numpy() == region[[1, 0]]).all()
         assert (batch.mask[:, 0].numpy() == region[[1, 0], ..., 0]).all()
-    save(tmp_path / "a/1.png", pictures[1, :, :20])
-    save(tmp_path / "a_masks/1.png", pictures[1, :, :20, 0])
+    save(tmp_path / "a/1.png", pictures[1, :16, :20])
+    save(tmp_path / "a_masks/1.png", pictures[1, :16, :20, 0])
     with pytest.raises(
         ValueError, match=r"expected pictures of one size .* got several: .*\.png and .*/1\.png "
     ):
@@ -488,3 +488,16 @@ def test_label_maps_beside_what_a_link_leads_to_are_found(tmp_path):
     (tmp_path / "here/link_masks").symlink_to(tmp_path / "nothing")
     with pytest.raises(ValueError, match="link_masks: expected a folder of label maps, got no fol"):
         open_dataset(tmp_path / "here/link", split="all")
+
+
+def test_a_later_picture_of_another_size_is_refused_before_resizing(tmp_path, monkeypatch):
+    """Whatever the first ones tell."""
+    monkeypatch.setattr("emorl.data.readers.images.LOOKED_AT", 2)
+    for number, side in enumerate((8, 8, 16)):
+        save(tmp_path / f"a/{number}.png", np.full((side, side, 3), 99, np.uint8))
+        save(tmp_path / f"a_masks/{number}.png", np.full((side, side), 1, np.uint8))
+    whole = open_dataset(tmp_path / "a", split="all", size=4).before_resizing()
+    assert whole.image_size == (8, 8)
+    assert len(whole.__getitems__([0, 1])) == 2
+    with pytest.raises(ValueError, match=r"2\.png: expected 8x8 pixels as the first .*, got 16x16"):
+        whole.__getitems__([2])

@@ -12,14 +12,20 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from emorl.cli import main
+from emorl.bench.page import page
+from emorl.bench.records import header
+from emorl.bench.suite import Options
+from emorl.cli import ablate, main
+from emorl.cli.held_out import read_from
 from emorl.cli.kept import require_replaceable
+from emorl.data import open_dataset
 from emorl.report.pictures import picture
 from emorl.report.tiles import gif, label_png, png
-from emorl.runs.outputs import EVALUATION, PICTURE, require_output
+from emorl.runs.outputs import BENCHMARK, EVALUATION, PAGE, PICTURE, TABLE, require_output
 
 PIXELS = np.zeros((4, 4, 3), dtype=np.uint8)
 RESULT = json.dumps({"protocol": "sample", "data": "tetrominoes"}).encode()
+OPTIONS = Options((), (), 0, "cpu", 1, None, 0.0, 0)
 OWN = "expected a file apart from those of"
 OTHER = "expected a new file or"
 
@@ -177,3 +183,34 @@ def test_a_result_of_other_files_is_kept(tmp_path, before, lost):
     else:
         with pytest.raises(ValueError, match=re.escape(f"holds {lost}; move it away")):
             require_replaceable(*new)
+
+
+@pytest.mark.parametrize(
+    ("kind", "made"),
+    [
+        (TABLE, lambda: ablate._markdown([{"ablation": "full", "options": "", "published": "-"}])),
+        (
+            TABLE,
+            lambda: ablate._csv(
+                [{"ablation": "full", "options": "", "runs": 1, "failed": 0}]
+            ).decode(),
+        ),
+        (PAGE, lambda: page("emorl bench: ops", "", {}, [], [])),
+        (BENCHMARK, lambda: json.dumps({**header("ops", OPTIONS), "failures": []})),
+    ],
+    ids=["table", "csv", "page", "record"],
+)
+def test_what_a_command_has_written_it_may_replace(tmp_path, kind, made):
+    (tmp_path / "a").write_text(made())
+    require_output(tmp_path / "a", "--out", kind)
+
+
+def test_no_file_joins_the_pictures_that_a_run_reads(tmp_path):
+    """Nor does a generator's name stand for a folder."""
+    (tmp_path / "q").mkdir()
+    Image.fromarray(PIXELS + 9).save(tmp_path / "q/a.png")
+    pictures = open_dataset(tmp_path / "q", split="all")
+    for data in (read_from(str(tmp_path / "q")), read_from(str(tmp_path / "q"), pictures)):
+        with pytest.raises(ValueError, match="expected a file apart from the data"):
+            require_output(tmp_path / "q/new.png", "--plot", PICTURE, data)
+    assert read_from("clevr6") == read_from(None) == []

@@ -176,4 +176,8 @@ def test_files_that_changed_are_told_when_a_run_goes_on(tmp_path):
     images[20, 3, 3] = 9
     write(tmp_path / "moved/a.h5", images)
     assert len(notes(moved)) == 1
+    content = bytearray(Path(moved).read_bytes())
+    content[-1] ^= 1  # of the last image
+    Path(moved).write_bytes(content)
+    assert [note.partition(":")[0] for note in notes(moved)] == ["data.train"]
     assert notes(moved) == [], "the run has been trained on it"

@@ -75,6 +75,7 @@ class PictureFiles(FileDataset):
         self.path, self.name = path, path.name
         self.pictures, self.masks, self.crop = [*pictures], [*masks], crop
         self._shape = None if size is None else shape_of(size)
+        self._resizes = self._shape is not None
         self._enough: Shape | None = None
         if self._shape is not None and crop in (None, CENTRE):  # a given crop counts all pixels
             self._enough = _FINER * self._shape[0], _FINER * self._shape[1]
@@ -102,22 +103,22 @@ class PictureFiles(FileDataset):
         """The region of each picture that is resized; None without `size`.
 
         Raises:
-            ValueError: if these regions differ among the first pictures.
+            ValueError: if these regions have several sizes, as the first pictures tell; a later one
+                of another size is refused when it is read.
         """
         if self._shape is None:
             return None
         first = self.pictures[:LOOKED_AT]
-        boxes = {self._frame(name, read_header(name).shape): name for name in first}
-        if len(boxes) > 1:
-            one, other, *_ = boxes.values()
+        sizes = {_size(self._frame(name, read_header(name).shape)): name for name in first}
+        if len(sizes) > 1:
+            one, other, *_ = sizes.values()
             raise ValueError(
                 f"{self.path}: expected pictures of one size to compare them as they were before "
                 f"they are resized, got several: {one} and {other} differ"
             )
         whole = copy.copy(self)
-        (box,) = boxes
-        whole.crop, whole._shape, whole._enough = box, None, None
-        whole.image_size = box[1] - box[0], box[3] - box[2]
+        whole._resizes, whole._enough = False, None
+        (whole.image_size,) = sizes
         return whole
 
     def describe(self) -> list[str]:
@@ -172,8 +173,8 @@ class PictureFiles(FileDataset):
         except ValueError as error:
             raise ValueError(f"{picture}: {error}") from None
         if self._shape is not None:
-            return centred(box, self._shape)
-        if (found := (box[1] - box[0], box[3] - box[2])) != self.image_size:
+            box = centred(box, self._shape)
+        if not self._resizes and (found := _size(box)) != self.image_size:
             height, width = self.image_size
             raise ValueError(
                 f"{picture}: expected {height}x{width} pixels as the first picture has, got "
@@ -208,11 +209,16 @@ class ImageFolder(PictureFiles):
         path = Path(os.path.abspath(path))
         pictures, masks, total = _listed(path, split)
         super().__init__(path, pictures, masks, crop, size, value_range)
+        self.is_whole = split == ALL
         if len(pictures) < total:
             self.part = f"{split}: {len(pictures):,} of {total:,} pictures"
 
     def _factors(self, indices: Sequence[int]) -> dict[str, Tensor]:
         return {}
+
+
+def _size(box: Box) -> Shape:
+    return box[1] - box[0], box[3] - box[2]
 
 
 def find_pictures(folder: Path) -> list[str]:
@@ -282,10 +288,9 @@ def _cropped(picture: str, full: Shape, crop: str | Sequence[int] | None) -> Sha
         ValueError: naming the picture, if the crop does not lie in it.
     """
     try:
-        top, bottom, left, right = cut(full, crop, None)
+        return _size(cut(full, crop, None))
     except ValueError as error:
         raise ValueError(f"{picture}: {error}") from None
-    return bottom - top, right - left
 
 
 def _of_split(path: Path, names: Sequence[str], split: str) -> list[str]:
