@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -120,7 +121,7 @@ def _split(options: argparse.Namespace, data: DataConfig) -> str:
 
 def _opened(options: argparse.Namespace, data: DataConfig, split: str) -> ObjectDataset:
     from emorl.data import open_dataset
-    from emorl.training.images import held_out_images
+    from emorl.training.images import held_out_images, training_images
 
     if options.data is not None:
         return open_dataset(
@@ -134,6 +135,8 @@ def _opened(options: argparse.Namespace, data: DataConfig, split: str) -> Object
         )
     held_out = held_out_images(data, split)
     if held_out is None:
+        if options.split is not None:  # where there is none of that name, its error names others
+            training_images(replace(data, split=split))
         raise ValueError(
             f"--data: needed, since {data.train} has no split {split!r} that the run was not "
             "trained on"

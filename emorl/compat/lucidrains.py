@@ -21,7 +21,7 @@ from emorl.compat.gaussian import drawn
 from emorl.compat.rules import RuledModule, rule
 from emorl.nn.arguments import require
 from emorl.nn.residual_mlp import ResidualMLP
-from emorl.nn.slot_iterations import OWNER, SlotLayers, SlotRules, iterate
+from emorl.nn.slot_iterations import OWNER, SlotLayers, SlotRules, iterate, require_inputs
 from emorl.ops import Backend, slot_attention
 
 
@@ -44,11 +44,7 @@ class _DrawnSlots(nn.Module):
     def _drawn(self, inputs: Tensor, num_slots: int | None) -> Tensor:
         """Slots [B, K, D] for inputs [B, N, D]; K is `num_slots`, or the constructor's."""
         count = self.num_slots if num_slots is None else num_slots
-        dim = self.slots_mu.shape[2]
-        given = isinstance(inputs, Tensor)
-        if not (given and inputs.dim() == 3 and inputs.shape[2] == dim):
-            got = [*inputs.shape] if given else type(inputs).__name__
-            raise ValueError(f"slot attention: inputs: expected a tensor [B, N, {dim}], got {got}")
+        require_inputs(inputs, self.slots_mu.shape[2])
         if not inputs.is_floating_point():
             raise ValueError(f"slot attention: inputs: expected floats, got {inputs.dtype}")
         return drawn(self.slots_mu, self.slots_logsigma, count, inputs)

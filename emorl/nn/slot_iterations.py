@@ -283,12 +283,21 @@ def iterate(
 def _check_widths(layers: SlotLayers, features: object, slots: Tensor) -> None:
     """Raise a ValueError for features or slots that the layers cannot take."""
     if not isinstance(features, LinearFeatures):
-        _check_width("inputs", "N", features, getattr(layers.key, "in_features", "C"))
-    _check_width("slots", "K", slots, getattr(layers.query, "in_features", "D"))
+        require_inputs(features, getattr(layers.key, "in_features", "C"))
+    _require_width("slots", "K", slots, getattr(layers.query, "in_features", "D"))
 
 
-def _check_width(name: str, count: str, given: object, width: object) -> None:
-    """Raise a ValueError unless it is a tensor [B, count, width]; a width by name is any."""
+def require_inputs(given: object, width: object) -> None:
+    """Raise a ValueError unless it is a tensor [B, N, width] of one input or more.
+
+    A mean of none is no number. A width by name is any.
+    """
+    _require_width("inputs", "N", given, width)
+    if isinstance(given, Tensor) and given.shape[1] == 0:
+        raise ValueError(f"slot attention: inputs: expected at least one, got {[*given.shape]}")
+
+
+def _require_width(name: str, count: str, given: object, width: object) -> None:
     shape = given.shape if isinstance(given, Tensor) else ()
     if len(shape) == 3 and (isinstance(width, str) or shape[2] == width):
         return

@@ -374,7 +374,10 @@ class Trainer:
                 f"accumulation), got {self.config.batch_size}"
             )
         if self.config.eval_every and self.held_out is None:
-            raise ValueError("trainer.eval_every: there are no held-out images; see data.held_out")
+            raise ValueError(
+                "trainer.eval_every: there are no held-out images; data.held_out names some, and "
+                "with 0 nothing is measured"
+            )
 
     def _warnings(self) -> list[str]:
         """Lines for the user before the first step."""

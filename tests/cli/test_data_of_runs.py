@@ -247,6 +247,22 @@ def test_the_split_that_is_asked_for_is_measured(trained, tmp_path, capsys):
     assert measured(run, "--split", "validation") == (4, "validation")
 
 
+def test_a_split_that_the_runs_own_data_lack_is_told_with_the_others(trained, tmp_path, capsys):
+    file = write_groups(tmp_path / "a.h5", "train", "val")
+    for options, known in (
+        ([], "split: expected one of train, val, test, got 'odd'"),
+        (["--data.train", file], "a.h5: expected a group 'odd', got train/, val/; --split"),
+    ):
+        run = trained(*options)
+        for command in ("evaluate", "traverse"):
+            capsys.readouterr()
+            assert main([command, str(run), "--split", "odd"]) == 2
+            error = capsys.readouterr().err
+            assert known in error
+            assert error.count("\n") == 1
+        shutil.rmtree(run)
+
+
 def test_pictures_that_are_held_out_are_divided_only_if_it_is_asked_for(trained, tmp_path, capsys):
     folder = tmp_path / "pictures"
     folder.mkdir()

@@ -280,34 +280,31 @@ def test_masks_of_numbers_are_those_of_bools(dtype: torch.dtype) -> None:
     assert found.objects[mask].equal(module.empty_slot.expand(2, -1))
 
 
-@pytest.mark.parametrize("name", ["ocl", "slate", "evelinehong", "genera1z", "videosaur"])
-def test_no_iteration_is_refused_in_one_line(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        (name, shape, message)
+        for name in ("lucidrains", "ocl", "slate", "evelinehong", "genera1z", "videosaur")
+        for shape, message in (
+            ((B, N, D + 1), r"expected a tensor \[B, N, 8\], got \[2, 6, 9\]$"),
+            ((B, 0, D), r"expected at least one, got \[2, 0, 8\]$"),
+        )
+    ],
+)
+def test_inputs_that_cannot_be_attended_to_are_one_line(
+    name: str, shape: tuple[int, ...], message: str
+) -> None:
     package: Any = importlib.import_module(f"emorl.compat.{name}")
+    given = torch.zeros(shape)
     calls: dict[str, Callable[[], Any]] = {
-        "ocl": lambda: package.SlotAttention(D, D, iters=0)(X, SLOTS),
-        "slate": lambda: package.SlotAttention(0, K, D, D, 5, 1)(X, SLOTS),
-        "evelinehong": lambda: package.SlotAttention(K, D, iters=0)(X),
-        "genera1z": lambda: package.SlotAttention(0, D, 8)(X, SLOTS),
-        "videosaur": lambda: package.SlotAttention(D, D)(SLOTS, X, n_iters=0),
+        "lucidrains": lambda: package.SlotAttention(K, D)(given),
+        "ocl": lambda: package.SlotAttention(D, D)(given, SLOTS),
+        "slate": lambda: package.SlotAttention(1, K, D, D, 5, 1)(given, SLOTS),
+        "evelinehong": lambda: package.SlotAttention(K, D)(given),
+        "genera1z": lambda: package.SlotAttention(1, D, 8)(given, SLOTS),
+        "videosaur": lambda: package.SlotAttention(D, D)(SLOTS, given),
     }
-    with pytest.raises(ValueError, match="iterations: expected at least 1, got 0"):
-        calls[name]()
-
-
-@pytest.mark.parametrize("name", ["ocl", "slate", "evelinehong", "genera1z", "videosaur"])
-def test_inputs_of_another_width_are_one_line(name: str) -> None:
-    package: Any = importlib.import_module(f"emorl.compat.{name}")
-    wide = torch.zeros(B, N, D + 1)
-    calls: dict[str, Callable[[], Any]] = {
-        "ocl": lambda: package.SlotAttention(D, D)(wide, SLOTS),
-        "slate": lambda: package.SlotAttention(1, K, D, D, 5, 1)(wide, SLOTS),
-        "evelinehong": lambda: package.SlotAttention(K, D)(wide),
-        "genera1z": lambda: package.SlotAttention(1, D, 8)(wide, SLOTS),
-        "videosaur": lambda: package.SlotAttention(D, D)(SLOTS, wide),
-    }
-    with pytest.raises(
-        ValueError, match=r"inputs: expected a tensor \[B, N, 8\], got \[2, 6, 9\]$"
-    ):
+    with pytest.raises(ValueError, match="inputs: " + message):
         calls[name]()
 
 

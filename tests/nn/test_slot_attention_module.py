@@ -181,6 +181,8 @@ def test_impossible_calls() -> None:
     for wrong, got in ((torch.randn(4, 8), r"\[4, 8\]"), ([[1.0]], "list")):
         with pytest.raises(ValueError, match=rf"inputs: expected a tensor \[B, N, 8\], got {got}"):
             m(wrong, num_slots=2)
+    with pytest.raises(ValueError, match=r"inputs: expected at least one, got \[1, 0, 8\]"):
+        m(torch.randn(1, 0, 8), num_slots=2)
     with pytest.raises(ValueError, match="num_slots: expected a whole number >= 1, got -1"):
         m(torch.randn(1, 4, 8), num_slots=-1)
     with pytest.raises(TypeError, match="positional"):
