@@ -54,7 +54,15 @@ def run(arguments: list[str]) -> int:
         for file, content in zip(files, (_markdown(records).encode(), _csv(records)), strict=True):
             write_atomically(file, content)
     print(_markdown(records), *(f"written: {file}" for file in files), sep="\n")
+    if others := _others(options.out, [r["ablation"] for r in records], options.seeds):
+        print(f"not in this table, but in {options.out}: {', '.join(others)}")
     return 0
+
+
+def _others(out: Path, rows: Sequence[str], seeds: int) -> list[str]:
+    """Runs that an earlier call with more rows or seeds has left."""
+    own = {f"{row}-seed{seed}" for row in rows for seed in range(seeds)}
+    return sorted({path.name for path in out.glob("*-seed*") if path.is_dir()} - own)
 
 
 def _parser() -> Parser:

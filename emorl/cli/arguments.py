@@ -49,13 +49,14 @@ class Parser(argparse.ArgumentParser):
         return known
 
 
-def whole_number(least: int) -> Callable[[str], int]:
-    """An argument's type: an integer that is `least` or more, and fits into 64 bits."""
+def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
+    """An argument's type: an integer from `least` to `most`, if there is one, and 64 bits."""
+    expected = f">= {least}" if most is None else f"from {least} to {most}"
 
     def parse(text: str) -> int:
-        if not _WHOLE.fullmatch(text) or int(text) < least:
+        if not _WHOLE.fullmatch(text) or not least <= int(text) <= (most or int(text)):
             raise argparse.ArgumentTypeError(
-                f"expected a whole number >= {least}, got {shown(text)}"
+                f"expected a whole number {expected}, got {shown(text)}"
             )
         return int(text)
 

@@ -40,6 +40,7 @@ def run(arguments: list[str]) -> int:
     from emorl.training.devices import make_accelerator
 
     accelerator = make_accelerator(TrainerConfig(device=options.device, precision="no"))
+    _require_comparable(options)
     results, failures = [], {}
     for target in options.targets:
         try:
@@ -245,6 +246,21 @@ def _require_possible(options: argparse.Namespace) -> None:
     if getattr(options, parameter) is not None:
         raise ValueError(f"--sweep: expected no --{parameter.replace('_', '-')} beside it")
     import emorl.report  # noqa: F401  matplotlib would be missed after the work otherwise
+
+
+def _require_comparable(options: argparse.Namespace) -> None:
+    """Refuse several runs whose images differ, before any is measured."""
+    from emorl.evaluation.summaries import require_alike
+
+    found: list[dict[str, Any]] = []
+    for target in options.targets if len(options.targets) > 1 else ():
+        try:
+            subject = _subject(argparse.Namespace(**vars(options), target=target))
+        except (ValueError, ArithmeticError):  # counted among the failures later
+            continue
+        found.append({key: getattr(subject, key) for key in ("data", "source", "split")})
+    if found:
+        require_alike(found)
 
 
 def _perceptual(options: argparse.Namespace, device: torch.device) -> PerceptualDistance | None:

@@ -105,6 +105,8 @@ def open_images(options: argparse.Namespace, run: RunFolder | None, data: DataCo
     notes = [] if run is None else changed_since(run, data)
     if run is not None and _is_trained_on(data, dataset):
         return Measured(dataset, data.split, ["the run was trained on these images", *notes])
+    if run is not None and split == ALL and spec_of(options, data) == data.train:
+        notes = ["the run was trained on some of these images", *notes]
     return Measured(dataset, ALL if dataset.is_whole else split, notes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,8 @@ def kept_files(
 
 def _stem(options: argparse.Namespace, model: ObjectCentricModel, data: str, split: str) -> str:
     """A result's name: of the data and of what was asked for beside the usual."""
+    from emorl.training.images import absolute
+
     asked = {
         "": (options.protocol, "sample"),
         "samples": (options.samples, 1),
@@ -68,7 +71,8 @@ def _stem(options: argparse.Namespace, model: ObjectCentricModel, data: str, spl
     if options.sweep:
         name, values = options.sweep
         parts.append(f"{name.replace('_', '-')}{_span(values)}")
-    stem = Path(options.data or data).name.partition(".")[0]
+    name = Path(absolute(options.data) if options.data else data).name.lstrip(".")
+    stem = re.sub(r"[*?\[\]]+", "_", name.partition(".")[0]) or "data"
     return "-".join([stem, *([] if split == "test" else [split]), *parts])
 
 

@@ -22,6 +22,7 @@ _DESCRIPTION = (
     "to the picture's. Writes DIR/labels (PNG, a pixel's value is its slot), DIR/overlays and "
     "DIR/contact.png. A picture that cannot be read is named and left out."
 )
+_MOST_SLOTS = 256  # whose numbers fit into the labels of a PNG
 _SHEET, _COLUMNS, _SIDE = 48, 4, 160  # pictures on a contact sheet, pairs in a row, pixels
 
 
@@ -38,7 +39,7 @@ def run(arguments: list[str]) -> int:
     add("folder", type=local_path, metavar="FOLDER", help="of the pictures, with its subfolders")
     add("--out", type=local_path, required=True, metavar="DIR", help="folder for the results")
     add("--refinement-steps", type=whole_number(0), help="None: the model's own number")
-    add("--num-slots", type=whole_number(1), help="None: the model's own number")
+    add("--num-slots", type=whole_number(1, _MOST_SLOTS), help="None: the model's own number")
     add("--batch-size", type=whole_number(1), default=16, help="pictures at a time")
     add("--seed", type=whole_number(0), default=0, help="of the noise that slots start from")
     add("--device", choices=["auto", "cpu"], default="auto", help="auto takes a GPU if any")
@@ -53,13 +54,19 @@ def run(arguments: list[str]) -> int:
     require_output(options.out / "contact.png", "--out", PICTURE)
     _require_apart(options.out, options.folder)
 
+    from emorl.data.readers.clevrtex import is_clevrtex, scenes_of
     from emorl.data.readers.images import find_pictures
     from emorl.evaluation.own_pictures import segment
     from emorl.models import find_model
     from emorl.training.config import TrainerConfig
     from emorl.training.devices import make_accelerator
 
-    paths = [options.folder / name for name in find_pictures(options.folder)]
+    names = (
+        [name for _, _, name in scenes_of(options.folder)]
+        if is_clevrtex(options.folder)
+        else find_pictures(options.folder)
+    )
+    paths = [options.folder / name for name in names]
     _require_different_names(paths, options.folder)
     for place in (place for path in paths for place in _places(path, options)):
         require_output(place, "--out", PICTURE)

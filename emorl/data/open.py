@@ -22,6 +22,7 @@ from emorl.data.transforms import CROPS, TransformedDataset, shape_of
 from emorl.data.values import value_range as as_range
 from emorl.fields import fit, shown
 from emorl.paths import local
+from emorl.suggestions import near
 
 if TYPE_CHECKING:
     from emorl.data.readers.base import FileDataset
@@ -191,8 +192,8 @@ def data_files(spec: str | Path) -> list[Path]:
             return found
         raise ValueError(f"{path}: no file matches; {WHERE}")
     raise ValueError(
-        f"{path}: neither a file nor a generator; expected one of {', '.join(GENERATORS)} or a "
-        f"file ({FORMATS}); {WHERE}"
+        f"{path}: neither a file nor a generator{near(str(path), GENERATORS)}; files: {FORMATS}; "
+        f"{WHERE}"
     )
 
 

@@ -11,9 +11,13 @@ from emorl.data.generators.tetromino_shapes import FRAME, render
 OF_TETROMINOES = {"x", "y", "shape", "color", "visibility"}
 """The factors of Tetrominoes; other data have some of them, too."""
 UNCOVERED, OVERLAPPING = "pixels that no mask covers", "pixels that several masks cover"
+UNEQUAL = "factors of different numbers of entities"
 _CURES = {
     "a single colour": "leave these images out, or look at how they were written",
-    "labels beyond the entities of the factors": "store factors for each entity of the masks",
+    "labels beyond the entities of the factors": (
+        "store factors for each entity of the masks, the background first"
+    ),
+    UNEQUAL: "store those that are no objects' elsewhere",
     "pixels of an object that is not visible": "its visibility should be 1",
     UNCOVERED: "they count as background; store a mask of the background as entity 0",
     OVERLAPPING: "the first of the strongest masks gets them; store disjoint masks",
@@ -38,13 +42,15 @@ def problems(batch: Batch, entity_masks: Tensor | None) -> dict[str, int]:
     wrong = {"a single colour": (colours == colours[..., :1]).all(2).all(1)}
     for name, values in batch.factors.items():
         wrong[f"factor {name} is not finite"] = ~values.isfinite().flatten(1).all(1)
-    if batch.mask is not None and "visibility" in batch.factors:
-        visible = batch.factors["visibility"] > 0
-        entities = visible.shape[1]
-        labelled = pixels(batch.mask, entities) > 0
-        wrong["labels beyond the entities of the factors"] = labelled[:, entities:].any(1)
-        labelled = labelled[:, :entities]
-        wrong["pixels of an object that is not visible"] = (~visible & labelled)[:, 1:].any(1)
+    entities = sorted({x.shape[1] for x in batch.factors.values() if x.shape[1] > 1})
+    wrong[UNEQUAL] = torch.full((len(batch),), len(entities) > 1)
+    if batch.mask is not None and entities:
+        labelled = pixels(batch.mask, entities[0]) > 0
+        wrong["labels beyond the entities of the factors"] = labelled[:, entities[0] :].any(1)
+        visible = batch.factors.get("visibility")
+        if visible is not None and len(entities) == 1:
+            unseen = ~(visible > 0) & labelled[:, : entities[0]]
+            wrong["pixels of an object that is not visible"] = unseen[:, 1:].any(1)
     if entity_masks is not None:
         covering = (entity_masks > entity_masks.max() / 2).sum(1).flatten(1)
         wrong[UNCOVERED] = (covering == 0).any(1)

@@ -20,6 +20,7 @@ Factors = Mapping[str, Tensor]
 _KS_ONE_PERCENT = 1.628  # Kolmogorov-Smirnov: sqrt(n) * distance exceeds it once in 100 times
 _TOUCHING = 0.15  # pairs of Tetrominoes that touch, if whole scenes are drawn until none overlap
 _SPRITE_AREAS = (19.2**2, 3.1416 * 12.8 * 7.2, 225.0)  # square, ellipse, heart at scale 1, pixels
+_SPRITES = (64, 64)  # images in which they have these areas
 _HIDDEN = {6: 0.02, 5: 0.008, 4: 0.006}  # share of the generator's images, by entities
 _SURE = 6.0  # where so many are usual, there are none once in 400 times
 _WHOLE = 0.8  # of its area a sprite has at least, if none lies on it: edges cost some pixels
@@ -35,7 +36,7 @@ def answers(factors: Factors, pixels: Tensor | None, image_size: tuple[int, int]
         image_size: height and width; Tetrominoes have 35x35, others' factors have such names too.
     """
     if {"orientation", "scale", "color", "visibility", "shape"} <= factors.keys():
-        found = _multi_dsprites(factors, pixels)
+        found = _multi_dsprites(factors, pixels if image_size == _SPRITES else None)
     elif {"z", "rotation", *_CLEVR_CODES, "visibility"} <= factors.keys():
         found = _clevr(factors)
     elif image_size == (FRAME, FRAME) and factors.keys() == OF_TETROMINOES:

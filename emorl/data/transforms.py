@@ -91,7 +91,10 @@ def cut(full: Shape, crop: str | Sequence[int] | None, shape: Shape | None) -> B
             raise ValueError(f"crop: expected one of {names}, or four numbers, got {crop!r}")
         if full != preset.full:
             expected = f"{preset.full[0]}x{preset.full[1]}"
-            raise ValueError(f"crop {crop!r}: expected images of {expected}, got {height}x{width}")
+            raise ValueError(
+                f"crop {crop!r}: expected images of {expected}, got {height}x{width}; "
+                "without a crop (data.crop: null) they are taken whole"
+            )
         return preset.box
     top, bottom, left, right = box_of(crop)
     if bottom > height or right > width:

@@ -34,6 +34,7 @@ class MatchedObjects:
         codes: of the matched slots, [N, D].
         factors: of these objects by name, [N] or [N, n].
         seen: objects that are large enough.
+        beyond: images with labels that have no factors, which are no objects.
         images: all slots of each image, [K, D] each.
         visible: of each image the rows of `every` for its objects that are large enough.
         every: factors of all such objects, matched or not, by name.
@@ -43,6 +44,7 @@ class MatchedObjects:
     codes: NDArray[np.float64]
     factors: dict[str, NDArray[np.float64]]
     seen: int
+    beyond: int = 0
     images: list[NDArray[np.float64]] = field(default_factory=list)
     visible: list[NDArray[np.int64]] = field(default_factory=list)
     every: dict[str, NDArray[np.float64]] = field(default_factory=dict)
@@ -87,14 +89,14 @@ class _Gathered:
         self._factors: list[dict[str, NDArray[np.float64]]] = []
         self._codes: list[NDArray[np.float64]] = []
         self._kept: list[int] = []
-        self._seen = 0
+        self._seen = self._beyond = 0
 
     def add(self, batch: Batch, maps: Iterable[Tensor], decomposition: Decomposition) -> None:
         """Add a batch with its decomposition and each image's label map [H, W]."""
         slots = decomposition.slots.double().cpu().numpy()
         masks = decomposition.masks[:, :, 0]
         factors = {n: x.double().cpu().numpy() for n, x in properties(batch.factors).items()}
-        entities = min(x.shape[1] for x in factors.values())  # a file may have more masks
+        entities = entities_of(properties(batch.factors))
         for row, true in enumerate(x.cpu() for x in maps):
             predicted = labels_at(masks[row, None].cpu(), (true.shape[0], true.shape[1]))
             (own,) = match_objects(
@@ -106,6 +108,7 @@ class _Gathered:
                 for label, count in zip(labels.tolist(), pixels.tolist(), strict=True)
                 if 0 < label < entities and count >= LEAST_PIXELS
             ]
+            self._beyond += bool(labels[-1] >= entities)
             self._slots.append(slots[row])
             self._visible.append(np.arange(self._seen, self._seen + len(visible)))
             self._factors.append({name: x[row, visible] for name, x in factors.items()})
@@ -126,6 +129,7 @@ class _Gathered:
             codes=np.array(self._codes).reshape(-1, width),
             factors={name: values[kept] for name, values in every.items()},
             seen=self._seen,
+            beyond=self._beyond,
             images=self._slots,
             visible=self._visible,
             every=every,
@@ -134,5 +138,23 @@ class _Gathered:
 
 
 def properties(factors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The factors that are an object's own."""
-    return {name: value for name, value in factors.items() if name not in _NO_PROPERTIES}
+    """The factors that are an object's own: not those with one number an image, if there are."""
+    entities = max((x.shape[1] for x in factors.values()), default=0)
+    return {
+        name: value
+        for name, value in factors.items()
+        if name not in _NO_PROPERTIES and (value.shape[1] > 1 or entities == 1)
+    }
+
+
+def entities_of(factors: Mapping[str, Tensor]) -> int:
+    """How many entities an image has by its factors, the background among them.
+
+    Raises:
+        ValueError: if they do not agree, with each one's number.
+    """
+    counts = {name: x.shape[1] for name, x in factors.items()}
+    if len({*counts.values()}) != 1:
+        named = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise ValueError(f"expected factors of the same number of entities, got {named}")
+    return next(iter(counts.values()))

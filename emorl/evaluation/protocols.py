@@ -53,8 +53,8 @@ PROTOCOLS = {
         Protocol("mean", "the mean of each posterior; masks of the images' size", means=True),
         Protocol(
             "paper",
-            "that of Emami et al. (2021): 320 images, one sample of the slots; masks resized to "
-            "the true ones' size",
+            "that of Emami et al. (2021): 320 images, or all if there are fewer, one sample of the "
+            "slots; masks resized to the true ones' size",
             images=320,
             whole=True,
         ),

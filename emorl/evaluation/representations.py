@@ -13,7 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from emorl.data import ObjectDataset
-from emorl.evaluation.matched_objects import CODES, MatchedObjects, match, properties
+from emorl.evaluation.matched_objects import (
+    CODES,
+    MatchedObjects,
+    entities_of,
+    match,
+    properties,
+)
 from emorl.evaluation.summaries import Summary, single
 from emorl.evaluation.traversals import ACTIVENESS_IMAGES, active, activeness, infer
 from emorl.metrics.disentanglement import (
@@ -23,7 +29,7 @@ from emorl.metrics.disentanglement import (
     dimension_redundancy,
     released_dci,
 )
-from emorl.metrics.factors import Factor, make_factors, mean_scores, targets_of
+from emorl.metrics.factors import Factor, make_factors, mean_scores, targets_of, varied
 from emorl.metrics.learned_matching import learn_matching
 from emorl.metrics.probes import Probe, probe
 from emorl.models import ObjectCentricModel
@@ -77,15 +83,21 @@ def measure_representations(
     if len(objects.codes) < LEAST_OBJECTS:
         found = f"{len(objects.codes)} of {objects.seen} objects have a slot"
         return {}, {}, [f"no DCI: {found}; {LEAST_OBJECTS} are needed"]
-    factors = make_factors(objects.factors)
+    every = make_factors(objects.factors)
+    factors = varied(every)
     if not factors:
         return {}, {}, ["no DCI: all objects have the same factors"]
-    try:
-        values, importance = _scored(objects, factors, trees, seed)
-        learned = _learned_values(objects, trees, seed)
-    except ValueError as error:  # a factor is the same for all objects of a half
-        return {}, {}, [f"no DCI: {error}"]
+    values, importance = _scored(objects, factors, trees, seed)
+    learned = _learned_values(objects, trees, seed)
     notes = [] if learned else ["no learned DCI: an image has more objects than slots"]
+    if len(factors) < len(every):
+        same = ", ".join(sorted({f.name for f in every} - {f.name for f in factors}))
+        notes.append(f"not scored, since the same for all objects of the training half: {same}")
+    if objects.beyond:
+        notes.append(
+            f"{objects.beyond} images have labels beyond the entities of the factors, of which the "
+            "first is the background: no objects"
+        )
     values |= learned
     activity = _activity(model, dataset, count, seed, sizes)
     chosen = active(activity).numpy()
@@ -132,7 +144,10 @@ def _lack(dataset: ObjectDataset, count: int) -> str:
     factors = properties(first.factors)
     if not factors:
         return f"{dataset.name} has no factors"
-    most = count * (next(iter(factors.values())).shape[1] - 1)
+    try:
+        most = count * (entities_of(factors) - 1)
+    except ValueError as error:
+        return str(error)
     return "" if most >= LEAST_OBJECTS else f"{most} objects at most, {LEAST_OBJECTS} are needed"
 
 
@@ -150,7 +165,7 @@ def _learned_values(objects: MatchedObjects, trees: int, seed: int) -> dict[str,
     slots = np.stack(objects.images)
     if max(map(len, objects.visible)) > slots.shape[1]:
         return {}
-    factors = make_factors(objects.every)
+    factors = varied(make_factors(objects.every))
     targets = targets_of(factors)
     chosen = learn_matching(slots, [targets[rows] for rows in objects.visible])
     codes = np.concatenate([own[picked] for own, picked in zip(slots, chosen, strict=True)])

@@ -103,8 +103,6 @@ def halves(codes: Floats, factors: Sequence[Factor]) -> Halves:
             codes are not finite.
     """
     require_codes(codes)
-    from sklearn.model_selection import train_test_split
-
     if not factors or len(codes) < 4:
         raise ValueError(
             f"expected 4 or more objects with factors, got {len(codes)} with {len(factors)}"
@@ -118,12 +116,35 @@ def halves(codes: Floats, factors: Sequence[Factor]) -> Halves:
                 f"{factor.name}: expected a value for each of {len(codes)} codes, got "
                 f"{len(factor.values)}"
             )
-    train, test = train_test_split(np.arange(len(codes)), test_size=0.5, random_state=SPLIT_SEED)
+    train, test = _split(len(codes))
     for factor in factors:
         if len(np.unique(factor.values[train])) < 2:
             raise ValueError(f"{factor.name}: the same for all objects of the training half")
     targets = ([f.values[train] for f in factors], [f.values[test] for f in factors])
     return Halves(codes[train], codes[test], targets)
+
+
+def varied(factors: Sequence[Factor]) -> list[Factor]:
+    """Those of the factors that differ among the objects of the training half.
+
+    Raises:
+        ModuleNotFoundError: without scikit-learn.
+    """
+    return [f for f in factors if len(f.values) < 2 or len(np.unique(_training(f.values))) > 1]
+
+
+def _training(values: Floats) -> Floats:
+    """The training half of objects' values, [N // 2]."""
+    train: Floats = values[_split(len(values))[0]]
+    return train
+
+
+def _split(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """The objects of both halves."""
+    from sklearn.model_selection import train_test_split
+
+    train, test = train_test_split(np.arange(count), test_size=0.5, random_state=SPLIT_SEED)
+    return train, test
 
 
 def require_codes(codes: Floats) -> None:

@@ -60,7 +60,8 @@ class TrainingResult:
         step: optimiser steps done.
         steps: of the whole run.
         checkpoint: the last checkpoint's folder.
-        interrupted: whether Ctrl-C, SIGTERM or SIGHUP ended the run before its last step.
+        interrupted: whether Ctrl-C, SIGTERM or SIGHUP asked it to stop, if only in the last step:
+            who does so waits for no report.
     """
 
     step: int
@@ -160,6 +161,7 @@ class Trainer:
                 with closing(self._batches()) as batches:
                     interrupted = self._loop(batches, stop, observer)
                 saved = self._save()
+                interrupted = interrupted or stop.requested
         finally:
             if observer:
                 observer.close()
@@ -194,7 +196,7 @@ class Trainer:
                 observer.after_step(row, seconds, last=late or self.step == self.config.steps)
             if self.step % self.config.checkpoint_every == 0:
                 self._save()
-        return stopped and not late and self.step < self.config.steps
+        return stopped and not late
 
     def _observer(self) -> Observer:
         clean(self.run_folder.path)

@@ -89,6 +89,11 @@ def test_rows_are_trained_and_tabulated(pretended, tmp_path, capsys):
     assert re.search(r"\| 2 +\| 2 +\| 700 +\| 0\.7 +\| 0\.01 +\| 50 +\|", table)
     assert "| 0.979 +- 0.024 (Tetrominoes)" in table
     assert table in capsys.readouterr().out
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+    assert main([*line[:3], "--seeds", "1", "--steps", "700", "--rows", "full"]) == 0
+    left = f"not in this table, but in {tmp_path}: full-seed1, reversed-seed0, reversed-seed1"
+    assert left in capsys.readouterr().out
 
 
 def test_an_interruption_keeps_the_rows_that_are_done(pretended, tmp_path, capsys):

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from emorl.cli import main
 from emorl.data import open_dataset
 from emorl.models import load_model
 from emorl.training.config_file import find_config
+from emorl.training.trainer import Trainer
 
 SHORT = ["--trainer.steps", "2", "--trainer.picture_every", "0"]
 
@@ -102,6 +104,24 @@ def test_a_split_is_a_name(run, capsys, split):
     assert evaluate(run, "--split", split) == 2
     assert "expected a name" in complaint(capsys)
     assert content(run) == before
+
+
+def test_who_stops_the_last_step_waits_for_no_report(tmp_path, capsys, monkeypatch):
+    train_step = Trainer._train_step
+
+    def stopped(trainer: Trainer, images: torch.Tensor, stop: bool) -> dict[str, float]:
+        if trainer.step == trainer.config.steps - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return train_step(trainer, images, stop)
+
+    command = ["train", "--config", "smoke", "--out", str(tmp_path / "run"), *SHORT]
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_train_step", stopped)
+        assert main(command) == 130
+    assert "stopped after step 2 of 2 and saved; go on with: " in capsys.readouterr().out
+    assert not (tmp_path / "run/report.html").exists()
+    assert main([*command, "--resume", "auto"]) == 0
+    assert (tmp_path / "run/report.html").exists()
 
 
 def test_a_full_disk_leaves_the_evaluation_before(run, capsys, monkeypatch):

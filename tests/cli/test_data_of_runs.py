@@ -279,6 +279,23 @@ def test_pictures_that_are_held_out_are_divided_only_if_it_is_asked_for(trained,
     assert "expected a split, train, val, test or all, got 'odd'" in capsys.readouterr().err
 
 
+def test_results_have_the_name_of_the_folder_and_are_told_to_hold_trained_images(
+    trained, tmp_path, capsys, monkeypatch
+):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(30):
+        pixels = np.random.default_rng(i).integers(0, 256, (35, 35, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{i}.png")
+    run = trained("--data.train", str(folder))
+    monkeypatch.chdir(folder)
+    assert main(["evaluate", str(run), "--data", ".", "--split", "all"]) == 0
+    assert "note: the run was trained on some of these images" in capsys.readouterr().out
+    assert (run / "evaluation/pictures-all.json").is_file()
+    assert main(["evaluate", str(run), "--data", "../pictures", "--split", "test"]) == 0
+    assert "trained on" not in capsys.readouterr().out
+
+
 def test_a_file_without_splits_is_all_of_it(trained, tmp_path, capsys):
     np.save(tmp_path / "b.npy", np.random.default_rng(0).integers(0, 256, (4, 35, 35, 3), np.uint8))
     run = trained("--data.held_out", str(tmp_path / "b.npy"))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from emorl.cli import main
-from emorl.data import convert, open_dataset
+from emorl.data import check, convert, open_dataset
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (4, 6, 8, 3), np.uint8)
@@ -69,6 +69,23 @@ def test_factors_survive_conversion_or_are_named(tmp_path):
     with pytest.raises(ValueError, match="same number of entities, got x 3, scene 1"):
         convert(open_dataset(tmp_path / "b.npz"), tmp_path / "b.h5")
     assert not [*tmp_path.glob("b.h5*")]
+
+
+def test_one_image_without_its_axis_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", IMAGES[0])
+    with pytest.raises(ValueError, match=r"got \[.*, 3\]: one image is \[1, H, W, 3\]"):
+        open_dataset(tmp_path / "a.npy")
+
+
+def test_labels_beyond_the_factors_and_unequal_ones_are_problems(tmp_path):
+    np.savez(tmp_path / "a.npz", image=IMAGES, mask=LABELS, x=RNG.random((4, int(LABELS.max()))))
+    report = check(tmp_path / "a.npz")
+    assert "labels beyond the entities of the factors" in report
+    assert "the background first" in report
+    np.savez(tmp_path / "b.npz", image=IMAGES, x=RNG.random((4, 3)), camera=RNG.random((4, 2)))
+    assert "factors of different numbers of entities: 4 of 4 images" in check(tmp_path / "b.npz")
+    np.savez(tmp_path / "c.npz", image=IMAGES, x=RNG.random((4, 3)), scene=RNG.random(4))
+    assert check(tmp_path / "c.npz").endswith("problems: none")
 
 
 def test_infinite_masks_stop_with_their_index(tmp_path):

@@ -126,7 +126,7 @@ def test_unknown_data_are_answered_with_what_there_is(
     with pytest.raises(ValueError, match=f"{spec}: .*HDF5 .* TFRecord") as caught:
         function(spec)  # type: ignore[operator]
     assert "\n" not in str(caught.value)
-    assert ("tetrominoes, tetrominoes-real10" in str(caught.value)) == (spec == "tetromino")
+    assert ("did you mean tetrominoes?" in str(caught.value)) == (spec == "tetromino")
 
 
 def test_files_are_recognised_by_content(fixtures_dir: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,6 +53,54 @@ def test_a_segment_without_factors_is_no_object():
 
     objects = match(Oracle(), More(), 6, batch_size=6, seed=0)
     assert objects.seen == match(Oracle(), Scenes(), 6, batch_size=6, seed=0).seen
+    assert objects.beyond == 6
+    told = "96 images have labels beyond the entities of the factors"
+    assert told in measure_representations(Oracle(), More(), images=IMAGES, trees=5)[2][0]
+
+
+class WithFactor(Scenes):
+    """One more factor, of a width of its own."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def __getitems__(self, indices):
+        batch = super().__getitems__(indices)
+        camera = torch.zeros(len(batch), self.width)
+        return replace(batch, factors={"camera": camera, **batch.factors})
+
+
+def test_a_number_of_an_image_is_no_object_s_factor(measured):
+    metrics, _, notes = measure_representations(Oracle(), WithFactor(1), images=IMAGES, trees=20)
+    assert (metrics, notes) == (measured[0], [])
+
+
+def test_a_factor_that_differs_too_seldom_is_left_out(measured):
+    class Seldom(Scenes):
+        def __getitems__(self, indices):
+            batch = super().__getitems__(indices)
+            size = torch.ones(len(batch), 3) + (batch.index == self.different)[:, None] / 2
+            return replace(batch, factors={"scale": size, **batch.factors})
+
+    found = []
+    for image in range(12):  # whose objects are in the training half, or not
+        scenes = Seldom()
+        scenes.different = image
+        metrics, _, notes = measure_representations(Oracle(), scenes, images=IMAGES, trees=20)
+        if notes:
+            told = "not scored, since the same for all objects of the training half: scale"
+            assert (metrics["dci_disentanglement"], notes) == (
+                *(measured[0]["dci_disentanglement"], [told]),
+            )
+        found.append(bool(notes))
+    assert {*found} == {True, False}
+
+
+def test_factors_of_different_numbers_of_entities_are_named():
+    metrics, _, notes = measure_representations(Oracle(), WithFactor(2), images=IMAGES)
+    told = "expected factors of the same number of entities, got camera 2, x 3, y 3, shape 3"
+    assert (metrics, notes) == ({}, [f"no DCI: {told}"])
 
 
 def test_an_oracle_is_disentangled(measured):

@@ -23,15 +23,19 @@ def image_axes(shape: Sequence[int], name: str) -> str:
     """The axes of images: "NHWC", "NCHW" or, of grey ones, "NHW".
 
     Raises:
-        ValueError: if the shape is none of these, or without a pixel; it begins with `name`.
+        ValueError: if the shape is none of these, one image's, or without a pixel.
     """
     if 0 not in shape:
         if len(shape) == 4 and shape[3] in CHANNELS:
             return "NHWC"
         if len(shape) == 4 and shape[1] in CHANNELS:
             return "NCHW"
-        if len(shape) == 3:
+        if len(shape) == 3 and shape[2] not in CHANNELS:
             return "NHW"
+        if len(shape) == 3:
+            raise ValueError(
+                f"expected {name} [N, H, W, 1 or 3], got {list(shape)}: one image is [1, H, W, 3]"
+            )
     raise ValueError(f"expected {name} [N, H, W, 1 or 3], got {list(shape)}")
 
 
