@@ -16,8 +16,10 @@ from emorl.training.config_keys import parts_of
 
 COMMON = ["clevr6", "clevr6-128", "multi_dsprites", "smoke", "tetrominoes", "tetrominoes-laptop"]
 NAMES = {
-    "efficient_morl": sorted([*COMMON, "clevrtex", "multi_dsprites-laptop", "your-images"]),
-    "slot_attention": sorted([*COMMON, "multi_dsprites-laptop"]),
+    "efficient_morl": sorted(
+        [*COMMON, "clevr6-laptop", "clevrtex", "multi_dsprites-laptop", "your-images"]
+    ),
+    "slot_attention": sorted([*COMMON, "clevr6-laptop", "multi_dsprites-laptop"]),
     "slot_mlp": COMMON,
 }
 
