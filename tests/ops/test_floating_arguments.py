@@ -427,7 +427,8 @@ NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
         "contingency.contingency", "contingency.intersection_over_union", "contingency.assigned",
         "checks.require_label_maps", "checks.require_tensors",
         # of NumPy's arrays
-        "factors.Factor", "factors.Halves", "factors.halves", "factors.make_factors", "factors.varied",
+        "factors.Factor", "factors.Halves", "factors.halves", "factors.make_factors",
+        "factors.varied",
         "factors.mean_scores", "factors.require_codes", "factors.state_of", "factors.targets_of",
         "disentanglement.DCI",
         "disentanglement.dci", "disentanglement.released_dci", "disentanglement.disentanglement",
