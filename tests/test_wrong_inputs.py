@@ -34,7 +34,7 @@ from emorl.training.config import DataConfig, GECOConfig, TrainerConfig
 from emorl.training.config_file import load_config
 from emorl.training.devices import make_accelerator
 
-CONFIGS = "clevr6, clevr6-128, clevrtex, multi_dsprites, multi_dsprites-laptop, smoke, tetrominoes, tetrominoes-laptop, your-images"
+CONFIGS = "clevr6, clevr6-128, clevr6-laptop, clevrtex, multi_dsprites, multi_dsprites-laptop, smoke, tetrominoes, tetrominoes-laptop, your-images"
 FORMATS = "HDF5 in a published layout, TFRecord of DeepMind's multi-object data sets, arrays of NumPy, folder of pictures"
 WHERE = "docs/datasets.md tells where the published files are"
 

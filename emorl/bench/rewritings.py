@@ -27,8 +27,7 @@ from emorl.bench.step.variants import training_step
 from emorl.bench.workers import ALL_DIED, Step, Worker, first_losses, in_turns
 from emorl.models.efficient_morl import EfficientMORL, hierarchy, plain
 from emorl.models.efficient_morl import model as efficient_morl
-from emorl.nn.broadcast_decoder import SpatialBroadcastDecoder
-from emorl.nn.features import LinearFeatures
+from emorl.nn.networks import LinearFeatures, SpatialBroadcastDecoder
 from emorl.nn.posterior import Decode, Likelihood, Score
 from emorl.ops import Backend, slot_attention
 from emorl.paths import local

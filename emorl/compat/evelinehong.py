@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from emorl.compat.rules import RuledModule, rule
 from emorl.nn.arguments import require
-from emorl.nn.layers import convolve
+from emorl.nn.networks import convolve
 from emorl.nn.residual_mlp import ResidualMLP
 from emorl.nn.slot_iterations import OWNER, SlotLayers, SlotRules, iterate
 from emorl.ops import Backend

@@ -16,7 +16,7 @@ from emorl.models.base import Decomposition, ObjectCentricModel, Objective, Requ
 from emorl.models.config import ModelConfig
 from emorl.nn.decoders import DecoderKind, make_decoder
 from emorl.nn.initialisation import RELEASED_GAIN
-from emorl.nn.layers import Activation
+from emorl.nn.networks import Activation
 from emorl.nn.slot_iterations import SlotIterations
 from emorl.ops import mixture_nll
 

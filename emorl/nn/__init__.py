@@ -1,11 +1,16 @@
 """Building blocks that several models share, each usable alone."""
 
-from emorl.nn.broadcast_decoder import BroadcastSpec, SpatialBroadcastDecoder
 from emorl.nn.decoders import DeconvolutionDecoder, make_decoder
-from emorl.nn.encoder import ImageEncoder
-from emorl.nn.features import AbsorbedAttention, LinearFeatures
 from emorl.nn.likelihoods import Mixture, MixtureLikelihood
-from emorl.nn.positions import PositionMap, position_ramps
+from emorl.nn.networks import (
+    AbsorbedAttention,
+    BroadcastSpec,
+    ImageEncoder,
+    LinearFeatures,
+    PositionMap,
+    SpatialBroadcastDecoder,
+    position_ramps,
+)
 from emorl.nn.posterior import (
     BatchNoise,
     BatchShare,

@@ -11,10 +11,16 @@ from typing import Literal
 from torch import Tensor, nn
 
 from emorl.nn.arguments import Size, require
-from emorl.nn.broadcast_decoder import BroadcastSpec, SpatialBroadcastDecoder
 from emorl.nn.initialisation import init_xavier
-from emorl.nn.layers import Activation, channels_last, convolve, rectified
-from emorl.nn.positions import PositionMap
+from emorl.nn.networks import (
+    Activation,
+    BroadcastSpec,
+    PositionMap,
+    SpatialBroadcastDecoder,
+    channels_last,
+    convolve,
+    rectified,
+)
 from emorl.ops import Backend
 
 DecoderKind = Literal["iodine", "small", "big"]

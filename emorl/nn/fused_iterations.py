@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from emorl.nn.features import AbsorbedAttention
-from emorl.nn.layers import is_plain
+from emorl.nn.networks import AbsorbedAttention, is_plain
 from emorl.nn.residual_mlp import ResidualMLP, is_plain_norm
 from emorl.ops import slot_iterations
 from emorl.ops.library import autocasts, derivative_obstacle, mapped, obstacles

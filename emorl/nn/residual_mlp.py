@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from emorl.nn.layers import is_plain
+from emorl.nn.networks import is_plain
 
 
 @dataclass(frozen=True)

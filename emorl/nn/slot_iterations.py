@@ -19,9 +19,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorl.nn.arguments import require
-from emorl.nn.features import AbsorbedAttention, LinearFeatures
 from emorl.nn.fused_iterations import fused_iterations
-from emorl.nn.layers import is_plain
+from emorl.nn.networks import AbsorbedAttention, LinearFeatures, is_plain
 from emorl.ops import Backend, slot_attention
 from emorl.ops.library import mapped
 from emorl.ops.slot_attention import SoftmaxOver

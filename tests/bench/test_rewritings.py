@@ -11,7 +11,7 @@ from emorl.bench import rewritings
 from emorl.bench.step.cases import Case
 from emorl.bench.workers import Step, Worker
 from emorl.models import EfficientMORL, EfficientMORLConfig
-from emorl.nn.broadcast_decoder import SpatialBroadcastDecoder
+from emorl.nn.networks import SpatialBroadcastDecoder
 
 
 @pytest.mark.parametrize("decoder", ["small", "iodine"])

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from emorl.models import MODELS, ObjectCentricModel
-from emorl.nn.broadcast_decoder import SpatialBroadcastDecoder, shared_by_slots
+from emorl.nn.networks import SpatialBroadcastDecoder, shared_by_slots
 from emorl.training.config_file import find_config, load_config
 
 CHUNKS = {"refinement_steps": 2, "score_chunk": 3}  # slots, of one image

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, Normal
 from torch.func import functional_call, grad, vmap
 
-import emorl.nn.broadcast_decoder
 import emorl.nn.likelihoods
+import emorl.nn.networks
 from emorl.nn import BroadcastSpec, MixtureLikelihood, SpatialBroadcastDecoder
 
 B, K, D, SIZE = 2, 3, 4, (7, 6)
@@ -59,7 +59,7 @@ def with_gradients(m: nn.Module, x: Tensor) -> list[Tensor]:
     return [y, *torch.autograd.grad(y.sum(), [*m.parameters()])]
 
 
-@pytest.mark.parametrize("module", [emorl.nn.likelihoods, emorl.nn.broadcast_decoder])
+@pytest.mark.parametrize("module", [emorl.nn.likelihoods, emorl.nn.networks])
 def test_the_examples_of_the_docstrings(module: Any) -> None:
     found = doctest.testmod(module, extraglobs={"torch": torch})
     assert found.attempted >= 3

@@ -13,8 +13,8 @@ from torch.nn.utils import parametrizations
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from emorl.nn import SlotAttention
-from emorl.nn.features import AbsorbedAttention
 from emorl.nn.fused_iterations import _weights
+from emorl.nn.networks import AbsorbedAttention
 from emorl.ops import backends
 from emorl.ops.library import obstacles
 

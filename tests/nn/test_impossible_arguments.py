@@ -19,7 +19,7 @@ from emorl.nn import (
     make_decoder,
 )
 from emorl.nn.initial_slots import LearnedSlots, SampledSlots
-from emorl.nn.positions import PositionMap, position_ramps
+from emorl.nn.networks import PositionMap, position_ramps
 
 SPEC = BroadcastSpec(layers=2, kernel=3, padding=1, final_padding=1, channels=4, activation="elu")
 ENCODER = partial(ImageEncoder, channels=4, layers=2, image_size=(8, 8), gain=1.0)

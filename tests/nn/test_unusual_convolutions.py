@@ -12,7 +12,7 @@ from torch import nn
 
 from emorl.nn import make_decoder
 from emorl.nn.decoders import DeconvolutionDecoder
-from emorl.nn.layers import convolve
+from emorl.nn.networks import convolve
 from emorl.ops import Backend, backends
 
 OPTIONS = [

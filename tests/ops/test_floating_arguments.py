@@ -27,18 +27,7 @@ import emorl.metrics
 import emorl.nn
 import emorl.ops
 from emorl.metrics import mean_squared_error
-from emorl.nn import (
-    AbsorbedAttention,
-    ImageEncoder,
-    LinearFeatures,
-    MixtureLikelihood,
-    PositionMap,
-    decoders,
-    initial_slots,
-    layers,
-    plain,
-    posterior,
-)
+from emorl.nn import MixtureLikelihood, decoders, initial_slots, networks, plain, posterior
 from emorl.ops import library, mixture_nll_and_gradient, slot_attention_heads
 
 modules_of_slots = importlib.import_module("emorl.nn.slot_attention")
@@ -130,7 +119,7 @@ def called(make: Callable[[], nn.Module], *inputs: str) -> Callable[..., Tensor]
     def call(**arguments: Tensor) -> Tensor:
         given = [arguments.pop(name) for name in inputs]
         output = functional_call(make().double(), arguments, tuple(given))
-        return output.dense() if isinstance(output, LinearFeatures) else output
+        return output.dense() if isinstance(output, networks.LinearFeatures) else output
 
     return call
 
@@ -152,7 +141,7 @@ class Convolved(nn.Module):
         self.layer = nn.Conv2d(16, 16, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return layers.convolve(self.layer, x, "elu", "reference")
+        return networks.convolve(self.layer, x, "elu", "reference")
 
 
 def decoder(kind: str, size: tuple[int, int]) -> nn.Module:
@@ -164,16 +153,16 @@ def decoder(kind: str, size: tuple[int, int]) -> nn.Module:
 
 
 def encoder() -> nn.Module:
-    return ImageEncoder(4, 2, (6, 5), gain=1.0)
+    return networks.ImageEncoder(4, 2, (6, 5), gain=1.0)
 
 
 def position() -> nn.Module:
-    return Sized(PositionMap(4, (3, 5)), 3, 5)
+    return Sized(networks.PositionMap(4, (3, 5)), 3, 5)
 
 
 def absorbed(hidden: Tensor, query: Tensor, key: Tensor, value: Tensor, backend: str) -> Tensor:
-    layer = LinearFeatures(hidden, torch.eye(4).double(), torch.ones(4).double())
-    return AbsorbedAttention.of(layer, key, value).attend(query, backend=backend)[0]
+    layer = networks.LinearFeatures(hidden, torch.eye(4).double(), torch.ones(4).double())
+    return networks.AbsorbedAttention.of(layer, key, value).attend(query, backend=backend)[0]
 
 
 def scored(slots: Tensor, weight: Tensor, shared: Tensor) -> Tensor:
@@ -247,8 +236,7 @@ ATTENTION, NLL, CONVOLUTION, BROADCAST = (
     "emorl.ops.convolution.",
     "emorl.ops.spatial_broadcast.",
 )
-LAYERS, POSITIONS, FEATURES = "emorl.nn.layers.", "emorl.nn.positions.", "emorl.nn.features."
-POSTERIOR, PLAIN = "emorl.nn.posterior.", "emorl.nn.plain."
+NETWORKS, POSTERIOR, PLAIN = "emorl.nn.networks.", "emorl.nn.posterior.", "emorl.nn.plain."
 SLOTS, LIKELIHOODS = "emorl.nn.slot_attention.", "emorl.nn.likelihoods."
 ITERATIONS = "emorl.nn.slot_iterations."
 HEADS, OF_ITERATIONS = "emorl.ops.slot_attention_heads.", "emorl.ops.slot_iterations."
@@ -310,15 +298,17 @@ ENTRIES: dict[str, Entry] = {
     "emorl.ops.library.cast": Entry(
         lambda x: library.cast(x, torch.float64), lambda: {"x": normal(3)}
     ),
-    LAYERS + "convolve": Entry(
+    NETWORKS + "convolve": Entry(
         called(Convolved, "x"), with_weights(Convolved, lambda: {"x": normal(1, 16, 6, 5)})
     ),
-    LAYERS + "channels_last": Entry(layers.channels_last, lambda: {"images": normal(1, 3, 6, 5)}),
-    POSITIONS + "PositionMap": Entry(called(position), with_weights(position, dict)),
-    "emorl.nn.encoder.ImageEncoder": Entry(
+    NETWORKS + "channels_last": Entry(
+        networks.channels_last, lambda: {"images": normal(1, 3, 6, 5)}
+    ),
+    NETWORKS + "PositionMap": Entry(called(position), with_weights(position, dict)),
+    NETWORKS + "ImageEncoder": Entry(
         called(encoder, "images"), with_weights(encoder, lambda: {"images": normal(1, 3, 6, 5)})
     ),
-    FEATURES + "AbsorbedAttention": Entry(
+    NETWORKS + "AbsorbedAttention": Entry(
         absorbed,
         lambda: {
             "hidden": normal(2, 5, 4),
@@ -328,17 +318,17 @@ ENTRIES: dict[str, Entry] = {
         },
         operator="slot_attention",
     ),
-    FEATURES + "LinearFeatures": Entry(
-        lambda **x: LinearFeatures(**x).dense(),
+    NETWORKS + "LinearFeatures": Entry(
+        lambda **x: networks.LinearFeatures(**x).dense(),
         lambda: {"hidden": normal(2, 5, 4), "weight": normal(3, 4), "bias": normal(3)},
     ),
-    LAYERS + "rectified": Entry(
-        lambda x: layers.rectified(nn.Identity(), x, nn.Linear), lambda: {"x": normal(3)}
+    NETWORKS + "rectified": Entry(
+        lambda x: networks.rectified(nn.Identity(), x, nn.Linear), lambda: {"x": normal(3)}
     ),
     **{
         name: Entry(called(make, "slots"), with_weights(make, lambda: {"slots": normal(2, 3)}))
         for name, make in {
-            "emorl.nn.broadcast_decoder.SpatialBroadcastDecoder": lambda: decoder("small", (6, 5)),
+            NETWORKS + "SpatialBroadcastDecoder": lambda: decoder("small", (6, 5)),
             "emorl.nn.decoders.make_decoder": lambda: decoder("iodine", (4, 3)),
             "emorl.nn.decoders.DeconvolutionDecoder": lambda: decoder("big", (32, 32)),
         }.items()
@@ -404,9 +394,9 @@ NO_VALUES = {  # they take no floating tensor, or only its shape, dtype or place
     *(f"emorl.ops.extension.{name}" for name in ("load_kernels", "extension", "build_record")),
     *(NLL + "constant_of", NLL + "new_gradient"),
     *(BROADCAST + "is_channels_last", BROADCAST + "empty_images"),
-    *(LAYERS + "is_plain", LAYERS + "is_square"),
-    *(POSITIONS + "position_ramps", POSITIONS + "CoordinateGrid"),
-    *(f"emorl.nn.broadcast_decoder.{name}" for name in ("BroadcastSpec", "shared_by_slots")),
+    *(NETWORKS + name for name in (
+        "is_plain", "position_ramps", "CoordinateGrid", "BroadcastSpec", "shared_by_slots",
+    )),
     *(POSTERIOR + name for name in (
         "BatchNoise", "BatchShare", "share_of", "standard_normal", "seed_for", "refinable",
         "frozen",

@@ -9,7 +9,7 @@ from emorl.models.config import ModelConfig
 from emorl.models.efficient_morl.hierarchy import GRUKind, PriorKind
 from emorl.nn.decoders import DecoderKind
 from emorl.nn.initialisation import RELEASED_GAIN
-from emorl.nn.layers import Activation
+from emorl.nn.networks import Activation
 from emorl.ops.mixture_nll import Likelihood
 
 

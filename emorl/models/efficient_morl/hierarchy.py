@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emorl.nn.features import AbsorbedAttention, LinearFeatures
 from emorl.nn.initialisation import init_xavier
+from emorl.nn.networks import AbsorbedAttention, LinearFeatures
 from emorl.nn.posterior import Gaussian, kl_divergence
 from emorl.ops import Backend
 from emorl.ops.library import full_precision

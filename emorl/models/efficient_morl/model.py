@@ -20,10 +20,8 @@ from emorl.models.efficient_morl.hierarchy import (
 )
 from emorl.models.efficient_morl.refinement import RefinementNetwork
 from emorl.models.terms import numbered
-from emorl.nn.broadcast_decoder import shared_by_slots
 from emorl.nn.decoders import make_decoder
-from emorl.nn.encoder import ImageEncoder
-from emorl.nn.features import LinearFeatures
+from emorl.nn.networks import ImageEncoder, LinearFeatures, shared_by_slots
 from emorl.nn.posterior import (
     ScoredPosterior,
     kl_divergence,

@@ -9,8 +9,8 @@ from emorl.models.config import ModelConfig
 from emorl.models.iodine.inputs import Coordinates
 from emorl.models.iodine.likelihood import MixtureKind
 from emorl.models.iodine.refinement import ImageRefinementSpec, Pooling
-from emorl.nn.broadcast_decoder import BroadcastSpec
 from emorl.nn.initialisation import RELEASED_GAIN
+from emorl.nn.networks import BroadcastSpec
 
 
 @dataclass(kw_only=True)

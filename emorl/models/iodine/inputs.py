@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from emorl.models.iodine.likelihood import MixtureKind, log_components
-from emorl.nn.positions import CoordinateGrid
+from emorl.nn.networks import CoordinateGrid
 from emorl.nn.posterior import Gaussian
 
 Coordinates = Literal["linear", "cosine"]

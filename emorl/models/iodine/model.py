@@ -23,7 +23,7 @@ from emorl.models.iodine.likelihood import likelihood_and_gradient, mixture_like
 from emorl.models.iodine.refinement import ImageRefinement, State
 from emorl.models.iodine.score_decoded import Repeatable, repeatable, score_decoded
 from emorl.models.terms import numbered
-from emorl.nn.broadcast_decoder import SpatialBroadcastDecoder, shared_by_slots
+from emorl.nn.networks import SpatialBroadcastDecoder, shared_by_slots
 from emorl.nn.posterior import (
     Gaussian,
     Score,

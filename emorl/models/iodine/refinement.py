@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from emorl.models.iodine.initialisation import init_fan_in
 from emorl.nn.initialisation import init_xavier
-from emorl.nn.layers import convolve
+from emorl.nn.networks import convolve
 from emorl.nn.posterior import Gaussian
 from emorl.ops import Backend
 from emorl.ops.library import full_precision

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from emorl.models.monet.unet import halved
-from emorl.nn.broadcast_decoder import BroadcastSpec, SpatialBroadcastDecoder
-from emorl.nn.layers import channels_last, rectified
+from emorl.nn.networks import BroadcastSpec, SpatialBroadcastDecoder, channels_last, rectified
 from emorl.nn.posterior import Gaussian
 from emorl.ops import Backend
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from emorl.nn.layers import channels_last, convolve, rectified
+from emorl.nn.networks import channels_last, convolve, rectified
 from emorl.ops import Backend
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from emorl.nn.features import LinearFeatures
+from emorl.nn.networks import LinearFeatures
 from emorl.nn.slot_attention import SlotAttentionLayers
 from emorl.nn.slot_iterations import (
     Gradient,

@@ -8,8 +8,8 @@ from emorl.models.base import Request
 from emorl.models.slot_attention.attention import SlotAttention
 from emorl.models.slot_attention.config import SlotAttentionConfig
 from emorl.models.slot_autoencoder import SlotAutoencoder
-from emorl.nn.encoder import ImageEncoder
 from emorl.nn.initial_slots import LearnedSlots, SampledSlots
+from emorl.nn.networks import ImageEncoder
 from emorl.nn.slot_iterations import SlotIterations
 
 

@@ -10,8 +10,8 @@ from torch import nn
 from emorl.models.base import Request
 from emorl.models.slot_autoencoder import SlotAutoencoder
 from emorl.models.slot_mlp.config import SlotMLPConfig
-from emorl.nn.encoder import ImageEncoder
 from emorl.nn.initialisation import init_xavier
+from emorl.nn.networks import ImageEncoder
 from emorl.nn.slot_iterations import SlotIterations
 
 

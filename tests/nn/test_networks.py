@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from emorl.nn.broadcast_decoder import BroadcastSpec, SpatialBroadcastDecoder
+from emorl.nn.networks import BroadcastSpec, SpatialBroadcastDecoder
 
 SPECS = {
     "no padding, added map": BroadcastSpec(2, 3, 0, 0, 5, "elu"),
