@@ -280,6 +280,20 @@ def test_masks_of_numbers_are_those_of_bools(dtype: torch.dtype) -> None:
     assert found.objects[mask].equal(module.empty_slot.expand(2, -1))
 
 
+@pytest.mark.parametrize("name", ["ocl", "slate", "evelinehong", "genera1z", "videosaur"])
+def test_no_iteration_is_refused_in_one_line(name: str) -> None:
+    package: Any = importlib.import_module(f"emorl.compat.{name}")
+    calls: dict[str, Callable[[], Any]] = {
+        "ocl": lambda: package.SlotAttention(D, D, iters=0)(X, SLOTS),
+        "slate": lambda: package.SlotAttention(0, K, D, D, 5, 1)(X, SLOTS),
+        "evelinehong": lambda: package.SlotAttention(K, D, iters=0)(X),
+        "genera1z": lambda: package.SlotAttention(0, D, 8)(X, SLOTS),
+        "videosaur": lambda: package.SlotAttention(D, D)(SLOTS, X, n_iters=0),
+    }
+    with pytest.raises(ValueError, match="iterations: expected at least 1, got 0"):
+        calls[name]()
+
+
 @pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
