@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
-    """An argument's type: an integer from `least` to `most`, if there is one, and 64 bits."""
+    """An argument's type: an integer from `least` to `most`, if there is one, of 64 bits."""
     expected = f">= {least}" if most is None else f"from {least} to {most}"
 
     def parse(text: str) -> int:

@@ -95,8 +95,9 @@ class _Gathered:
         """Add a batch with its decomposition and each image's label map [H, W]."""
         slots = decomposition.slots.double().cpu().numpy()
         masks = decomposition.masks[:, :, 0]
-        factors = {n: x.double().cpu().numpy() for n, x in properties(batch.factors).items()}
-        entities = entities_of(properties(batch.factors))
+        own_factors = properties(batch.factors)
+        entities = entities_of(own_factors)
+        factors = {name: x.double().cpu().numpy() for name, x in own_factors.items()}
         for row, true in enumerate(x.cpu() for x in maps):
             predicted = labels_at(masks[row, None].cpu(), (true.shape[0], true.shape[1]))
             (own,) = match_objects(

@@ -116,10 +116,10 @@ def halves(codes: Floats, factors: Sequence[Factor]) -> Halves:
                 f"{factor.name}: expected a value for each of {len(codes)} codes, got "
                 f"{len(factor.values)}"
             )
-    train, test = _split(len(codes))
     for factor in factors:
-        if len(np.unique(factor.values[train])) < 2:
+        if not _differs(factor.values):
             raise ValueError(f"{factor.name}: the same for all objects of the training half")
+    train, test = _split(len(codes))
     targets = ([f.values[train] for f in factors], [f.values[test] for f in factors])
     return Halves(codes[train], codes[test], targets)
 
@@ -130,13 +130,11 @@ def varied(factors: Sequence[Factor]) -> list[Factor]:
     Raises:
         ModuleNotFoundError: without scikit-learn.
     """
-    return [f for f in factors if len(f.values) < 2 or len(np.unique(_training(f.values))) > 1]
+    return [factor for factor in factors if _differs(factor.values)]
 
 
-def _training(values: Floats) -> Floats:
-    """The training half of objects' values, [N // 2]."""
-    train: Floats = values[_split(len(values))[0]]
-    return train
+def _differs(values: Floats) -> bool:
+    return len(values) > 1 and len(np.unique(values[_split(len(values))[0]])) > 1
 
 
 def _split(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
