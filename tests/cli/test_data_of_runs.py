@@ -164,11 +164,7 @@ def test_a_sheet_replaces_none_of_the_data(fixtures_dir, tmp_path, capsys):
 
 
 def test_converting_says_what_it_leaves_out(tmp_path, capsys):
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for number in range(30):
-        pixels = np.random.default_rng(number).integers(0, 256, (8, 8, 3), np.uint8)
-        Image.fromarray(pixels).save(folder / f"{number}.png")
+    folder = write_pictures(tmp_path / "pictures", 8)
     train, out = len(open_dataset(folder)), tmp_path / "a.h5"
 
     def said(*arguments: str) -> str:
@@ -209,6 +205,15 @@ def write_groups(path: Path, *names: str) -> str:
             pixels = np.random.default_rng(seed).integers(0, 256, (3 + seed, 35, 35, 3), np.uint8)
             file[f"{name}/imgs"] = pixels
     return str(path)
+
+
+def write_pictures(folder: Path, side: int) -> Path:
+    """Thirty square pictures in a new folder."""
+    folder.mkdir()
+    for number in range(30):
+        pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    return folder
 
 
 DRAWN = ["--images", "1", "--measured", "9", "--values", "2", "--dimensions", "1"]
@@ -264,11 +269,7 @@ def test_a_split_that_the_runs_own_data_lack_is_told_with_the_others(trained, tm
 
 
 def test_pictures_that_are_held_out_are_divided_only_if_it_is_asked_for(trained, tmp_path, capsys):
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for i in range(30):
-        pixels = np.random.default_rng(i).integers(0, 256, (35, 35, 3), np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.png")
+    folder = write_pictures(tmp_path / "pictures", 35)
     run = trained("--data.held_out", str(folder))
     count = len(open_dataset(folder, split="val"))
     assert main(["evaluate", str(run)]) == 0
@@ -282,11 +283,7 @@ def test_pictures_that_are_held_out_are_divided_only_if_it_is_asked_for(trained,
 def test_results_have_the_name_of_the_folder_and_are_told_to_hold_trained_images(
     trained, tmp_path, capsys, monkeypatch
 ):
-    folder = tmp_path / "pictures"
-    folder.mkdir()
-    for i in range(30):
-        pixels = np.random.default_rng(i).integers(0, 256, (35, 35, 3), np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.png")
+    folder = write_pictures(tmp_path / "pictures", 35)
     run = trained("--data.train", str(folder))
     monkeypatch.chdir(folder)
     assert main(["evaluate", str(run), "--data", ".", "--split", "all"]) == 0

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from emorl.cli import main
 from emorl.data import open_dataset
 
 RNG = np.random.default_rng(0)
@@ -48,6 +49,13 @@ def test_scenes_are_cut_and_resized_as_published(tmp_path):
     assert batch.factors["visibility"].sum(1).tolist() == [3, 3], "the background counts"
     assert batch.factors["size"][0, :4].tolist() == pytest.approx([0, 0.9, 0.9, 0])
     assert batch.factors["y"][0, 1] == -2
+
+
+def test_its_pictures_are_segmented_without_its_label_maps(tmp_path, capsys):
+    write(tmp_path / "scenes", 3)
+    line = ["segment", "tetrominoes-laptop", str(tmp_path / "scenes"), "--out"]
+    assert main([*line, str(tmp_path / "out")]) == 0
+    assert "written: 3 pictures, in " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("variant", ["pbg", "outd"])
