@@ -5,8 +5,11 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
+
+T = TypeVar("T")
 
 
 class Terminal:
@@ -44,6 +47,15 @@ class Terminal:
         """Redirect the stream, with what its buffer holds, to the null device."""
         with suppress(OSError, ValueError), open(os.devnull, "w") as nowhere:
             os.dup2(nowhere.fileno(), self._stream.fileno())
+
+
+def tracked(items: Sequence[T], word: str, unit: str, *, show: bool = True) -> Iterator[T]:
+    """The items, with a bar on stderr while they are worked on, if that is a terminal."""
+    from tqdm import tqdm
+
+    hidden = None if show else True
+    terminal = Terminal(sys.stderr)
+    yield from tqdm(items, word, unit=unit, leave=False, disable=hidden, file=terminal)
 
 
 def escape_letters() -> None:

@@ -158,7 +158,8 @@ def test_the_blocks_of_a_page_run_as_printed(
     blocks = [block for block in RUN if block.page == page]
     if any(name in block.text for block in blocks for name in READERS_FILES):
         give_files(request.getfixturevalue("fixtures_dir"), tmp_path)
-    (tmp_path / "benchmarks").symlink_to(ROOT / "benchmarks")
+    for name in ("benchmarks", "examples"):
+        (tmp_path / name).symlink_to(ROOT / name)
     monkeypatch.chdir(tmp_path)
     environment = reader_environment(tmp_path)
     made: dict[str, Any] = {}

@@ -7,10 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+from emorl.cli import main
 from emorl.data import open_dataset
+from emorl.data.readers.pictures import read_labels
+from emorl.metrics import adjusted_rand_index
 from emorl.ops import mixture_nll
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -31,6 +35,18 @@ def test_one_import_is_swapped_and_the_losses_stay(monkeypatch: pytest.MonkeyPat
     theirs, ours = (results[name][0] for name in (swap.THEIRS, swap.OURS))
     assert ours == pytest.approx(theirs, rel=1e-4)
     assert ours[-1] < ours[0]
+
+
+def test_the_pictures_are_segmented_as_the_readme_shows(tmp_path: Path) -> None:
+    """They are the first ones of the generator's test split, whose true masks are known."""
+    line = "segment slot_attention/clevr6-laptop {} --out {}"
+    assert main(line.format(EXAMPLES / "pictures", tmp_path).split()) == 0
+    paths = sorted((tmp_path / "labels").iterdir())
+    found = np.stack([read_labels(path, (128, 128), 255) for path in paths])
+    truth = open_dataset("clevr6", split="test", size=128)[: len(found)].mask
+    assert truth is not None
+    scores = adjusted_rand_index(truth[:, 0], torch.from_numpy(found), foreground_only=True)
+    assert scores.mean() > 0.9
 
 
 def test_a_new_model_learns(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,42 +2,56 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from emorl.cli.arguments import Parser, local_path
 from emorl.runs import RunFolder
 from emorl.runs.files import require_place
-from emorl.runs.outputs import PAGE, require_kind
+from emorl.runs.outputs import PAGE, require_kind, require_output
+from emorl.runs.trained import located
 
 if TYPE_CHECKING:
     from emorl.report.viewer import View
 
 _DESCRIPTION = (
     "Write a run's report.html anew. With a second run: both side by side, as comparison.html in "
-    "the first one's folder."
+    "the first one's folder. A trained model's name will do for a run, with --out."
 )
 
 
 def run(arguments: list[str]) -> int:
     """Write the report and print its path."""
     parser = Parser("report", _DESCRIPTION)
-    parser.add_argument("run", type=local_path, metavar="RUN", help="the run's folder")
-    parser.add_argument(
-        "other", type=local_path, nargs="?", metavar="RUN2", help="a run to compare it with"
-    )
+    add = parser.add_argument
+    add("run", type=local_path, metavar="RUN", help="a run, or a trained model's name")
+    add("other", type=local_path, nargs="?", metavar="RUN2", help="one to compare it with")
+    add("--out", type=local_path, metavar="FILE", help="None: in RUN")
     options = parser.parse(arguments)
 
-    if options.run.is_dir():
-        folder = RunFolder(options.run)
-        place = folder.comparison if options.other else folder.report
-        require_place(place, "RUN")
-        require_kind(place, "RUN", PAGE)
+    place = _place(options)
 
     from emorl.report import write_report
 
-    print(write_report(options.run, options.other, view_of=view_of))
+    other = options.other and located(options.other)
+    print(write_report(located(options.run), other, place=place, view_of=view_of))
     return 0
+
+
+def _place(options: argparse.Namespace) -> Path:
+    """The file to write, which is free or such a page."""
+    if options.out is not None:
+        require_output(options.out, "--out", PAGE)
+        return Path(options.out)
+    if located(options.run) != options.run:
+        raise ValueError(f"--out: needed, since {options.run} is no run")
+    folder = RunFolder(options.run)
+    place = folder.comparison if options.other else folder.report
+    if options.run.is_dir():
+        require_place(place, "RUN")
+        require_kind(place, "RUN", PAGE)
+    return place
 
 
 def view_of(folder: Path) -> View:

@@ -54,6 +54,8 @@ def run(arguments: list[str]) -> int:
     require_output(options.out / "contact.png", "--out", PICTURE)
     _require_apart(options.out, options.folder)
 
+    from tqdm import tqdm
+
     from emorl.data.readers.clevrtex import is_clevrtex, scenes_of
     from emorl.data.readers.images import find_pictures
     from emorl.evaluation.own_pictures import segment
@@ -85,7 +87,7 @@ def run(arguments: list[str]) -> int:
     for result in results:
         if isinstance(result, ValueError):
             unread += 1
-            print(f"left out: {result}", file=Terminal(sys.stderr))
+            tqdm.write(f"left out: {result}", file=Terminal(sys.stderr))
             continue
         pair = _write(result, *_places(result.path, options))
         written += 1

@@ -13,6 +13,7 @@ from emorl.paths import real
 from emorl.runs.files import replacing, require_place, write_atomically
 from emorl.runs.folder import RunFolder, run_of
 from emorl.runs.outputs import PICTURE, TRAVERSALS, require_output
+from emorl.terminal import tracked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,10 +71,10 @@ def run(arguments: list[str]) -> int:
     }
     written = [_json(place / "traversals.json", record)]
     inputs = dataset.read_images(range(len(shown)))
-    for index, (image, slots) in enumerate(zip(inputs, shown, strict=True)):
-        traversals = traverse(model, slots, dimensions, low, high, options.values)
+    for index in tracked(range(len(shown)), "drawing", "image"):
+        traversals = traverse(model, shown[index], dimensions, low, high, options.values)
         pictures = _pictures(place, 1, options.mp4, first=index)
-        written += _draw(pictures, image, traversals)
+        written += _draw(pictures, inputs[index], traversals)
     accelerator.end_training()
     print(*(f"written: {path}" for path in written), sep="\n")
     return 0

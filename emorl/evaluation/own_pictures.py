@@ -18,6 +18,7 @@ from emorl.evaluation.measuring import evaluating, noise_for
 from emorl.evaluation.per_image import labels_at
 from emorl.fields import fit
 from emorl.models import Decomposition, ObjectCentricModel
+from emorl.terminal import tracked
 
 
 @dataclass(frozen=True)
@@ -71,7 +72,7 @@ def segment(
     if value_range is not None:
         known = as_range(value_range, "value_range")
         told = PixelValues(known, "as value_range says", told=True)
-    for start in range(0, len(paths), batch_size):
+    for start in tracked(range(0, len(paths), batch_size), "segmenting", "batch"):
         indices = range(start, min(start + batch_size, len(paths)))
         read = {index: _read(paths[index], told) for index in indices}
         pictures = {i: x for i, x in read.items() if not isinstance(x, ValueError)}

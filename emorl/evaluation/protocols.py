@@ -21,6 +21,7 @@ from emorl.evaluation.summaries import INTERVAL, Summary, summarise
 from emorl.fields import fit, shown
 from emorl.memory import require_slots
 from emorl.models import ObjectCentricModel
+from emorl.terminal import tracked
 
 Share = list[dict[str, Tensor]] | Exception  # what a process has measured, or why it could not
 NOISE = "each image's own, of seed and index; so is the loss that refinement descends"
@@ -78,6 +79,7 @@ def evaluate(
     attention: bool = False,
     perceptual: PerceptualMetric | None = None,
     per_image: bool = False,
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Measure a model on the first images of a data set.
 
@@ -105,6 +107,7 @@ def evaluate(
         perceptual: a distance of images and reconstructions, such as
             `emorl.metrics.perceptual.PerceptualDistance`; its name is "lpips".
         per_image: return each image's numbers as well.
+        progress: show a bar while it works, where stderr is a terminal.
 
     Returns:
         "protocol" and "protocol_meaning", "images" (measured), "samples", "refinement_steps",
@@ -142,7 +145,10 @@ def evaluate(
         attention=attention,
         perceptual=perceptual,
     )
-    values = _measured(measurement, count, batch_size, *_rank_and_processes(sharded))
+    batches = [
+        range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)
+    ]
+    values = _measured(measurement, batches, progress, *_rank_and_processes(sharded))
     metrics = {name: _summary(name, x.mean(0)) for name, x in values.items()}
     result = {
         "protocol": chosen.name,
@@ -203,23 +209,23 @@ def _require_numbers(protocol: Protocol, **numbers: int) -> None:
 
 
 def _measured(
-    measurement: Measurement, count: int, batch_size: int, rank: int, processes: int
+    measurement: Measurement, batches: list[range], progress: bool, rank: int, processes: int
 ) -> dict[str, Tensor]:
-    """Every number of the first `count` images, name -> [samples, count]."""
-    starts = range(0, count, batch_size)
+    """Every number of the images of all batches, name -> [samples, images]."""
     failure: Exception | None = None
-    batches: list[dict[str, Tensor]] = []
+    measured: list[dict[str, Tensor]] = []
+    show = progress and rank == 0
     try:
         with evaluating(measurement.model):
-            for start in starts[rank::processes]:
-                batches.append(measurement.of(range(start, min(start + batch_size, count))))
+            for indices in tracked(batches[rank::processes], "measuring", "batch", show=show):
+                measured.append(measurement.of(indices))
     except (ValueError, ArithmeticError) as error:
         if processes == 1:
             raise
         failure = error
     if processes > 1:
-        batches = _gathered(failure or batches, len(starts), processes)
-    return {name: torch.cat([b[name] for b in batches], dim=1) for name in batches[0]}
+        measured = _gathered(failure or measured, len(batches), processes)
+    return {name: torch.cat([b[name] for b in measured], dim=1) for name in measured[0]}
 
 
 def _rank_and_processes(sharded: bool) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from emorl.data import ObjectDataset
 from emorl.evaluation.measuring import evaluating, noise_for
 from emorl.models import Decomposition, ObjectCentricModel
+from emorl.terminal import tracked
 
 ACTIVENESS_IMAGES, ACTIVENESS_VALUES = 100, 6  # as published
 LEAST_ACTIVENESS = 0.01
@@ -53,7 +54,7 @@ def infer(
     device, count = next(model.parameters()).device, dataset.count(images)
     slots = []
     with evaluating(model):
-        for start in range(0, count, _BATCH):
+        for start in tracked(range(0, count, _BATCH), "decomposing", "batch"):
             indices = range(start, min(start + _BATCH, count))
             decomposition: Decomposition = model(
                 dataset.read_images(indices).to(device),
@@ -101,8 +102,9 @@ def activeness(
     generator = torch.Generator().manual_seed(seed)
     chosen = torch.randint(slots.shape[1], (len(slots),), generator=generator)
     total = torch.zeros(slots.shape[2], dtype=torch.float64)
-    for own, slot in zip(slots, chosen.tolist(), strict=True):
-        swept = sweep(model, own, slot, range(len(total)), low, high, values)
+    for image in tracked(range(len(slots)), "activeness", "image"):
+        slot = int(chosen[image])
+        swept = sweep(model, slots[image], slot, range(len(total)), low, high, values)
         total += swept.double().var(dim=1).flatten(1).mean(1)
     return total / max(len(slots), 1)
 

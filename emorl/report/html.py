@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 import emorl
+from emorl.paths import real
 from emorl.report.curves import LINES, curve_data
 from emorl.report.tables import evaluation_tables, facts_table
 from emorl.report.templates import embedded, render
@@ -47,6 +48,7 @@ def write_report(
     run_dir: str | Path,
     other: str | Path | None = None,
     *,
+    place: Path | None = None,
     view_of: Callable[[Path], View] | None = None,
 ) -> Path:
     """Write a run's report, or two runs side by side: one file without links to others.
@@ -56,11 +58,12 @@ def write_report(
     Args:
         run_dir: the run's folder, with its configuration or metrics at least.
         other: the folder of a run to compare it with.
+        place: the file to write; None for `RunFolder.report` or, of two runs,
+            `RunFolder.comparison` of the first one.
         view_of: makes what the viewer shows of the run in a folder. Without it there is no viewer.
 
     Returns:
-        The path of the report, `RunFolder.report` or `RunFolder.comparison` of the first run; it is
-        written whole or not at all.
+        The path of the report, which is written whole or not at all.
 
     Raises:
         ValueError: if a folder is not a run's.
@@ -69,7 +72,7 @@ def write_report(
     runs = [read_contents(folder.path) for folder in folders]
     parts = [
         _parts(run, name, view_of and partial(view_of, folder.path))
-        for run, name, folder in zip(runs, _names(runs, folders), folders, strict=True)
+        for run, name, folder in zip(runs, _names(folders), folders, strict=True)
     ]
     page = render(
         Path(__file__).with_name("report.html"),
@@ -82,8 +85,8 @@ def write_report(
         machine=_machine(),
         version=emorl.__version__,
     )
-    place = folders[0].report if other is None else folders[0].comparison
-    return write_atomically(place, page.encode())
+    own = folders[0].report if other is None else folders[0].comparison
+    return write_atomically(place or own, page.encode())
 
 
 def _parts(run: RunContents, name: str, make_view: Callable[[], View] | None) -> dict[str, Any]:
@@ -106,10 +109,12 @@ def _parts(run: RunContents, name: str, make_view: Callable[[], View] | None) ->
     }
 
 
-def _names(runs: list[RunContents], folders: list[RunFolder]) -> list[str]:
-    """The runs' names, or their paths if the names do not tell them apart."""
-    names = [run.name for run in runs]
-    return names if len(set(names)) == len(names) else [str(folder.path) for folder in folders]
+def _names(folders: list[RunFolder]) -> list[str]:
+    """The runs' names, with as many of the folders above as tell them apart."""
+    parts = [real(folder.path).parts for folder in folders]
+    lengths = range(1, max(map(len, parts)) + 1)
+    named = [["/".join(own[-length:]) for own in parts] for length in lengths]
+    return next((names for names in named if len({*names}) == len(names)), named[0])
 
 
 def _picture(path: Path) -> dict[str, str]:

@@ -25,6 +25,7 @@ from emorl.report.colours import Pixels
 from emorl.report.scenes import Scene, make_scenes, pixels_of
 from emorl.report.templates import embedded
 from emorl.report.tiles import Bytes, png
+from emorl.terminal import tracked
 
 IMAGES, DIMENSIONS, VALUES = 8, 6, 7
 MEASURED = 16
@@ -161,8 +162,8 @@ def make_view(model: ObjectCentricModel, dataset: ObjectDataset, checkpoint: str
             ViewedDimension(d, float(activity[d]), moved.values(d)) for d in moved.numbers.tolist()
         ],
         images=_fitting(
-            _viewed(model, [*of_image], slots, moved)
-            for of_image, slots in zip(zip(*scenes, strict=True), result.slots, strict=True)
+            _viewed(model, [of_stage[image] for of_stage in scenes], result.slots[image], moved)
+            for image in tracked(range(len(result.slots)), "viewer", "image")
         ),
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 from emorl.paths import real
 from emorl.runs.files import read_json
 from emorl.runs.folder import RunFolder, by_step
+from emorl.runs.trained import TRAINED, hint
 from emorl.runs.yaml_file import read_text
 
 PICTURES = ("decomposition", "stages", "attention", "masks")
@@ -51,9 +52,16 @@ def read_contents(run_dir: str | Path) -> RunContents:
             f"{folder.path}: expected a run's folder, with {folder.config.name} or "
             f"{folder.metrics.name}, got "
             + ("a folder without them" if folder.path.is_dir() else "no folder")
+            + hint(folder.path)
         )
     run = RunContents(real(folder.path).name)
     _read_config(folder.config, run)
+    if TRAINED in real(folder.path).parents:
+        run.missing.append(
+            "Of a trained model that comes along there are the weights and the configuration "
+            "alone: no curves, no evaluations, no pictures of its training."
+        )
+        return run
     _read_rows(folder.metrics, run)
     _read_evaluations(folder.evaluations, run)
     _find_pictures(folder.pictures, run)

@@ -85,6 +85,7 @@ class Observer:
             self.held_out,
             images=self.config.eval_images,
             batch_size=self.config.batch_size,
+            progress=False,
             **sizes,
         )
         return float(result["metrics"]["fg_ari"]["mean"])

@@ -314,6 +314,21 @@ def test_a_report_has_a_viewer_and_compares(run_dir, tmp_path, capsys):
     assert "There is no viewer: " in page
 
 
+def test_trained_models_are_compared_by_name(tmp_path, capsys):
+    page = tmp_path / "page.html"
+    names = ["tetrominoes-laptop", "slot_attention/tetrominoes-laptop"]
+    assert main(["report", *names, "--out", str(page)]) == 0
+    text = page.read_text()
+    for name in ("efficient_morl/tetrominoes-laptop", "slot_attention/tetrominoes-laptop"):
+        assert f'aria-label="Viewer of {name}"' in text
+    assert text.count("no curves, no evaluations") == 2
+    capsys.readouterr()
+    assert main(["report", *names]) == 2
+    assert "--out: needed, since tetrominoes-laptop is no run" in capsys.readouterr().err
+    assert main(["report", names[0], "--out", str(tmp_path)]) == 2
+    assert "--out: expected a file" in capsys.readouterr().err
+
+
 def test_the_written_configuration_runs_again(run_dir, tmp_path):
     """Bit for bit: the file is complete."""
     again = tmp_path / "again"

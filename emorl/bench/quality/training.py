@@ -122,7 +122,7 @@ def _measured(model: ObjectCentricModel, images: Mapping[str, int]) -> dict[str,
     found = {}
     for name, count in images.items():
         held_out = open_dataset(DATA[name], split="test", device=device)
-        metrics = evaluate(model, held_out, images=count)["metrics"]
+        metrics = evaluate(model, held_out, images=count, progress=False)["metrics"]
         found[name] = {metric: metrics[metric]["mean"] for metric in _METRICS}
     return found
 
