@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
+from emorl import ops
 from emorl.ops import backends
+from emorl.ops.slot_iterations import IterationWeights
 
 # Where the operators are tested; on a machine with a GPU, EMORL_TEST_DEVICE=cpu chooses the CPU.
 DEVICE = os.environ.get("EMORL_TEST_DEVICE", "cuda" if torch.cuda.is_available() else "cpu")
@@ -36,6 +39,12 @@ def backend_params(op: str, *, compiled: bool = False) -> list[Any]:
         for name, reason in backends(DEVICE)[op].items()
         if not (compiled and name == "reference")
     ]
+
+
+def slot_iterations(x: Any, slots: Any, **others: Any) -> Tensor:
+    """Emorl's operator with its weights as arguments; those that are left out are None."""
+    weights: list[Any] = [others.pop(name, None) for name in IterationWeights._fields]
+    return ops.slot_iterations(x, slots, IterationWeights(*weights), **others)
 
 
 @pytest.fixture(autouse=True)

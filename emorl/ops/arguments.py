@@ -25,11 +25,13 @@ def require_tensors(op: str, tensors: Mapping[str, Any], optional: Sequence[str]
             raise ValueError(f"{op}: {name}: expected a dense tensor, got a {kind} one")
 
 
-def require_floating(op: str, tensors: Mapping[str, Tensor | None]) -> None:
-    """Raise a ValueError unless all have a floating dtype that the operators compute with."""
+def require_floating(
+    op: str, tensors: Mapping[str, Tensor | None], allowed: Sequence[torch.dtype] = FLOATING
+) -> None:
+    """Raise a ValueError unless all have a floating dtype that the operator computes with."""
     for name, tensor in tensors.items():
-        if tensor is not None and tensor.dtype not in FLOATING:
-            expected = ", ".join(map(_short, FLOATING))
+        if tensor is not None and tensor.dtype not in allowed:
+            expected = ", ".join(map(_short, allowed))
             raise ValueError(f"{op}: {name}: expected {expected}, got {_short(tensor.dtype)}")
 
 

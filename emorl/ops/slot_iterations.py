@@ -17,6 +17,7 @@ from emorl.ops.arguments import (
     number,
     require_device,
     require_dtype,
+    require_floating,
     require_tensors,
     whole_number,
 )
@@ -182,6 +183,7 @@ def gru_cell(
 def _check(x: Tensor, slots: Tensor, weights: IterationWeights) -> None:
     tensors = {"x": x, "slots": slots, **weights._asdict()}
     require_tensors("slot_iterations", tensors, _OPTIONAL)
+    require_floating("slot_iterations", tensors, (torch.float32, torch.float64))
     w = weights
     if not (x.dim() == slots.dim() == 3 and w.query.dim() == w.weight_in.dim() == 2):
         got = [list(y.shape) for y in (x, slots, w.query, w.weight_in)]
@@ -195,8 +197,6 @@ def _check(x: Tensor, slots: Tensor, weights: IterationWeights) -> None:
             raise ValueError(
                 f"slot_iterations: {name}: expected {list(shape)}, got {list(tensor.shape)}"
             )
-    if x.dtype not in (torch.float32, torch.float64):
-        raise ValueError(f"slot_iterations: x: expected float32 or float64, got {x.dtype}")
     require_dtype("slot_iterations", tensors, x.dtype)
     require_device("slot_iterations", tensors, x.device)
 

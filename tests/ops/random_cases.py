@@ -11,6 +11,7 @@ kernels on the CPU as `native` (docs/simt.md). The exit code is 1 where a case i
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import random
@@ -28,8 +29,10 @@ if __name__ == "__main__":
 
 import mixture_nll_testing
 import test_convolution
+import test_slot_iterations
 import test_spatial_broadcast
 import torch
+from rounding_testing import FACTOR, rounding_of
 from slot_attention_testing import roundings as attention_roundings
 from test_slot_attention_drawn import Draw, mask_of, tensors
 from test_slot_attention_drawn import results as attention_results
@@ -175,18 +178,58 @@ def convolution_case(rng: random.Random, dtype: torch.dtype) -> Case:
     return f"{list(x.shape)} {list(weight.shape)} {options}", dtype, run, bounds
 
 
+def slot_iterations_case(rng: random.Random, dtype: torch.dtype) -> Case:
+    def least_1(most: int) -> int:
+        return max(1, side(rng, most))
+
+    case = test_slot_iterations.Case(
+        batch=least_1(3),
+        inputs=least_1(80),
+        channels=least_1(33),
+        slots=least_1(13),
+        width=1 + least_1(32),  # one number alone, less its mean, is 0 but for rounding
+        hidden=least_1(40),
+        queries=rng.choice([None, least_1(20)]),
+        values=rng.choice([None, least_1(20)]),
+        biases=rng.random() < 0.5,
+        iterations=rng.randint(1, 4),
+        seed=rng.randrange(2**31),
+    )
+    module = case.module()
+    with torch.no_grad():  # ReLU's slope jumps at 0, on either side of which rounding may end
+        module.bias_in.copy_(8 * module.bias_in.sign())
+    names = ["states", "x", *dict(module.named_parameters())]
+
+    def run(dtype: torch.dtype, backend: str) -> Results:
+        own = copy.deepcopy(module).to(dtype)
+        results = test_slot_iterations.run(own, case.x(dtype=dtype), backend)
+        return dict(zip(names, results, strict=True))
+
+    def bounds(_: Results) -> dict[str, float]:
+        """In units of half an eps of float32, in which they are measured."""
+        x = case.x(dtype=torch.float32)
+        errors = rounding_of(test_slot_iterations.run, copy.deepcopy(module).float(), x)
+        unit = torch.finfo(torch.float32).eps / 2
+        return {name: FACTOR * error / unit for name, error in zip(names, errors, strict=True)}
+
+    return str(case), dtype, run, bounds
+
+
 CASES: dict[str, Callable[[random.Random, torch.dtype], Case]] = {
     "slot_attention": slot_attention_case,
     "mixture_nll": mixture_nll_case,
     "spatial_broadcast": spatial_broadcast_case,
     "convolution": convolution_case,
+    "slot_iterations": slot_iterations_case,
 }
+WIDE_ALONE = ("convolution", "slot_iterations")
+"""Operators that have kernels of float32 and float64 alone on a CPU."""
 
 
 def case_of(op: str, backend: str, seed: int, index: int) -> Case:
     rng = random.Random(f"{op} {seed} {index}")
     dtypes = DTYPES
-    if op == "convolution" and not library.on_gpu(torch.empty(0)):
+    if op in WIDE_ALONE and not library.on_gpu(torch.empty(0)):
         dtypes = DTYPES[:2]
     if backend == "reference":  # in float64 it is the truth
         dtypes = tuple(dtype for dtype in dtypes if dtype != torch.float64)

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import test_slot_iterations
 import torch
+from op_testing import slot_iterations
 from torch import Tensor
 
 from emorl.bench.cases.convolution import ConvolutionCase
@@ -20,6 +22,9 @@ from emorl.ops import (
     slot_attention,
     spatial_broadcast,
 )
+
+SLOT_ITERATIONS = test_slot_iterations.Case(2, 5, 4, 3, 6, 7).module().float()
+
 
 OPERATORS: dict[str, tuple[Callable[..., Any], dict[str, Tensor], dict[str, Any]]] = {
     "slot_attention": (
@@ -35,6 +40,11 @@ OPERATORS: dict[str, tuple[Callable[..., Any], dict[str, Tensor], dict[str, Any]
     ),
     "spatial_broadcast": (spatial_broadcast, SpatialBroadcastCase(3, 4, 5, 6).inputs(), {}),
     "convolution": (convolution, ConvolutionCase(1, 32, 32, 16, 17, 3, 1).inputs(), {"padding": 1}),
+    "slot_iterations": (
+        slot_iterations,
+        {"x": torch.rand(2, 5, 4), **dict(SLOT_ITERATIONS.named_parameters())},
+        {},
+    ),
 }
 
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, get_args
 import numpy as np
 import pytest
 import torch
+from op_testing import slot_iterations
 from torch import Tensor
 
 from emorl.ops import (
@@ -22,8 +23,6 @@ from emorl.ops import (
     slot_attention,
     spatial_broadcast,
 )
-
-FLOATING = "expected float32, float64, bfloat16, float16, got "
 
 
 class Operator(NamedTuple):
@@ -38,6 +37,7 @@ class Operator(NamedTuple):
     flags: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
+    dtypes: str = "float32, float64, bfloat16, float16"
 
     @property
     def name(self) -> str:
@@ -124,6 +124,35 @@ OPERATORS = {
         whole=("padding", "stride"),
         names=("activation",),
         optional=("bias",),
+    ),
+    "slot_iterations, its weights apart": Operator(
+        slot_iterations,
+        {
+            "x": "BNC",
+            "slots": "BKD",
+            "norm_weight": "D",
+            "norm_bias": "D",
+            "query": "QD",
+            "query_bias": "Q",
+            "key": "QC",
+            "logit": "D",
+            "value": "EC",
+            "weight_ih": "GE",
+            "weight_hh": "GD",
+            "bias_ih": "G",
+            "bias_hh": "G",
+            "mlp_norm_weight": "D",
+            "mlp_norm_bias": "D",
+            "weight_in": "HD",
+            "bias_in": "H",
+            "weight_out": "DH",
+            "bias_out": "D",
+        },
+        {"B": 2, "N": 5, "C": 4, "K": 3, "D": 4, "Q": 4, "E": 4, "G": 12, "H": 7},
+        whole=("iterations",),
+        numbers=("eps", "norm_eps", "mlp_norm_eps"),
+        optional=("query_bias", "key", "logit", "value"),
+        dtypes="float32, float64",
     ),
 }
 ARGUMENTS = [(operator, name) for operator, op in OPERATORS.items() for name in op.tensors]
@@ -213,7 +242,7 @@ def test_dtypes_without_a_meaning(operator: str, argument: str, dtype: torch.dty
     tensors[argument] = tensors[argument].to(dtype)
     name = str(dtype).removeprefix("torch.")
     if argument != "slot_mask":
-        refused(op, argument, FLOATING + name, tensors)
+        refused(op, argument, f"expected {op.dtypes}, got {name}", tensors)
     elif dtype != torch.bool:
         refused(op, argument, f"expected torch.bool, got {dtype}", tensors)
 
@@ -221,17 +250,19 @@ def test_dtypes_without_a_meaning(operator: str, argument: str, dtype: torch.dty
 @pytest.mark.parametrize(("operator", "argument"), ARGUMENTS)
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16], ids=str)
 def test_one_tensor_of_another_dtype(operator: str, argument: str, dtype: torch.dtype) -> None:
-    """A convolution refuses it, as PyTorch does; the others compute in the wider dtype."""
+    """What PyTorch refuses is refused; the others compute in the wider dtype."""
     op = OPERATORS[operator]
     tensors = op.inputs()
     if argument == "slot_mask":
         return
     tensors[argument] = tensors[argument].to(dtype)
     name = str(dtype).removeprefix("torch.")
-    if operator != "convolution":
+    if op.call not in (convolution, slot_iterations):
         assert not isinstance(same_answer(op, tensors), str)
+    elif name not in op.dtypes:
+        refused(op, argument, f"expected {op.dtypes}, got {name}", tensors)
     elif argument == "x":
-        refused(op, "weight", f"expected {name}, got float32", tensors)
+        refused(op, [*op.tensors][1], f"expected {name}, got float32", tensors)
     else:
         refused(op, argument, f"expected float32, got {name}", tensors)
 

@@ -32,7 +32,7 @@ from emorl.bench.records import machine, write  # noqa: E402
 
 Case = Callable[[random.Random, Path], "Counter[str]"]
 Cases = Iterator[tuple[int, "Counter[str]", str]]
-OPERATORS = ("slot_attention", "mixture_nll", "spatial_broadcast", "convolution")
+OPERATORS = ("slot_attention", "mixture_nll", "spatial_broadcast", "convolution", "slot_iterations")
 SAVE_EVERY = 10.0  # seconds
 
 
