@@ -43,4 +43,7 @@ class RuledModule(nn.Module):
         if name in self.fixed and name in vars(self):
             kind = type(self).__name__
             raise AttributeError(f"{kind}: {name} is the constructor's alone: make another {kind}")
-        super().__setattr__(name, value)
+        if isinstance(getattr(type(self), name, None), property):
+            object.__setattr__(self, name, value)  # torch would make a tensor a parameter first
+        else:
+            super().__setattr__(name, value)

@@ -251,6 +251,10 @@ def test_impossible_values_are_refused() -> None:
     module = made("genera1z.SlotAttention")
     with pytest.raises(ValueError, match="trunc_bp: expected bi-level or None, got full"):
         module.trunc_bp = "full"
+    module = made("lucidrains.SlotAttention")
+    for scale in (torch.tensor(0.5), torch.nn.Parameter(torch.tensor(0.5))):
+        with pytest.raises(ValueError, match="scale: expected a number, got "):
+            module.scale = scale
 
 
 @pytest.mark.parametrize("name", CASES)
