@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from emorl.cli.arguments import Parser, local_path, number, sweep_of, whole_number
 from emorl.cli.held_out import add_data_options, data_of, open_images, read_from, spec_of
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from emorl.models import ObjectCentricModel
     from emorl.training.config import DataConfig
 
+_Item = TypeVar("_Item")
+_Made = TypeVar("_Made")
+
 _DESCRIPTION = (
     "Measure a model on held-out images. An image's noise belongs to the seed and to the image's "
     "index in the split, so that its numbers depend neither on --images nor on --batch-size. "
@@ -36,30 +40,51 @@ def run(arguments: list[str]) -> int:
 
     _require_possible(options)
 
+    from emorl.evaluation.summaries import require_alike
     from emorl.training.config import TrainerConfig
     from emorl.training.devices import make_accelerator
 
     accelerator = make_accelerator(TrainerConfig(device=options.device, precision="no"))
-    _require_comparable(options)
-    results, failures = [], {}
-    for target in options.targets:
-        try:
-            one = argparse.Namespace(**vars(options), target=target)
-            results.append(_measure(one, accelerator.device, accelerator.is_main_process))
-        except (ValueError, ArithmeticError) as error:
-            if len(options.targets) == 1:
-                raise
-            failures[str(target)] = str(error)
+
+    def measure(subject: _Subject) -> dict[str, Any]:
+        return _measure(subject, accelerator.device, accelerator.is_main_process)
+
+    failures: dict[str, str] = {}
+    one_each = [argparse.Namespace(**vars(options), target=target) for target in options.targets]
+    subjects = _tried(_subject, {str(one.target): one for one in one_each}, failures)
+    if subjects:
+        require_alike([subject.images() for subject in subjects.values()])
+    results = [*_tried(measure, subjects, failures).values()]
     accelerator.end_training()
     if accelerator.is_main_process:
         _finish(options, results, failures)
     return 0
 
 
+def _tried(
+    work: Callable[[_Item], _Made], items: dict[str, _Item], failures: dict[str, str]
+) -> dict[str, _Made]:
+    """What is made of each item by name; an error too becomes a failure, but that of a lone item.
+
+    Raises:
+        ValueError, ArithmeticError: of the work on a lone item.
+    """
+    made = {}
+    for name, item in items.items():
+        try:
+            made[name] = work(item)
+        except (ValueError, ArithmeticError) as error:
+            if len(items) == 1 and not failures:
+                raise
+            failures[name] = str(error)
+    return made
+
+
 class _Subject(NamedTuple):
     """A model, and the images that it is measured on.
 
     Attributes:
+        options: of the command line, with the one `target`.
         checkpoint: folder that the model was read from.
         model: of the command line's target.
         run: that the model belongs to; None for a lone model folder.
@@ -70,6 +95,7 @@ class _Subject(NamedTuple):
         notes: what a reader of results should know of the images.
     """
 
+    options: argparse.Namespace
     checkpoint: Path
     model: ObjectCentricModel
     run: RunFolder | None
@@ -78,6 +104,10 @@ class _Subject(NamedTuple):
     source: str
     split: str
     notes: list[str]
+
+    def images(self) -> dict[str, str]:
+        """Which images these are, for its result."""
+        return {"data": self.data, "source": self.source, "split": self.split}
 
 
 def _subject(options: argparse.Namespace) -> _Subject:
@@ -94,7 +124,7 @@ def _subject(options: argparse.Namespace) -> _Subject:
     spec = spec_of(options, data)
     require_free(options, read_from(spec, dataset))
     source = _source_of(spec, dataset, data)
-    return _Subject(folder, model, run, dataset, named, source, split, notes)
+    return _Subject(options, folder, model, run, dataset, named, source, split, notes)
 
 
 def _source_of(spec: str, dataset: ObjectDataset, data: DataConfig) -> str:
@@ -105,12 +135,9 @@ def _source_of(spec: str, dataset: ObjectDataset, data: DataConfig) -> str:
     return f"{spec}, {height}x{width}{crop}{few}"
 
 
-def _measure(
-    options: argparse.Namespace, device: torch.device, is_main_process: bool
-) -> dict[str, Any]:
+def _measure(subject: _Subject, device: torch.device, is_main_process: bool) -> dict[str, Any]:
     """Measure one model; print and store its result."""
-    subject = _subject(options)
-    model, dataset = subject.model, subject.dataset
+    options, model, dataset = subject.options, subject.model, subject.dataset
     kept = kept_files(options, subject.run, model, dataset.name, subject.split)
     for path in kept:
         require_place(path, "RUN")
@@ -121,9 +148,7 @@ def _measure(
         )
     result = {
         "checkpoint": str(subject.checkpoint),
-        "data": subject.data,
-        "source": subject.source,
-        "split": subject.split,
+        **subject.images(),
         **_numbers(options, model, dataset, device),
     }
     if is_main_process and not options.sweep and options.disentanglement != "no":
@@ -246,21 +271,6 @@ def _require_possible(options: argparse.Namespace) -> None:
     if getattr(options, parameter) is not None:
         raise ValueError(f"--sweep: expected no --{parameter.replace('_', '-')} beside it")
     import emorl.report  # noqa: F401  matplotlib would be missed after the work otherwise
-
-
-def _require_comparable(options: argparse.Namespace) -> None:
-    """Refuse several runs whose images differ, before any is measured."""
-    from emorl.evaluation.summaries import require_alike
-
-    found: list[dict[str, Any]] = []
-    for target in options.targets if len(options.targets) > 1 else ():
-        try:
-            subject = _subject(argparse.Namespace(**vars(options), target=target))
-        except (ValueError, ArithmeticError):  # counted among the failures later
-            continue
-        found.append({key: getattr(subject, key) for key in ("data", "source", "split")})
-    if found:
-        require_alike(found)
 
 
 def _perceptual(options: argparse.Namespace, device: torch.device) -> PerceptualDistance | None:
