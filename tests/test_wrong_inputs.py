@@ -59,7 +59,7 @@ COMMANDS = {
     "train --config smoke --data.train no.h5": f"train: no.h5: neither a file nor a generator; there are: clevr10, clevr6, clevrtex-like, multi_dsprites, multi_dsprites-binarized, multi_dsprites-colored_on_colored, tetrominoes, tetrominoes-real10; files: {FORMATS}; {WHERE}",
     "train --out no --resume auto": "train: --out: no holds no run to resume; to begin one give --config",
     "evaluate": "evaluate: the following arguments are required: RUN|CHECKPOINT",
-    "evaluate no": "evaluate: no: no such folder; trained models that come along: efficient_morl/clevr6-laptop, efficient_morl/tetrominoes-laptop, efficient_morl/tetrominoes-laptop-seed1, slot_attention/clevr6-laptop, slot_attention/tetrominoes-laptop, slot_attention/tetrominoes-laptop-seed1, slot_attention/tetrominoes-laptop-seed2",
+    "evaluate no": "evaluate: no: no such folder; trained models that come along: efficient_morl/clevr6-laptop, efficient_morl/tetrominoes-laptop, efficient_morl/tetrominoes-laptop-seed1, efficient_morl/tetrominoes-laptop-seed2, slot_attention/clevr6-laptop, slot_attention/tetrominoes-laptop, slot_attention/tetrominoes-laptop-seed1, slot_attention/tetrominoes-laptop-seed2",
     "evaluate . --images 0": "evaluate: argument --images: expected a whole number >= 1, got '0'",
     "evaluate . --images=--": "evaluate: argument --images: expected one argument",
     "evaluate . --imgaes 3": "evaluate: unknown argument --imgaes; did you mean --images?",
