@@ -65,7 +65,7 @@ COMMANDS = {
     "evaluate . --imgaes 3": "evaluate: unknown argument --imgaes; did you mean --images?",
     "evaluate . --seed 2.5": "evaluate: argument --seed: expected a whole number >= 0, got '2.5'",
     "report": "report: the following arguments are required: RUN",
-    "report no": "report: no: expected a run's folder, with config.yaml or metrics.jsonl, got no folder",
+    "report no": "report: no: expected a run's folder, with config.yaml or metrics.jsonl, got no folder; trained models that come along: efficient_morl/clevr6-laptop, efficient_morl/tetrominoes-laptop, efficient_morl/tetrominoes-laptop-seed1, efficient_morl/tetrominoes-laptop-seed2, slot_attention/clevr6-laptop, slot_attention/tetrominoes-laptop, slot_attention/tetrominoes-laptop-seed1, slot_attention/tetrominoes-laptop-seed2",
     "convert x.pth --out y": "convert: the following arguments are required: --config",
     "data chekc": "data: unknown argument chekc; did you mean check?",
     "data check no": f"data: no: neither a file nor a generator; there are: clevr10, clevr6, clevrtex-like, multi_dsprites, multi_dsprites-binarized, multi_dsprites-colored_on_colored, tetrominoes, tetrominoes-real10; files: {FORMATS}; {WHERE}",
