@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from typing import Any, TextIO, TypeVar
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 T = TypeVar("T")
 
@@ -40,6 +43,20 @@ class Terminal:
     def flush(self) -> None:
         """Do nothing, since `write` flushes."""
 
+    def isatty(self) -> bool:
+        """Whether somebody reads along; no stream that was closed."""
+        try:
+            return self._stream.isatty()
+        except ValueError:
+            return False
+
+    def __eq__(self, other: object) -> bool:
+        """Whether both write to one stream: then a bar makes room for a line (`tqdm.write`)."""
+        return isinstance(other, Terminal) and self._stream is other._stream
+
+    def __hash__(self) -> int:
+        return hash(self._stream)
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
@@ -50,12 +67,20 @@ class Terminal:
 
 
 def tracked(items: Sequence[T], word: str, unit: str, *, show: bool = True) -> Iterator[T]:
-    """The items, with a bar on stderr while they are worked on, if that is a terminal."""
+    """The items, with a bar of `progress` while they are worked on, unless it is not to `show`."""
+    bar: Iterable[T] = items
+    if show:
+        with suppress(ModuleNotFoundError):  # tqdm is of the extra "train"
+            bar = progress(items, desc=word, unit=unit, leave=False)
+    yield from bar
+
+
+def progress(*items: Sequence[T], **options: Any) -> tqdm[T]:
+    """Tqdm's bar on stderr, if that is a terminal; a line of `tqdm.write` goes above it."""
     from tqdm import tqdm
 
-    hidden = None if show else True
-    terminal = Terminal(sys.stderr)
-    yield from tqdm(items, word, unit=unit, leave=False, disable=hidden, file=terminal)
+    stderr = Terminal(sys.stderr)
+    return tqdm(*items, file=stderr, disable=None, dynamic_ncols=True, **options)
 
 
 def escape_letters() -> None:

@@ -8,11 +8,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
-from tqdm import tqdm
-
 from emorl.bench.records import with_quantiles
 from emorl.bench.suite import Options, Record
 from emorl.bench.workers import Step, TimedStep, Worker, left_out_if_dead
+from emorl.terminal import progress
 
 LEAST, MOST = 3, 9  # timings of a variant
 WARM_UP = 5  # steps on a GPU: kernels are chosen, graphs captured
@@ -91,7 +90,7 @@ class Turns:
         """Run, and return the record."""
         waiting = [*self._groups]
         try:
-            with tqdm(total=len(waiting), unit="group", disable=None, leave=False) as bar:
+            with progress(total=len(waiting), unit="group", leave=False) as bar:
                 while waiting and self._left > 0:
                     bar.set_postfix_str(waiting[0].name)
                     self._measure(waiting[0], self._left / len(waiting))

@@ -30,6 +30,7 @@ from emorl.data.stored import checksum, checksums_of, join, write_part
 from emorl.memory import size
 from emorl.paths import local, real
 from emorl.runs.files import clean, remove_empty, replacing, write_atomically
+from emorl.terminal import progress
 
 PART = 1024
 """Images of a part."""
@@ -266,7 +267,5 @@ def _verify(
 @contextmanager
 def _progress(images: int, word: str) -> Iterator[Callable[[int], object]]:
     """A bar on terminals; what it gives takes the number of images that are done."""
-    from tqdm import tqdm
-
-    with tqdm(total=images, unit="image", desc=word, disable=None) as bar:
+    with progress(total=images, unit="image", desc=word) as bar:
         yield bar.update

@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from emorl.runs.files import naming, write_atomically
 from emorl.runs.folder import RunFolder
-from emorl.terminal import Terminal
+from emorl.terminal import Terminal, progress
 
 Row = dict[str, float | int]
 
@@ -46,14 +46,7 @@ class RunLog:
         self._hook = threading.excepthook
         threading.excepthook = self._failed_in_thread
         self._board = self._opened_board(start)
-        self._bar = tqdm(
-            total=steps,
-            initial=start,
-            unit="step",
-            dynamic_ncols=True,
-            disable=None,
-            file=self._terminal,
-        )
+        self._bar = progress(total=steps, initial=start, unit="step")
         if unreadable:
             self.say(f"{run.metrics}: {unreadable} of its lines could not be read and are left out")
 

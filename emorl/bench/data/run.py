@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from emorl.bench import records
 from emorl.bench.budget import ENOUGH
 from emorl.bench.data.reading import Way, timing
@@ -22,6 +20,7 @@ from emorl.bench.suite import Options, Record
 from emorl.bench.tables import Rows
 from emorl.bench.turns import LEAST, MOST, warm_up
 from emorl.data import ObjectDataset
+from emorl.terminal import progress
 
 WAYS = [Way(masks, workers) for masks in (False, True) for workers in WORKERS]
 """How a source is read."""
@@ -77,7 +76,7 @@ class Run:
     def __call__(self) -> Record:
         """Run, and return the record."""
         try:
-            with tqdm(total=len(self._waiting), disable=None, leave=False) as bar:
+            with progress(total=len(self._waiting), leave=False) as bar:
                 while self._waiting and self._left > 0:
                     item, share = self._waiting[0], self._left / len(self._waiting)
                     bar.set_postfix_str(str(item))

@@ -8,8 +8,6 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from emorl.bench.budget import ENOUGH, Item, plan, require_least, total
 from emorl.bench.paper import cases as paper
 from emorl.bench.paper.cases import OURS, Case, Survey
@@ -31,6 +29,7 @@ from emorl.bench.passes import BOTH
 from emorl.bench.records import with_quantiles
 from emorl.bench.suite import Options, Record
 from emorl.bench.workers import left_out_if_dead
+from emorl.terminal import progress
 
 CONFIRMED = 2  # models whose largest batch is tried, on the CPU
 _CONFIRMING = 0.05  # share of the budget for that
@@ -66,7 +65,7 @@ class Run:
             ValueError: if the least does not fit into a full budget.
         """
         interrupted = False
-        with tqdm(total=1.0, bar_format=_BAR, disable=None, leave=False) as self._bar:
+        with progress(total=1.0, bar_format=_BAR, leave=False) as self._bar:
             try:
                 self._run()
             except KeyboardInterrupt:

@@ -8,14 +8,13 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from emorl.bench import records
 from emorl.bench.quality.training import CONFIG, DATA, SEED, Start, laptop, planned, stage, start
 from emorl.bench.step.cases import MODELS
 from emorl.bench.suite import Options, Record
 from emorl.bench.tables import Rows
 from emorl.bench.workers import Worker
+from emorl.terminal import progress
 from emorl.training.config import RunConfig
 
 TITLES = {**MODELS, "slot_mlp": f"{MODELS['slot_mlp']} (layer sizes are a stand-in)"}
@@ -67,7 +66,7 @@ class Run:
         try:
             with (
                 tempfile.TemporaryDirectory() as runs,
-                tqdm(total=len(self._waiting) * MOMENTS, disable=None, leave=False) as self._bar,
+                progress(total=len(self._waiting) * MOMENTS, leave=False) as self._bar,
             ):
                 while self._waiting and self._left > 0:
                     self._train(self._waiting[0], Path(runs), self._left / len(self._waiting))
