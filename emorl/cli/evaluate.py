@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emorl.cli.arguments import Parser, local_path, number, sweep_of, whole_number
 from emorl.cli.held_out import add_data_options, data_of, open_images, read_from, spec_of
 from emorl.cli.kept import kept_files, require_free, require_replaceable
 from emorl.cli.results import as_csv, as_json, runs_table, sweep_table, table
+from emorl.paths import real
 from emorl.runs.files import require_place, write_atomically
-from emorl.runs.folder import RunFolder, run_of
+from emorl.runs.folder import run_of
+from emorl.runs.trained import located
 
 if TYPE_CHECKING:
     import torch
@@ -22,8 +26,6 @@ if TYPE_CHECKING:
     from emorl.models import ObjectCentricModel
     from emorl.training.config import DataConfig
 
-_Item = TypeVar("_Item")
-_Made = TypeVar("_Made")
 
 _DESCRIPTION = (
     "Measure a model on held-out images. An image's noise belongs to the seed and to the image's "
@@ -37,6 +39,8 @@ _DESCRIPTION = (
 def run(arguments: list[str]) -> int:
     """Evaluate models, print tables, write JSON and CSV."""
     options = _parser().parse(arguments)
+    # A run that is named twice, or by two names, counts once.
+    options.targets = [*{real(located(path)): path for path in options.targets}.values()]
 
     _require_possible(options)
 
@@ -45,39 +49,33 @@ def run(arguments: list[str]) -> int:
     from emorl.training.devices import make_accelerator
 
     accelerator = make_accelerator(TrainerConfig(device=options.device, precision="no"))
-
-    def measure(subject: _Subject) -> dict[str, Any]:
-        return _measure(subject, accelerator.device, accelerator.is_main_process)
-
     failures: dict[str, str] = {}
-    one_each = [argparse.Namespace(**vars(options), target=target) for target in options.targets]
-    subjects = _tried(_subject, {str(one.target): one for one in one_each}, failures)
+    counting = partial(_counting, failures, lone=len(options.targets) == 1)
+    subjects, results = {}, []
+    for target in options.targets:
+        with counting(target):
+            subjects[target] = _subject(argparse.Namespace(**vars(options), target=target))
     if subjects:
         require_alike([subject.images() for subject in subjects.values()])
-    results = [*_tried(measure, subjects, failures).values()]
+    for target in [*subjects]:
+        with counting(target):
+            subject = subjects.pop(target)  # no model stays on the device
+            results.append(_measure(subject, accelerator.device, accelerator.is_main_process))
     accelerator.end_training()
     if accelerator.is_main_process:
         _finish(options, results, failures)
     return 0
 
 
-def _tried(
-    work: Callable[[_Item], _Made], items: dict[str, _Item], failures: dict[str, str]
-) -> dict[str, _Made]:
-    """What is made of each item by name; an error too becomes a failure, but that of a lone item.
-
-    Raises:
-        ValueError, ArithmeticError: of the work on a lone item.
-    """
-    made = {}
-    for name, item in items.items():
-        try:
-            made[name] = work(item)
-        except (ValueError, ArithmeticError) as error:
-            if len(items) == 1 and not failures:
-                raise
-            failures[name] = str(error)
-    return made
+@contextmanager
+def _counting(failures: dict[str, str], target: Path, *, lone: bool) -> Iterator[None]:
+    """Let an error become the target's failure, unless that is the only one."""
+    try:
+        yield
+    except (ValueError, ArithmeticError) as error:
+        if lone:
+            raise
+        failures[str(target)] = str(error)
 
 
 class _Subject(NamedTuple):
@@ -87,7 +85,6 @@ class _Subject(NamedTuple):
         options: of the command line, with the one `target`.
         checkpoint: folder that the model was read from.
         model: of the command line's target.
-        run: that the model belongs to; None for a lone model folder.
         dataset: the images.
         data: name of the data, or absolute path.
         source: which images these are, in words.
@@ -98,7 +95,6 @@ class _Subject(NamedTuple):
     options: argparse.Namespace
     checkpoint: Path
     model: ObjectCentricModel
-    run: RunFolder | None
     dataset: ObjectDataset
     data: str
     source: str
@@ -124,7 +120,7 @@ def _subject(options: argparse.Namespace) -> _Subject:
     spec = spec_of(options, data)
     require_free(options, read_from(spec, dataset))
     source = _source_of(spec, dataset, data)
-    return _Subject(options, folder, model, run, dataset, named, source, split, notes)
+    return _Subject(options, folder, model, dataset, named, source, split, notes)
 
 
 def _source_of(spec: str, dataset: ObjectDataset, data: DataConfig) -> str:
@@ -138,7 +134,7 @@ def _source_of(spec: str, dataset: ObjectDataset, data: DataConfig) -> str:
 def _measure(subject: _Subject, device: torch.device, is_main_process: bool) -> dict[str, Any]:
     """Measure one model; print and store its result."""
     options, model, dataset = subject.options, subject.model, subject.dataset
-    kept = kept_files(options, subject.run, model, dataset.name, subject.split)
+    kept = kept_files(options, model, dataset.name, subject.split)
     for path in kept:
         require_place(path, "RUN")
     if kept:

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from emorl.paths import real
 from emorl.runs.files import read_json
-from emorl.runs.folder import RunFolder
+from emorl.runs.folder import own_run
 from emorl.runs.outputs import EVALUATION, PICTURE, require_outputs
 
 if TYPE_CHECKING:
@@ -33,18 +32,18 @@ def require_free(options: argparse.Namespace, data: Iterable[Path]) -> None:
 
 def kept_files(
     options: argparse.Namespace,
-    run: RunFolder | None,
     model: ObjectCentricModel,
     data: str,
     split: str,
 ) -> list[Path]:
     """The files in the run's folder: JSON, CSV and, of a sweep, PNG; none without a run."""
-    if run is None or run.path != real(options.target):
+    run = own_run(options.target)
+    if run is None:
         return []
-    folder, stem = RunFolder(options.target), _stem(options, model, data, split)
+    stem = _stem(options, model, data, split)
     if options.sweep:
-        return [folder.sweep(stem).with_suffix(ending) for ending in (".json", ".csv", ".png")]
-    return [folder.evaluation(stem).with_suffix(ending) for ending in (".json", ".csv")]
+        return [run.sweep(stem).with_suffix(ending) for ending in (".json", ".csv", ".png")]
+    return [run.evaluation(stem).with_suffix(ending) for ending in (".json", ".csv")]
 
 
 def _stem(options: argparse.Namespace, model: ObjectCentricModel, data: str, split: str) -> str:

@@ -10,7 +10,7 @@ from emorl.cli.arguments import Parser, local_path
 from emorl.runs import RunFolder
 from emorl.runs.files import require_place
 from emorl.runs.outputs import PAGE, require_kind, require_output
-from emorl.runs.trained import located
+from emorl.runs.trained import is_trained
 
 if TYPE_CHECKING:
     from emorl.report.viewer import View
@@ -34,8 +34,7 @@ def run(arguments: list[str]) -> int:
 
     from emorl.report import write_report
 
-    other = options.other and located(options.other)
-    print(write_report(located(options.run), other, place=place, view_of=view_of))
+    print(write_report(options.run, options.other, place=place, view_of=view_of))
     return 0
 
 
@@ -43,8 +42,9 @@ def _place(options: argparse.Namespace) -> Path:
     """The file to write, which is free or such a page."""
     if options.out is not None:
         require_output(options.out, "--out", PAGE)
-        return Path(options.out)
-    if located(options.run) != options.run:
+        place: Path = options.out
+        return place
+    if is_trained(options.run):
         raise ValueError(f"--out: needed, since {options.run} is no run")
     folder = RunFolder(options.run)
     place = folder.comparison if options.other else folder.report

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from emorl.cli.arguments import Parser, local_path, whole_number
 from emorl.cli.held_out import add_data_options, data_of, open_images, read_from, spec_of
-from emorl.paths import real
 from emorl.runs.files import replacing, require_place, write_atomically
-from emorl.runs.folder import RunFolder, run_of
+from emorl.runs.folder import own_run, run_of
 from emorl.runs.outputs import PICTURE, TRAVERSALS, require_output
 from emorl.terminal import tracked
 
@@ -104,10 +103,10 @@ def _parser() -> Parser:
 def _place(options: argparse.Namespace) -> Path:
     if options.out is not None:
         return Path(options.out)
-    owner = run_of(options.target)
-    if owner is None or owner.path != real(options.target):
+    run = own_run(options.target)
+    if run is None:
         raise ValueError(f"--out: needed, since {options.target} is no run")
-    return RunFolder(options.target).traversals
+    return run.traversals
 
 
 def _require_free(

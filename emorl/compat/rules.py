@@ -44,6 +44,6 @@ class RuledModule(nn.Module):
             kind = type(self).__name__
             raise AttributeError(f"{kind}: {name} is the constructor's alone: make another {kind}")
         if isinstance(getattr(type(self), name, None), property):
-            object.__setattr__(self, name, value)  # torch would make a tensor a parameter first
+            object.__setattr__(self, name, value)  # torch would register a parameter of that name
         else:
             super().__setattr__(name, value)

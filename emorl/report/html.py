@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import emorl
-from emorl.paths import real
+from emorl.paths import local, real
 from emorl.report.curves import LINES, curve_data
 from emorl.report.tables import evaluation_tables, facts_table
 from emorl.report.templates import embedded, render
@@ -22,6 +22,7 @@ from emorl.runs import RunFolder
 from emorl.runs.contents import RunContents, read_contents
 from emorl.runs.files import write_atomically
 from emorl.runs.folder import step_of
+from emorl.runs.trained import is_trained, located
 
 CAPTIONS = {
     "decomposition": (
@@ -48,7 +49,7 @@ def write_report(
     run_dir: str | Path,
     other: str | Path | None = None,
     *,
-    place: Path | None = None,
+    place: str | Path | None = None,
     view_of: Callable[[Path], View] | None = None,
 ) -> Path:
     """Write a run's report, or two runs side by side: one file without links to others.
@@ -56,8 +57,9 @@ def write_report(
     The report names whatever a folder lacks.
 
     Args:
-        run_dir: the run's folder, with its configuration or metrics at least.
-        other: the folder of a run to compare it with.
+        run_dir: the run's folder, with its configuration or metrics at least; or the name of a
+            trained model that comes along, which needs a `place`.
+        other: one to compare it with.
         place: the file to write; None for `RunFolder.report` or, of two runs,
             `RunFolder.comparison` of the first one.
         view_of: makes what the viewer shows of the run in a folder. Without it there is no viewer.
@@ -66,9 +68,11 @@ def write_report(
         The path of the report, which is written whole or not at all.
 
     Raises:
-        ValueError: if a folder is not a run's.
+        ValueError: if a folder is not a run's, or a place is needed.
     """
-    folders = [RunFolder(folder) for folder in (run_dir, other) if folder is not None]
+    if place is None and is_trained(run_dir):
+        raise ValueError(f"place: needed, since {run_dir} is no run")
+    folders = [RunFolder(located(folder)) for folder in (run_dir, other) if folder is not None]
     runs = [read_contents(folder.path) for folder in folders]
     parts = [
         _parts(run, name, view_of and partial(view_of, folder.path))
@@ -86,7 +90,7 @@ def write_report(
         version=emorl.__version__,
     )
     own = folders[0].report if other is None else folders[0].comparison
-    return write_atomically(place or own, page.encode())
+    return write_atomically(own if place is None else local(place), page.encode())
 
 
 def _parts(run: RunContents, name: str, make_view: Callable[[], View] | None) -> dict[str, Any]:
@@ -113,7 +117,7 @@ def _names(folders: list[RunFolder]) -> list[str]:
     """The runs' names, with as many of the folders above as tell them apart."""
     parts = [real(folder.path).parts for folder in folders]
     lengths = range(1, max(map(len, parts)) + 1)
-    named = [["/".join(own[-length:]) for own in parts] for length in lengths]
+    named = [[str(Path(*own[-length:])) for own in parts] for length in lengths]
     return next((names for names in named if len({*names}) == len(names)), named[0])
 
 

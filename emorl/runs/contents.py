@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from emorl.paths import real
 from emorl.runs.files import read_json
 from emorl.runs.folder import RunFolder, by_step
-from emorl.runs.trained import TRAINED, hint
+from emorl.runs.trained import hint, is_trained
 from emorl.runs.yaml_file import read_text
 
 PICTURES = ("decomposition", "stages", "attention", "masks")
@@ -22,7 +21,6 @@ class RunContents:
     """The parts of a run for its report.
 
     Attributes:
-        name: the folder's.
         config_text: config.yaml as it is.
         config: the same, parsed.
         rows: of metrics.jsonl, by step; where a step was logged twice, the later row.
@@ -31,7 +29,6 @@ class RunContents:
         missing: a sentence for each part that does not exist or cannot be read.
     """
 
-    name: str
     config_text: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
@@ -54,9 +51,9 @@ def read_contents(run_dir: str | Path) -> RunContents:
             + ("a folder without them" if folder.path.is_dir() else "no folder")
             + hint(folder.path)
         )
-    run = RunContents(real(folder.path).name)
+    run = RunContents()
     _read_config(folder.config, run)
-    if TRAINED in real(folder.path).parents:
+    if is_trained(folder.path):
         run.missing.append(
             "Of a trained model that comes along there are the weights and the configuration "
             "alone: no curves, no evaluations, no pictures of its training."

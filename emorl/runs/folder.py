@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from emorl.paths import local, real
-from emorl.runs.trained import located
+from emorl.runs.trained import is_trained, located
 
 CONFIG, WEIGHTS = MODEL_FILES = ("config.json", "model.safetensors")
 """What `save_pretrained` writes; a checkpoint is a model folder with a state."""
@@ -86,6 +86,12 @@ def run_of(path: str | Path) -> RunFolder | None:
     if folder.parent.name == run.checkpoints.name:
         run = RunFolder(folder.parent.parent)
     return run if run.config.is_file() else None
+
+
+def own_run(path: Path) -> RunFolder | None:
+    """The run of a run folder, which keeps results; None for all else that a model comes from."""
+    run = RunFolder(path)
+    return run if run.config.is_file() and not is_trained(path) else None
 
 
 def by_step(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from emorl.paths import local
+from emorl.paths import local, real
 
 TRAINED = Path(__file__).resolve().parents[1] / "trained"
 FIRST = "efficient_morl"
@@ -37,6 +37,11 @@ def located(path: str | Path, model: str = FIRST) -> Path:
     known = trained_names()
     names = (given.as_posix(), f"{model}/{given}")
     return next((TRAINED / name for name in names if name in known), given)
+
+
+def is_trained(path: str | Path) -> bool:
+    """Whether a path, or a name, is that of a trained model, which nothing is written beside."""
+    return TRAINED in real(located(path)).parents
 
 
 def hint(path: Path) -> str:

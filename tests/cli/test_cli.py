@@ -23,6 +23,7 @@ from emorl.cli import main
 from emorl.models import MODELS
 from emorl.report import backend
 from emorl.report.meanings import meaning
+from emorl.runs.trained import TRAINED
 from emorl.training.config import DataConfig
 from emorl.training.config_help import describe_keys
 
@@ -437,6 +438,25 @@ def test_what_an_evaluation_cannot_do(run_dir, capsys, monkeypatch, options, hid
         monkeypatch.setitem(sys.modules, hidden, None)
     assert main(["evaluate", str(run_dir), *options]) == 2
     assert message in complaint(capsys)
+
+
+def test_a_run_of_two_names_counts_once(run_dir, tmp_path, capsys):
+    again = tmp_path / "again"
+    again.symlink_to(run_dir)
+    table = tmp_path / "a.json"
+    line = ["evaluate", str(run_dir), str(again), "--images", "2", "--json", str(table)]
+    assert main(line) == 0
+    assert "checkpoint" in json.loads(table.read_text())  # one result, not a comparison
+
+
+def test_nothing_is_written_beside_a_trained_model(capsys):
+    place = TRAINED / "slot_attention" / "tetrominoes-laptop"
+    before = sorted(place.iterdir())
+    assert main(["evaluate", str(place), "--images", "2"]) == 0
+    for command in ("traverse", "report"):
+        assert main([command, str(place)]) == 2
+        assert f"--out: needed, since {place} is no run" in complaint(capsys)
+    assert sorted(place.iterdir()) == before
 
 
 def test_a_sweep_is_printed_and_kept(run_dir, capsys):

@@ -28,8 +28,8 @@ if __name__ == "__main__":
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
 import mixture_nll_testing
+import slot_iterations_testing
 import test_convolution
-import test_slot_iterations
 import test_spatial_broadcast
 import torch
 from rounding_testing import FACTOR, rounding_of
@@ -182,7 +182,7 @@ def slot_iterations_case(rng: random.Random, dtype: torch.dtype) -> Case:
     def least_1(most: int) -> int:
         return max(1, side(rng, most))
 
-    case = test_slot_iterations.Case(
+    case = slot_iterations_testing.Case(
         batch=least_1(3),
         inputs=least_1(80),
         channels=least_1(33),
@@ -202,13 +202,13 @@ def slot_iterations_case(rng: random.Random, dtype: torch.dtype) -> Case:
 
     def run(dtype: torch.dtype, backend: str) -> Results:
         own = copy.deepcopy(module).to(dtype)
-        results = test_slot_iterations.run(own, case.x(dtype=dtype), backend)
+        results = slot_iterations_testing.run(own, case.x(dtype=dtype), backend)
         return dict(zip(names, results, strict=True))
 
     def bounds(_: Results) -> dict[str, float]:
         """In units of half an eps of float32, in which they are measured."""
         x = case.x(dtype=torch.float32)
-        errors = rounding_of(test_slot_iterations.run, copy.deepcopy(module).float(), x)
+        errors = rounding_of(slot_iterations_testing.run, copy.deepcopy(module).float(), x)
         unit = torch.finfo(torch.float32).eps / 2
         return {name: FACTOR * error / unit for name, error in zip(names, errors, strict=True)}
 
@@ -222,14 +222,13 @@ CASES: dict[str, Callable[[random.Random, torch.dtype], Case]] = {
     "convolution": convolution_case,
     "slot_iterations": slot_iterations_case,
 }
-WIDE_ALONE = ("convolution", "slot_iterations")
-"""Operators that have kernels of float32 and float64 alone on a CPU."""
 
 
 def case_of(op: str, backend: str, seed: int, index: int) -> Case:
     rng = random.Random(f"{op} {seed} {index}")
     dtypes = DTYPES
-    if op in WIDE_ALONE and not library.on_gpu(torch.empty(0)):
+    on_cpu = op == "convolution" and not library.on_gpu(torch.empty(0))
+    if on_cpu or op == "slot_iterations":
         dtypes = DTYPES[:2]
     if backend == "reference":  # in float64 it is the truth
         dtypes = tuple(dtype for dtype in dtypes if dtype != torch.float64)
@@ -307,6 +306,8 @@ def main() -> int:
     parser.add_argument("--simt", action="store_true", help="CUDA kernels on the CPU as `native`")
     options = vars(parser.parse_args())
     if options.pop("simt"):
+        if options["op"] == "slot_iterations":
+            parser.error("slot_iterations has no CUDA kernels")
         if "EMORL_SIMT_CASES" not in os.environ:
             return in_simulator(sys.argv[1:])
         options["before"] = configured_simulator()

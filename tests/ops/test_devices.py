@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-import test_slot_iterations
 import torch
 from op_testing import slot_iterations
+from slot_iterations_testing import Case
 from torch import Tensor
 
 from emorl.bench.cases.convolution import ConvolutionCase
@@ -23,7 +23,7 @@ from emorl.ops import (
     spatial_broadcast,
 )
 
-SLOT_ITERATIONS = test_slot_iterations.Case(2, 5, 4, 3, 6, 7).module().float()
+SLOT_ITERATIONS = Case(2, 5, 4, 3, 6, 7).module().float()
 
 
 OPERATORS: dict[str, tuple[Callable[..., Any], dict[str, Tensor], dict[str, Any]]] = {

@@ -26,7 +26,10 @@ from emorl.ops import (
 
 
 class Operator(NamedTuple):
-    """An operator, the dimensions of its tensors by letter, and its other arguments by kind."""
+    """An operator, the dimensions of its tensors by letter, and its other arguments by kind.
+
+    `follows` is the first tensor whose dtype must be that of `x`, where one must.
+    """
 
     call: Callable[..., Any]
     tensors: dict[str, str]
@@ -37,7 +40,8 @@ class Operator(NamedTuple):
     flags: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     optional: tuple[str, ...] = ()
-    dtypes: str = "float32, float64, bfloat16, float16"
+    dtypes: tuple[str, ...] = ("float32", "float64", "bfloat16", "float16")
+    follows: str = ""
 
     @property
     def name(self) -> str:
@@ -124,6 +128,7 @@ OPERATORS = {
         whole=("padding", "stride"),
         names=("activation",),
         optional=("bias",),
+        follows="weight",
     ),
     "slot_iterations, its weights apart": Operator(
         slot_iterations,
@@ -148,11 +153,12 @@ OPERATORS = {
             "weight_out": "DH",
             "bias_out": "D",
         },
-        {"B": 2, "N": 5, "C": 4, "K": 3, "D": 4, "Q": 4, "E": 4, "G": 12, "H": 7},
+        {"B": 2, "N": 5, "C": 4, "K": 3, "D": 6, "Q": 4, "E": 4, "G": 18, "H": 7},
         whole=("iterations",),
         numbers=("eps", "norm_eps", "mlp_norm_eps"),
         optional=("query_bias", "key", "logit", "value"),
-        dtypes="float32, float64",
+        dtypes=("float32", "float64"),
+        follows="slots",
     ),
 }
 ARGUMENTS = [(operator, name) for operator, op in OPERATORS.items() for name in op.tensors]
@@ -242,7 +248,7 @@ def test_dtypes_without_a_meaning(operator: str, argument: str, dtype: torch.dty
     tensors[argument] = tensors[argument].to(dtype)
     name = str(dtype).removeprefix("torch.")
     if argument != "slot_mask":
-        refused(op, argument, f"expected {op.dtypes}, got {name}", tensors)
+        refused(op, argument, f"expected {', '.join(op.dtypes)}, got {name}", tensors)
     elif dtype != torch.bool:
         refused(op, argument, f"expected torch.bool, got {dtype}", tensors)
 
@@ -257,12 +263,12 @@ def test_one_tensor_of_another_dtype(operator: str, argument: str, dtype: torch.
         return
     tensors[argument] = tensors[argument].to(dtype)
     name = str(dtype).removeprefix("torch.")
-    if op.call not in (convolution, slot_iterations):
+    if not op.follows:
         assert not isinstance(same_answer(op, tensors), str)
     elif name not in op.dtypes:
-        refused(op, argument, f"expected {op.dtypes}, got {name}", tensors)
+        refused(op, argument, f"expected {', '.join(op.dtypes)}, got {name}", tensors)
     elif argument == "x":
-        refused(op, [*op.tensors][1], f"expected {name}, got float32", tensors)
+        refused(op, op.follows, f"expected {name}, got float32", tensors)
     else:
         refused(op, argument, f"expected float32, got {name}", tensors)
 

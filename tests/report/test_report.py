@@ -442,6 +442,13 @@ def test_two_runs_of_one_name_are_told_apart_by_the_folders_above(run_dir, tmp_p
     assert f"<h1>{run_dir.parent.name}/my-run and again/my-run</h1>" in page
 
 
+def test_a_trained_model_needs_a_place(tmp_path) -> None:
+    name = "slot_attention/tetrominoes-laptop"
+    with pytest.raises(ValueError, match=f"place: needed, since {name} is no run"):
+        write_report(name)
+    assert "<h1>tetrominoes-laptop</h1>" in write_report(name, place=tmp_path / "a").read_text()
+
+
 def test_a_view_that_cannot_be_made_is_missing(run_dir) -> None:
     def fail(folder: Path) -> None:
         assert folder == run_dir
