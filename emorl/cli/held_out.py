@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from emorl.cli.arguments import CROPS, Parser, number_range, path_text, whole_number
+from emorl.cli.arguments import Parser, crop, image_size, number_range, path_text
 from emorl.paths import local
 from emorl.runs.folder import RunFolder
 
@@ -42,9 +42,9 @@ def add_data_options(parser: Parser) -> None:
         help="part of the data; None: test, but of the run's data.held_out val if it has no test, "
         "or the only group, or all of a folder",
     )
-    add("--crop", choices=CROPS, help="None: as in the run")
+    add("--crop", type=crop, metavar="CROP", help="as data.crop of a run; None: as in the run")
     add("--value-range", type=number_range, metavar="[LOW,HIGH]", help="None: the file's own")
-    add("--size", type=whole_number(1), help="side to resize to; None: as in the run")
+    add("--size", type=image_size, metavar="SIDE|[HEIGHT,WIDTH]", help="None: as in the run")
 
 
 def _name(text: str) -> str:

@@ -66,7 +66,11 @@ def _stem(options: argparse.Namespace, model: ObjectCentricModel, data: str, spl
             None,
         ),
     }
-    parts = [f"{key}{value}" for key, (value, usual) in asked.items() if value not in (None, usual)]
+    parts = [
+        f"{key}{'x'.join(map(str, value)) if isinstance(value, tuple) else value}"
+        for key, (value, usual) in asked.items()
+        if value not in (None, usual)
+    ]
     if options.sweep:
         name, values = options.sweep
         parts.append(f"{name.replace('_', '-')}{_span(values)}")

@@ -338,6 +338,7 @@ def test_each_evaluation_of_a_run_is_kept(run, capsys):
         (["--split", "val", "--seed", "7"], "tetrominoes-val-seed7"),
         (file, "test-train"),
         ([*file, "--value-range", "[0,255]"], "test-train-values0to255"),
+        (["--crop", "[0,35,0,35]", "--size", "[35,35]"], "tetrominoes-crop-0x35x0x35-size35x35"),
     ):
         assert evaluate(run, *options) == 0, capsys.readouterr().err
         path = run / "evaluation" / f"{name}.json"
