@@ -59,8 +59,7 @@ def train(folder: Path, options: dict, nohup: bool) -> None:
     torch.set_num_threads(1)
     os.setsid()
     multiprocessing.set_start_method("fork", force=True)
-    if nohup:
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if nohup else signal.SIG_DFL)
     try:
         raise SystemExit(3 if trainer(folder, **options).run().interrupted else 0)
     except ValueError as error:
@@ -108,12 +107,20 @@ def test_under_nohup_a_closed_terminal_changes_nothing(tmp_path):
     assert rows(tmp_path)[-1] == 40
 
 
+@pytest.fixture
+def no_nohup():
+    """The tests themselves may run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("no_nohup")
 def test_signal_handlers_are_put_back():
-    before = signal.getsignal(signal.SIGHUP)
     with StopRequest() as stop:
         os.kill(os.getpid(), signal.SIGHUP)
         assert stop.requested
-    assert signal.getsignal(signal.SIGHUP) is before
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize("kind", ["pipe", "terminal"])
