@@ -39,8 +39,8 @@ class SlotAutoencoderConfig(ModelConfig):
             released code; see the model for what differs.
         init_gain: of the initial weights (Xavier normal); null for the variant's: 1 (Glorot's, as
             published) or 0.02.
-        init_position_gain: further gain of the decoder's initial position map. With 4, slots part
-            from each other sooner.
+        init_position_gain: further gain of the decoder's initial position map. With 2 to
+            4, slots part from each other sooner; at 4 some divide objects by place for long.
     """
 
     POSITIVE = ("init_gain", "init_position_gain")

@@ -32,8 +32,8 @@ class EfficientMORLConfig(ModelConfig):
         refinement_weighting: weights of the refined losses, "released" or "paper" (equation 8).
         init_gain: of the initial weights (Xavier normal) of encoder, decoder and attention
             projections; 0.02 as released, at which little is learnt for thousands of steps.
-        init_position_gain: further gain of the decoder's initial position map. With 4, slots part
-            from each other sooner.
+        init_position_gain: further gain of the decoder's initial position map. With 2 to
+            4, slots part from each other sooner; at 4 some divide objects by place for long.
         init_raw_bias: initial bias of every layer's raw variance; 0 as released, at which samples
             are mostly noise at first. -3 starts with a standard deviation of about 0.2.
         score_chunk: slots that are decoded and scored together, rounded down to those of whole
