@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from emorl.models import ObjectCentricModel
     from emorl.training.config import DataConfig
 
-
 _DESCRIPTION = (
     "Measure a model on held-out images. An image's noise belongs to the seed and to the image's "
     "index in the split, so that its numbers depend neither on --images nor on --batch-size. "
