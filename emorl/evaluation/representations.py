@@ -101,7 +101,7 @@ def measure_representations(
     values |= learned
     activity = _activity(model, dataset, count, seed, sizes)
     chosen = active(activity).numpy()
-    spread = chosen[objects.codes[:, chosen].std(axis=0) > 0]
+    spread = chosen[np.ptp(objects.codes[:, chosen], axis=0) > 0]
     values["dimension_correlation"] = dimension_correlation(objects.codes[:, spread])
     values["dimension_redundancy"] = dimension_redundancy(objects.codes[:, spread])
     matched, lost = len(objects.codes), objects.seen - len(objects.codes)

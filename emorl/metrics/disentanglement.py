@@ -102,6 +102,7 @@ def disentanglement(importance: Floats, added: float = 0.0) -> float:
     """
     if fit("added", added, float) < 0:
         raise ValueError(f"added: expected a finite number >= 0, got {added}")
+    importance = np.asarray(importance)
     if importance.ndim != 2 or not (np.isfinite(importance) & (importance >= 0)).all():
         raise ValueError("importance: expected finite numbers >= 0, [D, F]")
     weights = importance.sum(axis=1)
@@ -112,7 +113,7 @@ def disentanglement(importance: Floats, added: float = 0.0) -> float:
 
 def completeness(importance: Floats, added: float = 0.0) -> float:
     """C: how far one dimension alone is important for each factor; as `disentanglement`."""
-    return disentanglement(importance.T, added)
+    return disentanglement(np.transpose(importance), added)
 
 
 def dimension_correlation(codes: Floats) -> float:
@@ -120,8 +121,11 @@ def dimension_correlation(codes: Floats) -> float:
 
     Args:
         codes: [N, D], each dimension with a spread.
+
+    Raises:
+        ValueError: if codes are no finite numbers [N, D], or a dimension has one value.
     """
-    require_codes(codes)
+    codes = _spread_codes(codes)
     if codes.shape[1] < 2:
         return float("nan")
     correlation = np.abs(np.corrcoef(codes.T))
@@ -136,8 +140,11 @@ def dimension_redundancy(codes: Floats) -> float:
 
     Args:
         codes: [N, D], each dimension with a spread.
+
+    Raises:
+        ValueError: if codes are no finite numbers [N, D], or a dimension has one value.
     """
-    require_codes(codes)
+    codes = _spread_codes(codes)
     if codes.shape[1] < 2:
         return float("nan")
     centred = codes - codes.mean(axis=0, dtype=np.float64)
@@ -149,6 +156,16 @@ def dimension_redundancy(codes: Floats) -> float:
         weights = np.linalg.lstsq(others, columns[:, dimension], rcond=None)[0]
         left.append(np.sum((columns[:, dimension] - others @ weights) ** 2))
     return float(1 - np.clip(np.mean(left), 0, 1))
+
+
+def _spread_codes(codes: Floats) -> Floats:
+    """The codes as an array, refused where a dimension has no spread."""
+    require_codes(codes)
+    codes = np.asarray(codes)
+    constant = np.flatnonzero((codes == codes[:1]).all(axis=0))
+    if len(constant):
+        raise ValueError(f"codes: expected a spread, got one value in dimension {constant[0]}")
+    return codes
 
 
 def _entropy(importance: Floats) -> Floats:

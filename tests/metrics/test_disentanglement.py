@@ -234,6 +234,18 @@ def test_correlation_and_redundancy():
     assert math.isnan(dimension_redundancy(draw[:, :1]))
 
 
+@pytest.mark.parametrize("measure", [dimension_correlation, dimension_redundancy])
+def test_a_dimension_without_a_spread_is_refused(measure):
+    codes = np.random.default_rng(0).normal(size=(50, 3))
+    codes[:, 1] = 0.1
+    with pytest.raises(ValueError, match="codes: expected a spread, got one value in dimension 1"):
+        measure(codes)
+
+
+def test_importances_may_be_lists():
+    assert disentanglement([[1, 0], [0, 1]]) == completeness([[1, 0], [0, 1]]) == 1
+
+
 def test_redundancy_of_dimensions_that_depend_on_each_other_is_one():
     a, b = np.random.default_rng(0).normal(size=(2, 100))
     for codes in (np.c_[a, a], np.c_[a, 2 - 3 * a], np.c_[a, b, a + b], np.c_[a, a].astype("f4")):
