@@ -69,7 +69,7 @@ def measure_representations(
         Metrics as `evaluate`'s, without a spread: "count" is of matched objects, "excluded" of
         those without a slot, but "active_dimensions" counts images. Details: importances and
         activeness. And notes. No metrics, but a note, where the data have no factors or too few
-        objects.
+        objects, or a factor of an object is not finite.
 
     Raises:
         ModuleNotFoundError: without scikit-learn.
@@ -83,6 +83,8 @@ def measure_representations(
     if len(objects.codes) < LEAST_OBJECTS:
         found = f"{len(objects.codes)} of {objects.seen} objects have a slot"
         return {}, {}, [f"no DCI: {found}; {LEAST_OBJECTS} are needed"]
+    if odd := _not_finite(objects):
+        return {}, {}, [f"no DCI: {odd}"]
     every = make_factors(objects.factors)
     factors = varied(every)
     if not factors:
@@ -149,6 +151,16 @@ def _lack(dataset: ObjectDataset, count: int) -> str:
     except ValueError as error:
         return str(error)
     return "" if most >= LEAST_OBJECTS else f"{most} objects at most, {LEAST_OBJECTS} are needed"
+
+
+def _not_finite(objects: MatchedObjects) -> str:
+    """The first factor of an object that is not finite, in words; nothing where all are."""
+    for name, values in objects.every.items():
+        finite: NDArray[np.bool_] = np.isfinite(values)
+        for image, rows in enumerate(objects.visible):
+            if not finite[rows].all():
+                return f"factor {name} of image {image} is not finite"
+    return ""
 
 
 def _dci_values(prefix: str, scores: DCI, factors: list[Factor]) -> dict[str, float]:

@@ -99,8 +99,8 @@ def halves(codes: Floats, factors: Sequence[Factor]) -> Halves:
     Raises:
         ModuleNotFoundError: without scikit-learn.
         ValueError: if there are no factors, two of one name or fewer than four objects, or a factor
-            is that of another number of objects, or the same for all objects of the first half; if
-            codes are not finite.
+            is that of another number of objects, not finite, or the same for all objects of the
+            first half; if codes are not finite.
     """
     require_codes(codes)
     if not factors or len(codes) < 4:
@@ -116,6 +116,8 @@ def halves(codes: Floats, factors: Sequence[Factor]) -> Halves:
                 f"{factor.name}: expected a value for each of {len(codes)} codes, got "
                 f"{len(factor.values)}"
             )
+        if not np.isfinite(factor.values).all():
+            raise ValueError(f"{factor.name}: expected finite values, got NaN or infinity")
     for factor in factors:
         if not _differs(factor.values):
             raise ValueError(f"{factor.name}: the same for all objects of the training half")

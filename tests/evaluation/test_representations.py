@@ -147,6 +147,27 @@ def test_what_dci_lacks_is_noted():
     assert notes == ["no DCI: 85 of 85 objects have a slot; 100 are needed"]
 
 
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_factor_that_is_not_finite_is_named(measured, bad):
+    """Of an object: what an image without a second square says of one is not read."""
+
+    class Odd(Scenes):
+        def __init__(self, image: int) -> None:
+            super().__init__()
+            self.image = image
+
+        def __getitems__(self, indices):
+            batch = super().__getitems__(indices)
+            y = batch.factors["y"].clone()
+            y[batch.index == self.image, 2] = bad
+            return replace(batch, factors={**batch.factors, "y": y})
+
+    metrics, details, notes = measure_representations(Oracle(), Odd(8), images=IMAGES, trees=20)
+    assert (metrics, details, notes) == ({}, {}, ["no DCI: factor y of image 8 is not finite"])
+    metrics, _, notes = measure_representations(Oracle(), Odd(7), images=IMAGES, trees=20)
+    assert (metrics, notes) == (measured[0], [])
+
+
 def test_activeness_by_hand():
     """One object's red goes from end to end: the variance of 6 values, on its share of pixels."""
     model, slots = Oracle(), torch.zeros(1, 3, 6)

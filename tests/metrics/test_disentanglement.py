@@ -307,6 +307,9 @@ def test_numbers_that_are_none_are_refused(bad):
     for score in (dci, released_dci, lambda *given: probe(*given, "linear")):
         with pytest.raises(ValueError, match="codes: expected finite numbers, got NaN or infinity"):
             score(codes, factors)
+        values = np.where(np.arange(8) == 5, bad, factors[0].values)
+        with pytest.raises(ValueError, match="x: expected finite values, got NaN or infinity"):
+            score(np.zeros((8, 3)), [Factor("x", values, discrete=False)])
     for wrong in (bad, -1.0):
         with pytest.raises(ValueError, match="importance: expected finite numbers >= 0"):
             disentanglement(np.full((3, 2), wrong))
