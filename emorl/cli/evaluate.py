@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -15,7 +14,7 @@ from emorl.cli.kept import kept_files, require_free, require_replaceable
 from emorl.cli.results import as_csv, as_json, runs_table, sweep_table, table
 from emorl.paths import real
 from emorl.runs.files import require_place, write_atomically
-from emorl.runs.folder import run_of
+from emorl.runs.folder import own_run, run_of
 from emorl.runs.trained import located
 
 if TYPE_CHECKING:
@@ -38,7 +37,6 @@ _DESCRIPTION = (
 def run(arguments: list[str]) -> int:
     """Evaluate models, print tables, write JSON and CSV."""
     options = _parser().parse(arguments)
-    # A run that is named twice, or by two names, counts once.
     options.targets = [*{real(located(path)): path for path in options.targets}.values()]
 
     _require_possible(options)
@@ -49,16 +47,13 @@ def run(arguments: list[str]) -> int:
 
     accelerator = make_accelerator(TrainerConfig(device=options.device, precision="no"))
     failures: dict[str, str] = {}
-    counting = partial(_counting, failures, lone=len(options.targets) == 1)
-    subjects, results = {}, []
-    for target in options.targets:
-        with counting(target):
-            subjects[target] = _subject(argparse.Namespace(**vars(options), target=target))
+    subjects = _subjects(options, failures)
     if subjects:
-        require_alike([subject.images() for subject in subjects.values()])
-    for target in [*subjects]:
-        with counting(target):
-            subject = subjects.pop(target)  # no model stays on the device
+        require_alike([subject.images() for subject in subjects])
+    results, lone = [], len(subjects) + len(failures) == 1
+    while subjects:
+        subject = subjects.pop(0)  # no model stays on the device
+        with _counting(failures, subject.options.target, lone=lone):
             results.append(_measure(subject, accelerator.device, accelerator.is_main_process))
     accelerator.end_training()
     if accelerator.is_main_process:
@@ -103,6 +98,18 @@ class _Subject(NamedTuple):
     def images(self) -> dict[str, str]:
         """Which images these are, for its result."""
         return {"data": self.data, "source": self.source, "split": self.split}
+
+
+def _subjects(options: argparse.Namespace, failures: dict[str, str]) -> list[_Subject]:
+    """What is measured: each checkpoint once, however many names lead to it."""
+    subjects: dict[Path, _Subject] = {}
+    for target in options.targets:
+        with _counting(failures, target, lone=len(options.targets) == 1):
+            subject = _subject(argparse.Namespace(**vars(options), target=target))
+            place = real(subject.checkpoint)
+            if place not in subjects or own_run(target):  # which keeps the result
+                subjects[place] = subject
+    return [*subjects.values()]
 
 
 def _subject(options: argparse.Namespace) -> _Subject:
@@ -234,7 +241,7 @@ def _finish(
     from emorl.evaluation.summaries import across_runs
 
     whole: dict[str, Any] = results[0] if results else {}
-    if len(options.targets) > 1:
+    if len(results) + len(failures) > 1:
         if not results:
             raise ValueError(f"no run could be evaluated: {'; '.join(failures.values())}")
         summary = across_runs(results, failures, least_fg_ari=options.failed_below)

@@ -449,6 +449,20 @@ def test_a_run_of_two_names_counts_once(run_dir, tmp_path, capsys):
     assert "checkpoint" in json.loads(table.read_text())  # one result, not a comparison
 
 
+def test_the_weights_of_a_run_and_its_checkpoint_count_once(run_dir, tmp_path, capsys):
+    """The run keeps the result, in either order."""
+    newest = sorted((run_dir / "checkpoints").iterdir())[-1]
+    options = ["--split", "val", "--images", "2", "--seed", "9", "--json", str(tmp_path / "a.json")]
+    for targets in ([newest, run_dir], [run_dir, newest]):
+        assert main(["evaluate", *map(str, targets), *options]) == 0
+        assert "runs failed" not in capsys.readouterr().out
+        assert json.loads((tmp_path / "a.json").read_text())["checkpoint"] == str(newest)
+        (run_dir / "evaluation/tetrominoes-val-seed9.json").unlink()
+    missing = str(tmp_path / "no")
+    assert main(["evaluate", str(run_dir), str(newest), missing, *options]) == 0
+    assert "2 of 2 runs failed" in capsys.readouterr().out
+
+
 def test_nothing_is_written_beside_a_trained_model(capsys):
     place = TRAINED / "slot_attention" / "tetrominoes-laptop"
     before = sorted(place.iterdir())
