@@ -41,7 +41,12 @@ def located(path: str | Path, model: str = FIRST) -> Path:
 
 def is_trained(path: str | Path) -> bool:
     """Whether a path, or a name, is that of a trained model, which nothing is written beside."""
-    return TRAINED in real(located(path)).parents
+    return is_among_trained(real(located(path)))
+
+
+def is_among_trained(place: Path) -> bool:
+    """Whether an absolute path without links is that of a trained model, or of what is in it."""
+    return TRAINED in place.parents
 
 
 def hint(path: Path) -> str:

@@ -155,6 +155,20 @@ def test_a_result_replaces_a_result(place):
         require_output(place / "earlier.json", "--json", EVALUATION, [place / "earlier.json"])
 
 
+@pytest.mark.parametrize("name", ["x.html", "new/x.html", "../linked/x.html", "config.yaml"])
+def test_nothing_is_written_among_trained_models(tmp_path, monkeypatch, name):
+    models = tmp_path / "models"
+    folder = models / "slot_attention/clevr6-laptop"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").touch()
+    (models / "slot_attention/linked").symlink_to(folder)
+    require_output(folder / "x.html", "--out", PAGE)
+    monkeypatch.setattr("emorl.runs.trained.TRAINED", models)
+    with pytest.raises(ValueError, match="--out: expected a file apart from the trained models"):
+        require_output(folder / name, "--out", PAGE)
+    require_output(tmp_path / "x.html", "--out", PAGE)
+
+
 def test_others_folders_may_use_the_same_names(tmp_path):
     """A config.yaml alone makes no run."""
     (tmp_path / "config.yaml").touch()
