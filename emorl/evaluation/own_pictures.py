@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,10 +16,13 @@ from emorl.data.readers.pictures import read_colours, read_header, require_brigh
 from emorl.data.values import PixelValues
 from emorl.data.values import value_range as as_range
 from emorl.evaluation.measuring import evaluating, noise_for
-from emorl.evaluation.per_image import labels_at
+from emorl.evaluation.per_image import largest_at
 from emorl.fields import fit
 from emorl.models import Decomposition, ObjectCentricModel
 from emorl.terminal import tracked
+
+MOST_HELD = 2**27
+"""Bytes of pictures in memory from which on no further one is read before they are segmented."""
 
 
 @dataclass(frozen=True)
@@ -28,12 +32,12 @@ class Segmented:
     Attributes:
         path: of the file.
         image: uint8 [H, W, 3].
-        labels: the slot of each pixel, int64 [H, W].
+        labels: the slot of each pixel, [H, W]: uint8, or int32 of more than 256 slots.
     """
 
     path: Path
     image: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    labels: NDArray[np.integer[Any]]
 
 
 def segment(
@@ -56,7 +60,7 @@ def segment(
         paths: of the files.
         num_slots: None for the model's own number.
         refinement_steps: None for the model's own number.
-        batch_size: pictures at a time.
+        batch_size: pictures at a time; fewer where they take `MOST_HELD` together.
         seed: of the noise that slots start from.
         value_range: what the numbers mean, [0, 1] or [0, 255], if not what their format says.
 
@@ -72,20 +76,32 @@ def segment(
     if value_range is not None:
         known = as_range(value_range, "value_range")
         told = PixelValues(known, "as value_range says", told=True)
-    for start in tracked(range(0, len(paths), batch_size), "segmenting", "batch"):
-        indices = range(start, min(start + batch_size, len(paths)))
-        read = {index: _read(paths[index], told) for index in indices}
+    for read in _batches(paths, told, batch_size):
         pictures = {i: x for i, x in read.items() if not isinstance(x, ValueError)}
-        masks = {}
-        if pictures:
-            found = _masks(model, pictures, num_slots, refinement_steps, seed)
-            masks = dict(zip(pictures, found, strict=True))
-        for index, picture in read.items():
+        masks = _masks(model, pictures, num_slots, refinement_steps, seed) if pictures else {}
+        del pictures
+        for index in [*read]:
+            picture = read.pop(index)  # none stays in memory
             if isinstance(picture, ValueError):
                 yield picture
             else:
-                labels = labels_at(masks[index][None], (picture.shape[0], picture.shape[1]))
-                yield Segmented(paths[index], picture, labels[0].cpu().numpy())
+                labels = largest_at(masks[index], (picture.shape[0], picture.shape[1]))
+                yield Segmented(paths[index], picture, labels)
+
+
+def _batches(
+    paths: Sequence[Path], told: PixelValues | None, batch_size: int
+) -> Iterator[dict[int, NDArray[np.uint8] | ValueError]]:
+    """Pictures, or why they cannot be read, by number; fewer at a time where they are large."""
+    read: dict[int, NDArray[np.uint8] | ValueError] = {}
+    for index, path in enumerate(tracked(paths, "segmenting", "picture")):
+        read[index] = _read(path, told)
+        held = sum(x.nbytes for x in read.values() if not isinstance(x, ValueError))
+        if len(read) == batch_size or held >= MOST_HELD:
+            yield read
+            read = {}
+    if read:
+        yield read
 
 
 def _read(path: Path, told: PixelValues | None) -> NDArray[np.uint8] | ValueError:
@@ -105,8 +121,8 @@ def _masks(
     num_slots: int | None,
     refinement_steps: int | None,
     seed: int,
-) -> torch.Tensor:
-    """Masks of pictures at the model's size, [B, K, h, w]; their numbers are those of the noise."""
+) -> dict[int, NDArray[np.float32]]:
+    """Masks of pictures at the model's size, [K, h, w]; their numbers are those of the noise."""
     height, width = model.config.image_size
     device = next(model.parameters()).device
     resized = [
@@ -121,4 +137,5 @@ def _masks(
             refinement_steps=refinement_steps,
             generator=noise_for(model, [*pictures], seed=seed, device=device, means=True),
         )
-    return decomposition.masks[:, :, 0]
+    masks = decomposition.masks[:, :, 0].float().cpu().numpy()
+    return dict(zip(pictures, masks, strict=True))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import numpy as np
 import torch
@@ -139,23 +140,30 @@ def labels_at(masks: Tensor, size: tuple[int, int]) -> Tensor:
     if tuple(masks.shape[-2:]) == size:
         return masks.argmax(dim=1)
     small = masks.detach().float().cpu().numpy()
-    labels = np.stack([_largest_at(own, size) for own in small])
-    return torch.from_numpy(labels).to(masks.device)
+    labels = np.stack([largest_at(own, size) for own in small])
+    return torch.from_numpy(labels).long().to(masks.device)
 
 
-def _largest_at(masks: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.int64]:
-    """The first of the largest masks of an image, at each pixel.
+def largest_at(masks: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.integer[Any]]:
+    """The first of the largest masks of an image, at each pixel, as `labels_at`.
 
     One slot after the other: enlarged, all of them would be large.
+
+    Args:
+        masks: [K, h, w].
+        size: height and width.
+
+    Returns:
+        [*size]; uint8, or int32 of more than 256 slots.
     """
     from PIL import Image
 
     largest = np.full(size, -np.inf, dtype=np.float32)
-    labels = np.zeros(size, dtype=np.int64)
+    labels = np.zeros(size, dtype=np.uint8 if len(masks) <= 256 else np.int32)
     for slot, mask in enumerate(masks):
         image = Image.fromarray(mask)
         resized = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BICUBIC))
         is_larger = resized > largest
-        labels[is_larger] = slot
-        largest[is_larger] = resized[is_larger]
+        np.copyto(labels, slot, where=is_larger)
+        np.copyto(largest, resized, where=is_larger)
     return labels

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +19,14 @@ from emorl.report.colours import PALETTE
 from emorl.runs.outputs import MADE_BY
 
 Bytes = NDArray[np.uint8]
+Labels = NDArray[np.integer[Any]]
 _GAP, _TEXT, _PAPER, _INK = 2, 14, (255, 255, 255), (40, 40, 40)
 _LEAST_SIDE = 64  # smaller pictures are enlarged, pixel by pixel
 _FRAMES_PER_SECOND = 8
+_ROWS = 64  # blended at once: as floats a whole picture takes many times its memory
 
 
-def label_png(labels: NDArray[np.int64]) -> bytes:
+def label_png(labels: Labels) -> bytes:
     """A label map [H, W] as a PNG whose pixels are the labels, shown in the slots' colours.
 
     Raises:
@@ -31,19 +34,23 @@ def label_png(labels: NDArray[np.int64]) -> bytes:
     """
     if labels.size and labels.max() > 255:
         raise ValueError(f"expected labels up to 255, got {labels.max()}")
-    image = Image.fromarray(labels.astype(np.uint8), "P")
+    image = Image.fromarray(labels.astype(np.uint8, copy=False), "P")
     image.putpalette(bytes(_colours(256).ravel()))
     return _png(image)
 
 
-def overlay(image: Bytes, labels: NDArray[np.int64]) -> Bytes:
+def overlay(image: Bytes, labels: Labels) -> Bytes:
     """A picture with each slot's colour over it, and the borders of segments in full colour."""
-    colours = _colours(int(labels.max()) + 1)[labels]
+    colours = _colours(int(labels.max()) + 1)
     border = np.zeros(labels.shape, dtype=bool)
     border[1:] |= labels[1:] != labels[:-1]
     border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
-    share = np.where(border, 1.0, 0.5)[..., None]
-    return np.rint(share * colours + (1 - share) * image).astype(np.uint8)
+    painted = np.empty_like(image)
+    for start in range(0, len(image), _ROWS):
+        rows = slice(start, start + _ROWS)
+        share = np.where(border[rows], 1.0, 0.5)[..., None]
+        painted[rows] = np.rint(share * colours[labels[rows]] + (1 - share) * image[rows])
+    return painted
 
 
 def thumbnail(image: Bytes, side: int) -> Bytes:

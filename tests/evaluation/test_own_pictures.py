@@ -9,6 +9,7 @@ from oracle_model import Oracle
 from PIL import Image
 
 from emorl.evaluation.own_pictures import Segmented, segment
+from emorl.evaluation.per_image import largest_at
 
 
 def squares(size: int = 64) -> np.ndarray:
@@ -66,6 +67,30 @@ def test_a_picture_does_not_depend_on_its_batch(tmp_path):
         [r.labels for r in segment(Oracle(), places, batch_size=size)] for size in (3, 1)
     )
     assert all(map(np.array_equal, whole, single))
+
+
+def test_few_large_pictures_are_in_memory_at_once(tmp_path, monkeypatch):
+    class Counting(Oracle):
+        def _decompose(self, request):
+            batches.append(len(request.target))
+            return super()._decompose(request)
+
+    batches: list[int] = []
+    places = [tmp_path / f"{index}.png" for index in range(5)]
+    for place in places:
+        Image.fromarray(squares()).save(place)
+    monkeypatch.setattr("emorl.evaluation.own_pictures.MOST_HELD", 2 * squares().nbytes)
+    results = [*segment(Counting(), places)]
+    assert batches == [2, 2, 1]
+    assert [result.path for result in results] == places
+    assert all(result.labels.dtype == np.uint8 for result in results)
+
+
+def test_many_slots_have_larger_numbers():
+    masks = np.eye(300, dtype=np.float32).reshape(300, 15, 20)
+    found = largest_at(masks, (15, 20))
+    assert found.dtype == np.int32
+    assert np.array_equal(found.ravel(), np.arange(300))
 
 
 @pytest.mark.parametrize("batch_size", [0, -1, True, 1.5])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import tracemalloc
 from io import BytesIO
 from types import SimpleNamespace
 
@@ -43,6 +44,19 @@ def test_an_overlay_mixes_colours_and_draws_borders():
     assert painted[0, 0] == pytest.approx((np.rint(first) + 100) / 2, abs=0.5)
     assert painted[3, 3] == pytest.approx((np.rint(second) + 100) / 2, abs=0.5)
     assert painted[1, 2] == pytest.approx(np.rint(second))
+
+
+def test_an_overlay_takes_little_more_memory_than_its_picture():
+    image = np.random.default_rng(0).integers(0, 256, (1000, 1000, 3), np.uint8)
+    labels = image[..., 0] // 32
+    tracemalloc.start()
+    painted = overlay(image, labels)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 5 * image.nbytes
+    whole = np.concatenate([overlay(image[i : i + 63], labels[i : i + 63]) for i in (0, 63)])
+    inner = np.r_[0:62, 64:125]  # without the borders where the two parts meet
+    assert np.array_equal(painted[inner], whole[inner])
 
 
 def test_tiles_stand_where_they_belong():
