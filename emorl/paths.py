@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-_LONGEST = 60  # characters in a message
+from emorl.fields import shown
+
+_LONGEST = 300  # characters in a message
 
 
 def local(path: str | Path) -> Path:
@@ -14,9 +16,16 @@ def local(path: str | Path) -> Path:
     Raises:
         ValueError: if no file can be called so.
     """
-    if not is_path(os.fspath(path)):
-        raise ValueError(f"expected a path, got {str(path)[:_LONGEST]!r}")
-    return Path(os.path.expanduser(path))  # leaves an unknown user's as it is
+    text = os.fspath(path) if isinstance(path, str | os.PathLike) else path
+    if not isinstance(text, str) or not is_path(text):
+        raise ValueError(f"expected a path, got {shown(text)}")
+    return Path(os.path.expanduser(text))  # leaves an unknown user's as it is
+
+
+def in_line(path: str | Path) -> str:
+    """A path for a message of one line: in quotes, and shortened, if it is no such line."""
+    text = str(path)
+    return text if text.isprintable() and len(text) <= _LONGEST else shown(text)
 
 
 def real(path: Path) -> Path:

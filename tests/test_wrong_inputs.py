@@ -63,6 +63,8 @@ COMMANDS = {
     "evaluate . --images 0": "evaluate: argument --images: expected a whole number >= 1, got '0'",
     "evaluate . --images=--": "evaluate: argument --images: expected one argument",
     "evaluate . --imgaes 3": "evaluate: unknown argument --imgaes; did you mean --images?",
+    "evaluate . --seed 99999999999999999999999": "evaluate: argument --seed: expected a whole number >= 0 of at most 18 digits, got '99999999999999999999999'",
+    "ablate --steps 10000000000000000000000": "ablate: argument --steps: expected a whole number >= 1 of at most 18 digits, got '10000000000000000000000'",
     "evaluate . --seed 2.5": "evaluate: argument --seed: expected a whole number >= 0, got '2.5'",
     "report": "report: the following arguments are required: RUN",
     "report no": "report: no: expected a run's folder, with config.yaml or metrics.jsonl, got no folder; trained models that come along: efficient_morl/clevr6-laptop, efficient_morl/tetrominoes-laptop, efficient_morl/tetrominoes-laptop-seed1, efficient_morl/tetrominoes-laptop-seed2, slot_attention/clevr6-laptop, slot_attention/multi_dsprites-laptop, slot_attention/tetrominoes-laptop, slot_attention/tetrominoes-laptop-seed1, slot_attention/tetrominoes-laptop-seed2",

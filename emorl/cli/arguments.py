@@ -50,14 +50,14 @@ class Parser(argparse.ArgumentParser):
 
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
-    """An argument's type: an integer from `least` to `most`, if there is one, of 64 bits."""
+    """An argument's type: an integer from `least` to `most`; None for 18 digits, of 64 bits."""
     expected = f">= {least}" if most is None else f"from {least} to {most}"
 
     def parse(text: str) -> int:
         if not _WHOLE.fullmatch(text) or not least <= int(text) <= (most or int(text)):
-            raise argparse.ArgumentTypeError(
-                f"expected a whole number {expected}, got {shown(text)}"
-            )
+            large = most is None and text.isdecimal() and len(text) > 18
+            bound = f"{expected} of at most 18 digits" if large else expected
+            raise argparse.ArgumentTypeError(f"expected a whole number {bound}, got {shown(text)}")
         return int(text)
 
     return parse

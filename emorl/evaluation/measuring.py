@@ -47,6 +47,13 @@ class Measurement:
     attention: bool
     perceptual: PerceptualMetric | None
 
+    def __post_init__(self) -> None:
+        if self.perceptual is not None and not callable(self.perceptual):
+            raise ValueError(
+                "perceptual: expected a distance of images and reconstructions, got "
+                f"{shown(self.perceptual)}"
+            )
+
     def of(self, indices: range) -> dict[str, Tensor]:
         """Every number of these images, name -> float64 [samples, B] on the CPU."""
         batch = self.dataset.__getitems__(indices).to(self.device)

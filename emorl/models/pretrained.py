@@ -13,7 +13,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from emorl.paths import local
+from emorl.paths import in_line, local
 from emorl.runs.files import filling
 from emorl.runs.folder import CONFIG, STATE_FILE, WEIGHTS
 from emorl.runs.integrity import DamagedError, has_checksums, read_verified, write_checksums
@@ -108,7 +108,7 @@ def read_description(folder: str | Path) -> dict[str, Any]:
         DamagedError: if it is not one that `save` wrote, or a file is not as it was.
     """
     if not os.path.lexists(folder):
-        raise ValueError(f"{folder}: no such folder{hint(Path(folder))}")
+        raise ValueError(f"{in_line(folder)}: no such folder{hint(Path(folder))}")
     missing = [name for name in (CONFIG, WEIGHTS) if not (Path(folder) / name).is_file()]
     if missing:
         raise DamagedError(

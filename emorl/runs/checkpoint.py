@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
+from emorl.paths import in_line
 from emorl.runs.files import remove, replacing, set_aside
 from emorl.runs.folder import MODEL_FILES, STATE_FILE, RunFolder, by_step
 from emorl.runs.integrity import read_verified, tensors_of, write_checksums
@@ -74,9 +76,9 @@ def resolve(path: str | Path) -> Path:
         ValueError: if it is none of these, with the reason.
     """
     folder = located(path)
-    if not folder.is_dir():
-        reason = "not a folder" if folder.exists() else f"no such folder{hint(folder)}"
-        raise ValueError(f"{folder}: {reason}")
+    if not os.path.isdir(folder):  # Path.is_dir raises an error for a name that is too long
+        reason = "not a folder" if os.path.exists(folder) else f"no such folder{hint(folder)}"
+        raise ValueError(f"{in_line(folder)}: {reason}")
     missing = [name for name in MODEL_FILES if not (folder / name).is_file()]
     if not missing:
         return folder

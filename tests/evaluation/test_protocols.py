@@ -353,6 +353,7 @@ def test_the_paper_compares_a_folder_s_masks_before_they_are_resized(tmp_path):
         ({"device": "cuda:99"}, "device: expected one that is there, got cuda:99: "),
         ({"device": 5}, "device: expected a torch.device or its name, got 5"),
         ({"perceptual": lambda a, b: torch.zeros(3)}, r"perceptual: expected a tensor \[6\]"),
+        ({"perceptual": 3}, "perceptual: expected a distance of images and reconstructions, got 3"),
         ({"perceptual": lambda a, b: 0.5}, "one of each image, got 0.5"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
@@ -69,6 +70,24 @@ def test_what_holds_no_model_is_refused(tmp_path, path, message):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match=message):
         load_model(tmp_path / path)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (None, "expected a path, got null"),
+        (3, "expected a path, got 3"),
+        (b"x", "expected a path, got b'x'"),
+        ("tetrominoes-laptop\n", "'tetrominoes-laptop\\n': no such folder"),
+        (5000 * "a", "aaa...aaa"),
+    ],
+    ids=["nothing", "a number", "bytes", "a line break", "too long"],
+)
+@pytest.mark.parametrize("load", [load_model, MODELS["monet"].from_pretrained])
+def test_what_is_no_path_is_one_line(load, path, message):
+    with pytest.raises(ValueError, match=re.escape(message)) as raised:
+        load(path)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_folder_that_is_not_there_is_not_called_damaged(tmp_path):
