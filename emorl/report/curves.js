@@ -4,6 +4,7 @@ const [WIDTH, HEIGHT] = [360, 200]; // as viewBox says
 const [LEFT, TOP, RIGHT, BOTTOM] = [48, 6, 8, 20]; // margins
 const INNER = [WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM];
 const [MOST_DOTS, TICKS, LEAST_DRAG] = [30, 6, 0.02];
+const FAR = 1e6; // from the plot; SVG has no numbers beyond float32
 
 /** Adds an SVG element. */
 function add(parent, kind, attributes) {
@@ -74,7 +75,7 @@ function drawPlot(svg, panel, from, to, colours) {
   const [low, high] = range(panel, from, to);
   const place = (step, value) => [
     LEFT + (INNER[0] * (step - from)) / (to - from),
-    TOP + (INNER[1] * (high - value)) / (high - low),
+    Math.min(Math.max(TOP + (INNER[1] * (high - value)) / (high - low), -FAR), FAR),
   ];
   drawAxes(svg, [from, to], [low, high], place);
   const box = { x: LEFT, y: TOP, width: INNER[0], height: INNER[1] };

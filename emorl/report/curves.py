@@ -87,6 +87,7 @@ LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882
 SETTLING = 0.02  # share of the steps that the y axis is not fitted to
 SMOOTHED_FROM = 100  # values
 POINTS = 1000  # of a curve in a page
+_LARGEST = float(np.finfo(np.float32).max)  # that is drawn: sums of larger ones overflow
 
 
 @own_settings()
@@ -100,7 +101,7 @@ def curves_figure(rows: Sequence[Row]) -> Figure:
     Args:
         rows: of `metrics.jsonl`: "step", and any of "loss", "nll", "nll_0", "kl_layer_1",
             "kl_refinement_1", "learning_rate", "images_per_second", "fg_ari" ... Values that are
-            missing, None or not finite leave a gap.
+            missing, None, not finite or beyond float32 leave a gap.
 
     Raises:
         ValueError: if the rows have none of these.
@@ -191,7 +192,7 @@ def _order(name: str) -> tuple[str, int]:
 def _curve(rows: Sequence[Row], name: str) -> Curve:
     points = [(row["step"], row[name]) for row in rows if row.get(name) is not None]
     array = np.array(points, dtype=np.float64).reshape(-1, 2)
-    array = array[np.isfinite(array).all(1)]
+    array = array[(np.abs(array) <= _LARGEST).all(1)]
     return array[:, 0], array[:, 1]
 
 

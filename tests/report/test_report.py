@@ -293,6 +293,16 @@ def test_curves_of_runs_are_numbers_for_a_page() -> None:
     assert curve_data([[]]) == []
 
 
+@pytest.mark.parametrize("value", [1e308, -1e308, 1e39])
+def test_values_beyond_float32_are_not_drawn(value) -> None:
+    rows = [{"step": step, "loss": value if step < 5 else 2.0} for step in range(200)]
+    (panel,) = curve_data([rows])
+    (curve,) = panel["curves"]
+    assert curve["steps"][0] == 5
+    assert {*curve["values"], *curve["smooth"]} == {2.0}
+    assert {*curves_figure(rows).axes[0].lines[0].get_ydata()} == {2.0}
+
+
 @pytest.mark.parametrize("rows", [[], [{"step": 1, "epoch": 3}], [{"step": 1, "loss": None}]])
 def test_curves_figure_needs_values(rows) -> None:
     with pytest.raises(ValueError, match=f"expected rows with losses, got {len(rows)} rows"):

@@ -112,6 +112,7 @@ def make_runs(folder: Path, views: list[View]) -> Path:
     for run, steps in zip(runs, (400, 200), strict=True):
         run.mkdir()
         rows = [{"step": s, "loss": 9 + s % 7 + 9e4 / s, "nll": s % 3} for s in range(1, steps + 1)]
+        rows[0]["gradient_norm"], rows[-1]["gradient_norm"] = 3e38, 1e-9  # far beyond the plot
         (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)))
     by_run = {runs[0]: views[0], runs[1]: views[1]}
     return write_report(runs[0], runs[1], view_of=by_run.__getitem__)
