@@ -117,6 +117,14 @@ class ObjectDataset(Dataset[dict[str, Any]]):
         """The files that it is read from; none for a generator."""
         return ()
 
+    def reading(self) -> dict[str, Any]:
+        """What decides its images besides `files`, as plain values: two that are alike read alike.
+
+        Whoever takes an option that changes images adds it here.
+        """
+        size, values = self.image_size, self.value_range
+        return {"name": self.name, "part": self.part, "image_size": size, "value_range": values}
+
     def before_resizing(self) -> ObjectDataset | None:
         """The same images, cut out but not resized; None if they were not resized.
 

@@ -138,18 +138,16 @@ def _plan(source: ObjectDataset, first: Batch, images: int, split: str) -> dict[
         status = path.stat()
         files.update(f"{real(path)} {status.st_size} {status.st_mtime_ns}\n".encode())
     told = {
-        "source": source.name,
+        "reading": source.reading(),
         "files": files.hexdigest(),
-        "part": source.part,
         "first": checksum(first),
-        "size": source.image_size,
     }
     return {**told, "images": images, "split": split, "images_a_part": PART}
 
 
 def _begin(folder: Path, plan: dict[str, Any]) -> None:
     """Make the folder of the parts, or see that it is of the same conversion."""
-    text = json.dumps(plan).encode()
+    text = json.dumps(plan, default=str).encode()  # numbers of NumPy, too
     place = folder / _PLAN
     if place.exists():
         if place.read_bytes() != text:

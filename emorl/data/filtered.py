@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ class FilteredDataset(ObjectDataset):
     def __init__(self, source: FileDataset, max_objects: int) -> None:
         if max_objects < 0:
             raise ValueError(f"max_objects: expected at least 0, got {max_objects}")
-        self.source = source
+        self.source, self.max_objects = source, max_objects
         self.name, self.image_size = source.name, source.image_size
         self.value_range, self.slow = source.value_range, source.slow
         self.is_whole = source.is_whole
@@ -51,6 +52,10 @@ class FilteredDataset(ObjectDataset):
     def files(self) -> Sequence[Path]:
         """Those of the source."""
         return self.source.files()
+
+    def reading(self) -> dict[str, Any]:
+        """The source's, and what is kept of it."""
+        return {"source": self.source.reading(), "max_objects": self.max_objects}
 
     def __len__(self) -> int:
         return len(self._kept)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -186,6 +186,11 @@ class TransformedDataset(ObjectDataset):
     def files(self) -> Sequence[Path]:
         """Those of the source."""
         return self.source.files()
+
+    def reading(self) -> dict[str, Any]:
+        """The source's, what is cut out, and how that is resized."""
+        resized = {"image_size": self.image_size, "method": method_of(self.crop)}
+        return {"source": self.source.reading(), "box": self.box, **resized}
 
     def before_resizing(self) -> ObjectDataset | None:
         """The source's images, cut out; or what they were before the source itself resized them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import multiprocessing
 import os
 import shutil
@@ -18,10 +19,14 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_hdf5 import assert_same
 
 from emorl.data import Batch, convert, open_dataset
 from emorl.data.base import ObjectDataset
+from emorl.data.generators.clevr import ClevrTexLike
+from emorl.data.generators.multi_dsprites import MultiDSprites
+from emorl.data.generators.tetrominoes import Tetrominoes
 from emorl.data.stored import checksum
 
 conversion = sys.modules["emorl.data.convert"]
@@ -180,6 +185,108 @@ def test_parts_of_a_file_that_changed_are_not_taken(change: str, tmp_path: Path)
     else:
         source = open_dataset(tmp_path / "y/train.npy")
     assert conversion._plan(source, source[:2], 300, "train") != parts
+
+
+@pytest.fixture
+def dark_files(tmp_path: Path) -> tuple[Path, Path]:
+    """Images of which the first two are black, as a file with visibilities and as pictures."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 2, (300, 8, 8, 3), np.uint8)
+    images[:2] = 0
+    with h5py.File(tmp_path / "dark.h5", "w") as file:
+        for split in ("train", "val"):
+            file[f"{split}/imgs"] = images
+            file[f"{split}/factors"] = np.tile([1.0, 0.0], (300, 1))[..., None]
+            file[f"{split}/factors"].attrs["columns"] = ["visibility"]
+    (tmp_path / "dark").mkdir()
+    for number, image in enumerate(images[:20] * 255):
+        Image.fromarray(image).save(tmp_path / f"dark/{number:02}.png")
+    return tmp_path / "dark.h5", tmp_path / "dark"
+
+
+FILE, FOLDER = 0, 1
+READINGS: list[tuple[int | str, str, Any, Any]] = [
+    (FILE, "split", "train", "val"),
+    (FILE, "value_range", (0, 1), (0, 255)),
+    (FILE, "crop", (0, 4, 0, 4), (4, 8, 4, 8)),
+    (FILE, "crop", "centre", None),
+    (FILE, "size", 4, 5),
+    (FILE, "max_objects", 1, 2),
+    (FOLDER, "value_range", None, (0, 255)),
+    (FOLDER, "crop", (0, 4, 0, 4), [np.int64(4), 8, 4, 8]),
+    (FOLDER, "size", 4, 5),
+    ("tetrominoes", "seed", 0, 1),
+    ("tetrominoes", "split", "train", "val"),
+    ("multi_dsprites", "seed", 0, 1),
+    ("clevr6", "seed", 0, 1),
+    ("clevr6", "size", 8, 9),
+    ("clevrtex-like", "split", "train", "val"),
+]
+"""Whether a file, a folder or which generator; an option; two values of it."""
+OF_NO_IMAGE = {"spec", "device", "limit"}
+
+
+@pytest.mark.parametrize(("kind", "option", "one", "other"), READINGS)
+def test_parts_of_another_reading_are_not_taken(
+    kind: int | str, option: str, one: Any, other: Any, dark_files: tuple[Path, Path]
+) -> None:
+    """Though the first images look alike, as `first` has it."""
+    spec = dark_files[kind] if isinstance(kind, int) else kind
+    common: dict[str, Any] = {"split": "all"} if kind == FOLDER else {}
+    if kind == FILE:
+        common["value_range"] = (0, 255)
+    sources = [open_dataset(spec, **{**common, option: value}) for value in (one, other)]
+    first = Counting()[:2]
+    folder = dark_files[1].with_name("a.h5.parts")
+    plans = [conversion._plan(source, first, 100, "train") for source in sources]
+    conversion._begin(folder, plans[0])
+    conversion._begin(folder, plans[0])
+    with pytest.raises(ValueError, match=r"a\.h5\.parts: holds parts of another conversion"):
+        conversion._begin(folder, plans[1])
+
+
+def test_no_option_of_a_reading_is_forgotten() -> None:
+    """A new option of `open_dataset` belongs into the readings above, or changes no image."""
+    tried = {option for _, option, _, _ in READINGS}
+    assert tried | OF_NO_IMAGE == {*inspect.signature(open_dataset).parameters}
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (Tetrominoes(), Tetrominoes(shapes=(1, 2))),
+        (MultiDSprites(), MultiDSprites(least_value=0.25)),
+        (MultiDSprites(), MultiDSprites(grid=True)),
+        (MultiDSprites(), MultiDSprites("binarized")),
+        (ClevrTexLike(most=3), ClevrTexLike(most=4)),
+    ],
+)
+def test_a_reading_tells_generators_apart(one: ObjectDataset, other: ObjectDataset) -> None:
+    assert one.reading() != other.reading()
+
+
+def test_a_stopped_conversion_does_not_go_on_with_another_crop(
+    dark_files: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_part = conversion.write_part
+
+    def stop(source: ObjectDataset, images: range, path: Path) -> None:
+        if images.start == 200:
+            raise KeyboardInterrupt
+        write_part(source, images, path)
+
+    top, bottom = (
+        open_dataset(dark_files[FILE], value_range=(0, 1), crop=crop)
+        for crop in ((0, 4, 0, 4), (4, 8, 4, 8))
+    )
+    monkeypatch.setattr(conversion, "write_part", stop)
+    with pytest.raises(KeyboardInterrupt):
+        convert(top, tmp_path / "a.h5")
+    monkeypatch.undo()
+    monkeypatch.setattr(conversion, "PART", 100)
+    with pytest.raises(ValueError, match=r"a\.h5\.parts: holds parts of another conversion"):
+        convert(bottom, tmp_path / "a.h5")
+    assert torch.equal(open_dataset(convert(top, tmp_path / "a.h5"))[:].image, top[:].image)
 
 
 def test_a_folder_in_the_place_of_the_parts_is_not_touched(tmp_path: Path) -> None:

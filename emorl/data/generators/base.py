@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,7 +25,14 @@ class GeneratedDataset(ObjectDataset):
     Args:
         device: where images are made.
         most_at_once: how many images a call makes ahead at most, where more would gain nothing.
+
+    Attributes:
+        split: which scenes these are, with the seed.
+        seed: any integer.
     """
+
+    split: str
+    seed: int
 
     def __init__(
         self, device: torch.device | str = "cpu", *, most_at_once: int | None = None
@@ -37,6 +45,10 @@ class GeneratedDataset(ObjectDataset):
 
     def __len__(self) -> int:
         return UNBOUNDED
+
+    def reading(self) -> dict[str, Any]:
+        """Also the split and the seed."""
+        return {**super().reading(), "split": self.split, "seed": self.seed}
 
     @abstractmethod
     def generate(self, index: Tensor) -> Batch:

@@ -85,6 +85,10 @@ class Clevr(GeneratedDataset):
     def _ground(self) -> Ground:
         return Ground(self.device)
 
+    def reading(self) -> dict[str, Any]:
+        """Also the most objects."""
+        return {**super().reading(), "most": self.most}
+
     def generate(self, index: Tensor) -> Batch:
         """The scenes of `index`, int64 [B]."""
         scenes = Scenes(*map(torch.cat, zip(*map(self.scenes, index.split(64)), strict=True)))

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -96,6 +96,10 @@ class MultiDSprites(GeneratedDataset):
     @cached_property
     def _outlines(self) -> Outlines:
         return Outlines(self.device)
+
+    def reading(self) -> dict[str, Any]:
+        """Also the sprites' least value, and where they may lie."""
+        return {**super().reading(), "least_value": self.least_value, "grid": self.grid}
 
     def generate(self, index: Tensor) -> Batch:
         """The scenes of `index`, int64 [B]."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,6 +67,10 @@ class Tetrominoes(GeneratedDataset):
     @cached_property
     def _shape_ids(self) -> Tensor:
         return torch.tensor(self.shapes, device=self.device)
+
+    def reading(self) -> dict[str, Any]:
+        """Also the shapes."""
+        return {**super().reading(), "shapes": self.shapes}
 
     def generate(self, index: Tensor) -> Batch:
         """The scenes of `index`, int64 [B]."""

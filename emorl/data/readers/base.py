@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,6 +56,10 @@ class FileDataset(ObjectDataset):
     def files(self) -> Sequence[Path]:
         """The file."""
         return (self.path,)
+
+    def reading(self) -> dict[str, Any]:
+        """Also how the numbers of its images are understood."""
+        return {**super().reading(), "values": str(self.values)}
 
     def describe(self) -> list[str]:
         """What the file is and how it is stored, a line each, for `emorl data check`."""

@@ -85,6 +85,10 @@ class HDF5Dataset(FileDataset):
         """The file, and those that its links and virtual data sets lead to."""
         return self._files
 
+    def reading(self) -> dict[str, Any]:
+        """Also the group; several may lie in one file."""
+        return {**super().reading(), "group": self.layout.group}
+
     def _find_images(self) -> range:
         """Which of the stored images are the split."""
         everything = range(self.layout.length)

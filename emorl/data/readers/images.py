@@ -16,7 +16,7 @@ import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -98,6 +98,10 @@ class PictureFiles(FileDataset):
     def files(self) -> Sequence[Path]:
         """The pictures and label maps."""
         return [Path(name) for name in (*self.pictures, *self.masks)]
+
+    def reading(self) -> dict[str, Any]:
+        """Also how each picture is framed."""
+        return {**super().reading(), "crop": self.crop, "size": self._shape}
 
     def before_resizing(self) -> Self | None:
         """The region of each picture that is resized; None without `size`.
