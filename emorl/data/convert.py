@@ -26,7 +26,7 @@ import torch
 
 from emorl.data.base import UNBOUNDED, Batch, ObjectDataset
 from emorl.data.open import require_split_name
-from emorl.data.stored import checksum, checksums_of, join, write_part
+from emorl.data.stored import checksums, differing, join, write_part
 from emorl.memory import size
 from emorl.paths import local, real
 from emorl.runs.files import clean, remove_empty, replacing, write_atomically
@@ -140,7 +140,7 @@ def _plan(source: ObjectDataset, first: Batch, images: int, split: str) -> dict[
     told = {
         "reading": source.reading(),
         "files": files.hexdigest(),
-        "first": checksum(first),
+        "first": checksums(first),
     }
     return {**told, "images": images, "split": split, "images_a_part": PART}
 
@@ -252,12 +252,11 @@ def _verify(
 
     stored = HDF5Dataset(unfinished, split)
     for part in parts:
-        for rows, expected in checksums_of(_place(folder, part), part):
-            if checksum(stored.__getitems__(rows)) != expected:
+        for rows, wrong in differing(stored, _place(folder, part), part):
+            if wrong:
                 raise ValueError(
-                    f"{path}: images {rows.start} to {rows.stop - 1} were read back otherwise than "
-                    f"they were written; look for a full or failing disk, remove {folder}, and "
-                    "convert again"
+                    f"{path}: image {wrong[0]} was read back otherwise than it was written; look "
+                    f"for a full or failing disk, remove {folder}, and convert again"
                 )
             done(len(rows))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,8 +18,10 @@ from emorl.data.values import BYTES
 if TYPE_CHECKING:
     import h5py
 
-BATCH = 64
-"""Images that are written, and compared, together."""
+    from emorl.data.readers.hdf5 import HDF5Dataset
+
+_BATCH = 64  # images that are read together, and written and compared, if they are small
+_TOGETHER = 64 << 20  # bytes of images and masks that are written, and compared, together
 # EfficientMORL's evaluation takes columns 0 to 7 and the last one of CLEVR's factors.
 _ORDER = ("x", "y", "z", "rotation", "size", "material", "shape", "color")
 _LAST = ("visibility",)
@@ -27,16 +30,19 @@ _MOST_LABELS = 2**31
 
 
 def write_part(source: ObjectDataset, images: range, path: Path) -> None:
-    """Write images into a file of their own, with a checksum for each `BATCH` of them."""
+    """Write images into a file of their own, with a checksum for each."""
     import h5py
 
     sums = []
     with h5py.File(path, "w") as file:
-        for rows in _batches(images):
+        for rows in _batches(images, _BATCH):
             batch = source.__getitems__(rows).to("cpu")
-            sums.append(checksum(batch))
-            for name, values in _arrays(batch).items():
-                _append(file, name, values)
+            sums += checksums(batch)
+            entities = _entities(batch)
+            pixels = batch.image.shape[-2] * batch.image.shape[-1]
+            for few in _batches(range(len(batch)), _together(pixels * entities)):
+                for name, values in _arrays(_rows(batch, few), entities).items():
+                    _append(file, name, values)
         file["imgs"].attrs["value_range"] = BYTES
         if batch.mask is not None and batch.mask.dtype != torch.uint8:
             file["masks"].attrs["labels"] = _MOST_LABELS
@@ -45,25 +51,31 @@ def write_part(source: ObjectDataset, images: range, path: Path) -> None:
         file.attrs[_CHECKSUMS] = np.array(sums, np.uint32)
 
 
-def checksums_of(path: Path, images: range) -> Iterator[tuple[range, int]]:
-    """Batches of a part's images, with their checksums."""
+def differing(stored: HDF5Dataset, part: Path, images: range) -> Iterator[tuple[range, list[int]]]:
+    """A part's images as they are stored, a few at a time, and those of them that differ."""
     import h5py
 
-    with h5py.File(path) as file:
+    with h5py.File(part) as file, h5py.File(stored.path) as whole:
         sums = file.attrs[_CHECKSUMS].tolist()
-    return zip(_batches(images), sums, strict=True)
+        rows_of_all = whole[stored.split].values()
+        image = sum(math.prod(rows.shape[1:]) * rows.dtype.itemsize for rows in rows_of_all)
+    for rows in _batches(images, _together(image)):
+        found = zip(rows, checksums(stored.__getitems__(rows)), strict=True)
+        yield rows, [index for index, value in found if value != sums[index - images.start]]
 
 
-def checksum(batch: Batch) -> int:
-    """CRC-32 of images, masks and factors; not of their places in the data set."""
-    value = 0
+def checksums(batch: Batch) -> list[int]:
+    """CRC-32 of each image, its mask and factors; not of its place in the data set."""
     mask = {} if batch.mask is None else {"mask": batch.mask}
     factors = {name: values.float() for name, values in sorted(batch.factors.items())}
     tensors = {"image": batch.image, **mask, **factors}
-    for name, tensor in tensors.items():
-        head = f"{name} {tensor.dtype} {list(tensor.shape)}".encode()
-        value = zlib.crc32(tensor.cpu().contiguous().numpy().tobytes(), zlib.crc32(head, value))
-    return value
+    arrays = {name: tensor.cpu().contiguous().numpy() for name, tensor in tensors.items()}
+    heads = [f"{name} {x.dtype} {x.shape[1:]}".encode() for name, x in arrays.items()]
+    values = [0] * len(batch)
+    for head, array in zip(heads, arrays.values(), strict=True):
+        for row, content in enumerate(array):
+            values[row] = zlib.crc32(content, zlib.crc32(head, values[row]))
+    return values
 
 
 def join(parts: Sequence[Path], path: Path, split: str, source: str) -> None:
@@ -79,13 +91,29 @@ def join(parts: Sequence[Path], path: Path, split: str, source: str) -> None:
                     _extend(group, name, stored)
 
 
-def _batches(images: range) -> Iterator[range]:
-    for start in range(images.start, images.stop, BATCH):
-        yield range(start, min(start + BATCH, images.stop))
+def _batches(images: range, together: int) -> Iterator[range]:
+    for start in range(images.start, images.stop, together):
+        yield range(start, min(start + together, images.stop))
 
 
-def _arrays(batch: Batch) -> dict[str, np.ndarray]:
-    """The rows of a batch as they are stored."""
+def _together(image: int) -> int:
+    """How many images of so many bytes are written, or compared, together."""
+    return max(1, min(_BATCH, _TOGETHER // image))
+
+
+def _rows(batch: Batch, rows: range) -> Batch:
+    return batch.apply(lambda tensor: tensor[rows.start : rows.stop])
+
+
+def _entities(batch: Batch) -> int:
+    """How many masks an image has: as many as entities, or the largest label needs."""
+    if batch.mask is None or batch.mask.dtype != torch.uint8:
+        return 1
+    return max(int(batch.mask.max()) + 1, *(x.shape[1] for x in batch.factors.values()), 1)
+
+
+def _arrays(batch: Batch, entities: int) -> dict[str, np.ndarray]:
+    """The rows of a batch as they are stored, with masks of so many entities."""
     arrays = {"imgs": batch.image.permute(0, 2, 3, 1).numpy()}
     if batch.factors:
         parts = [batch.factors[name] for name in _ordered(batch.factors)]
@@ -95,11 +123,8 @@ def _arrays(batch: Batch) -> dict[str, np.ndarray]:
     if batch.mask is not None and batch.mask.dtype != torch.uint8:
         arrays["masks"] = batch.mask[..., None].numpy()
     elif batch.mask is not None:
-        entities = int(batch.mask.max()) + 1
-        if batch.factors:
-            entities = max(entities, arrays["factors"].shape[1])
         masks = batch.mask == torch.arange(entities).view(1, -1, 1, 1)
-        arrays["masks"] = (masks.byte() * 255)[..., None].numpy()
+        arrays["masks"] = masks.view(torch.uint8).mul_(255)[..., None].numpy()
     return arrays
 
 
