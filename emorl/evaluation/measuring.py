@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from emorl.data import Batch, ObjectDataset
+from emorl.devices import device_there
 from emorl.evaluation.noise import ImageNoise
 from emorl.evaluation.per_image import numbers_of
 from emorl.fields import shown
@@ -112,21 +113,11 @@ def device_of(model: ObjectCentricModel, asked: torch.device | str | None) -> to
     """The device that is asked for, or that the model is on.
 
     Raises:
-        ValueError: if it is none, or not there.
+        ValueError: as `device_there`.
     """
     if asked is None:
         return next(model.parameters()).device
-    if not isinstance(asked, torch.device | str):
-        raise ValueError(f"device: expected a torch.device or its name, got {shown(asked)}")
-    try:
-        device = torch.device(asked)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:  # the latter of a torch without CUDA
-        reason = next(iter(str(error).splitlines()), "")
-        raise ValueError(f"device: expected one that is there, got {asked}: {reason}") from None
-    if device.type == "meta":  # moving there would lose the weights
-        raise ValueError("device: expected one with memory, got meta")
-    return device
+    return device_there(asked)
 
 
 def label_maps(batch: Batch) -> Iterator[Tensor]:

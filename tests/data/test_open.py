@@ -3,7 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import h5py
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from emorl.cli import arguments
-from emorl.data import UNBOUNDED, check, convert, open_dataset
+from emorl.data import GENERATORS, UNBOUNDED, check, convert, open_dataset
 from emorl.data.transforms import CENTRE, CROPS
 from emorl.training.config import Crop
 
@@ -44,6 +44,21 @@ def test_split_and_seed_reach_the_generator() -> None:
     ]
     assert not torch.equal(images[0], images[1])
     assert not torch.equal(images[0], images[2])
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+@pytest.mark.parametrize(
+    ("device", "complaint"),
+    [
+        ("nope", "expected one that is there, got nope: "),
+        ("cuda:99", "expected one that is there, got cuda:99: "),
+        ("meta", "expected one with memory, got meta"),
+        (3, "expected a torch.device or its name, got 3"),
+    ],
+)
+def test_a_device_that_is_not_there_is_one_line(name: str, device: Any, complaint: str) -> None:
+    with pytest.raises(ValueError, match=f"^device: {complaint}[^\n]*$"):
+        open_dataset(name, device=device)
 
 
 def test_a_slice_is_a_batch() -> None:

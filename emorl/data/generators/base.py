@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from emorl.data.base import UNBOUNDED, Batch, ObjectDataset
+from emorl.devices import device_there
 
 _AHEAD = 512
 # a call waits for the GPU several times; predicted, not measured: it takes as long as for a few
@@ -26,6 +27,9 @@ class GeneratedDataset(ObjectDataset):
         device: where images are made.
         most_at_once: how many images a call makes ahead at most, where more would gain nothing.
 
+    Raises:
+        ValueError: if there is no such device.
+
     Attributes:
         split: which scenes these are, with the seed.
         seed: any integer.
@@ -37,7 +41,7 @@ class GeneratedDataset(ObjectDataset):
     def __init__(
         self, device: torch.device | str = "cpu", *, most_at_once: int | None = None
     ) -> None:
-        self.device = torch.device(device)
+        self.device = device_there(device)
         ahead = _AHEAD if self.device.type == "cpu" else _AHEAD_ON_GPU
         self._most_ahead = ahead if most_at_once is None else min(ahead, most_at_once)
         self._ahead: dict[tuple[int, int], Batch] = {}

@@ -23,6 +23,7 @@ from emorl.data.generators.clevr_light import PATTERNS, World, to_srgb
 from emorl.data.generators.clevr_scenes import RADII, Scenes, propose, view
 from emorl.data.generators.clevr_textures import Textures
 from emorl.data.generators.ray_caster import Ground, Objects, Rays, of_scenes, unit
+from emorl.devices import device_there
 
 FRAME = (240, 320)
 _FOCAL = 350.0  # pixels of the frame
@@ -74,7 +75,8 @@ class Clevr(GeneratedDataset):
         for name, value, low, high in (("most", most, 3, 10), ("size", size, 1, 1024)):
             if not low <= value <= high:
                 raise ValueError(f"{name}: expected {low} to {high}, got {value}")
-        on_cpu = torch.device(device).type == "cpu"
+        device = device_there(device)
+        on_cpu = device.type == "cpu"
         self._chunk = max(1, _PIXELS_AT_ONCE // size**2) if on_cpu else 128
         super().__init__(device, most_at_once=self._chunk)
         self.name = f"clevr{most}-like"

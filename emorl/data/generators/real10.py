@@ -8,6 +8,7 @@ import torch
 
 from emorl.data.base import Batch, ObjectDataset
 from emorl.data.generators.tetromino_shapes import FRAME, render
+from emorl.devices import device_there
 
 # Per scene and object: shape id, top row, left column, colour bits (1 red, 2 green, 4 blue).
 # The labels of iodine/test_data/tetrominoes_mini.tfrecords in google-deepmind/deepmind-research
@@ -38,6 +39,7 @@ class TetrominoesReal10(ObjectDataset):
     def __init__(
         self, *, split: str = "train", seed: int = 0, device: torch.device | str = "cpu"
     ) -> None:
+        device = device_there(device)
         records = torch.tensor(RECORDS, device=device)
         entities = torch.cat([torch.zeros_like(records[:, :1]), records], dim=1)
         shape, top, left, color = entities.unbind(-1)
