@@ -34,7 +34,15 @@ def answers(factors: Factors, pixels: Tensor | None, image_size: tuple[int, int]
         factors: of the images that were read.
         pixels: of each label, int64 [N, L]; None without masks.
         image_size: height and width; Tetrominoes have 35x35, others' factors have such names too.
+
+    Images with a factor that is not finite, which is a problem of its own, are not asked.
     """
+    if factors:
+        finite = torch.stack([x.isfinite().flatten(1).all(1) for x in factors.values()]).all(0)
+        if not finite.any():
+            return []
+        factors = {name: values[finite] for name, values in factors.items()}
+        pixels = None if pixels is None else pixels[finite]
     if {"orientation", "scale", "color", "visibility", "shape"} <= factors.keys():
         found = _multi_dsprites(factors, pixels if image_size == _SPRITES else None)
     elif {"z", "rotation", *_CLEVR_CODES, "visibility"} <= factors.keys():
@@ -85,12 +93,14 @@ def _multi_dsprites(factors: Factors, pixels: Tensor | None) -> Iterator[tuple[b
 
 def _clevr(factors: Factors) -> Iterator[tuple[bool, str, str]]:
     there = factors["visibility"] > 0
-    objects = there.sum(1) - 1
+    objects = there[:, 1:].sum(1)
     low, high = int(objects.min()), int(objects.max())
     yield 3 <= low <= high <= 10, "3 to 10 objects", f"{low} to {high}"
     at_the_end = (there.long().diff(dim=1) <= 0).all()
     yield bool(at_the_end & there[:, 0].all()), "background first, null entities last", "as said"
     objects_there = there[:, 1:]
+    if not objects_there.any():
+        return
     for name, most in _CLEVR_CODES.items():
         codes = factors[name][:, 1:][objects_there]
         low, high = int(codes.min()), int(codes.max())

@@ -88,9 +88,11 @@ def test_labels_beyond_the_factors_and_unequal_ones_are_problems(tmp_path):
     assert check(tmp_path / "c.npz").endswith("problems: none")
 
 
-def test_infinite_masks_stop_with_their_index(tmp_path):
-    masks = (LABELS[..., None] == np.arange(LABELS.max() + 1)).astype(np.float32)
-    masks[1, 0, 0, 0] = np.nan
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
+def test_infinite_masks_stop_with_their_index(value, tmp_path):
+    masks = (LABELS[..., None] == np.arange(LABELS.max() + 1)).astype(np.float64)
+    masks[1, 0, 0, 0] = value
     np.savez(tmp_path / "a.npz", image=IMAGES, mask=masks)
     with pytest.raises(ValueError, match=r"a\.npz: image 1: expected masks of finite numbers"):
         open_dataset(tmp_path / "a.npz")[:]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
@@ -120,6 +122,40 @@ def test_questions_of_clevr(tmp_path):
     assert failed(factors) == []
     factors["visibility"][0, 2] = 0
     assert failed(factors) == ["background first, null entities last: as said"]
+
+
+def clevr_file(path: Path, factors: np.ndarray) -> Path:
+    """White images in CLEVR's layout, with masks that are all background."""
+    count, entities, _ = factors.shape
+    with h5py.File(path, "w") as file:
+        file["train/imgs"] = np.full((count, 4, 4, 3), 255, np.uint8)
+        masks = np.zeros((count, entities, 4, 4, 1), np.uint8)
+        masks[:, 0] = 255
+        file["train/masks"] = masks
+        file["train/factors"] = factors
+    return path
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1e300])
+def test_images_with_a_factor_that_is_not_finite_are_not_asked(value, tmp_path):
+    factors = np.ones((3, 4, 9))
+    factors[1] = value
+    path = clevr_file(tmp_path / "a.h5", factors)
+    report = check(path)
+    for name in open_dataset(path)[:].factors:
+        assert f"  factor {name} is not finite: 1 of 3 images" in report
+    assert "PASS codes of shape from 1 to 3: 1 to 1" in report
+    path.unlink()
+    report = check(clevr_file(path, np.full((3, 4, 9), value)))
+    assert "factor z is not finite: 3 of 3 images" in report
+    assert "codes of" not in report
+
+
+def test_images_without_objects_are_not_asked_for_their_codes(tmp_path):
+    report = check(clevr_file(tmp_path / "a.h5", np.zeros((3, 4, 9))))
+    assert "FAIL 3 to 10 objects: 0 to 0" in report
+    assert "codes of" not in report
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from emorl.data.readers.axes import (
     mask_axes,
     require_finite_masks,
 )
-from emorl.data.readers.base import MOST_ENTITIES, FileDataset, label_map, only_one
+from emorl.data.readers.base import MOST_ENTITIES, FileDataset, as_float32, label_map, only_one
 from emorl.data.values import LOOKED_AT, ValueRange, decide
 from emorl.fields import shown
 from emorl.memory import require_memory
@@ -114,8 +114,9 @@ class ArrayDataset(FileDataset):
             if self._masks is not None:
                 rows = arrays[self._masks][list(indices)]
                 if self._most is None:
+                    rows = rows if rows.dtype == np.uint8 else as_float32(rows)
                     require_finite_masks(rows, indices)
-                    entities = torch.from_numpy(_plain(arranged(rows, self._mask_axes, "NEHW")))
+                    entities = torch.from_numpy(arranged(rows, self._mask_axes, "NEHW"))
                     labels = label_map(entities)
                 else:
                     stored = arranged(rows, self._mask_axes, "NHW")
@@ -163,7 +164,7 @@ class ArrayDataset(FileDataset):
                 or array.dtype.kind not in "buif"
             ):
                 continue
-            rows = torch.from_numpy(array[list(indices)].astype(np.float32))
+            rows = torch.from_numpy(as_float32(array[list(indices)]))
             if rows.dim() == 1:
                 rows = rows[:, None]
             found[name] = rows[..., 0] if rows.dim() == 3 and rows.shape[2] == 1 else rows
@@ -256,11 +257,6 @@ def _masks_among(arrays: Arrays, sizes: dict[str, int]) -> str | None:
     named = [name for name in _MASKS if name in arrays]
     shaped = [name for name in named if any(mask_axes(arrays[name].shape, known))]
     return only_one(shaped or named[:1], "masks")
-
-
-def _plain(masks: NDArray[Any]) -> NDArray[Any]:
-    """Masks as uint8 or float32."""
-    return np.ascontiguousarray(masks if masks.dtype == np.uint8 else masks.astype(np.float32))
 
 
 @contextmanager

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from emorl.data.base import Batch, ObjectDataset
@@ -86,6 +88,12 @@ def only_one(names: Sequence[str], what: str) -> str | None:
             "rename or leave out the others"
         )
     return names[0] if names else None
+
+
+def as_float32(numbers: NDArray[Any]) -> NDArray[np.float32]:
+    """Numbers as float32; larger ones become infinity, which is looked for later."""
+    with np.errstate(over="ignore"):
+        return numbers.astype(np.float32)
 
 
 def label_map(entity_masks: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from torch import Tensor
 from emorl.data.base import Batch
 from emorl.data.readers import hdf5_layouts
 from emorl.data.readers.axes import arranged, labels_of, require_finite_masks
-from emorl.data.readers.base import FileDataset, label_map
+from emorl.data.readers.base import FileDataset, as_float32, label_map
 from emorl.data.readers.hdf5_layouts import DSPRITES, EFFICIENT_MORL, Layout, Table
 from emorl.data.readers.hdf5_members import named_errors, open_file
 from emorl.data.readers.hdf5_sources import files_of
@@ -195,7 +195,7 @@ class HDF5Dataset(FileDataset):
         assert self.layout.masks is not None
         stored = self._rows(self.layout.masks, indices)
         if stored.dtype != np.uint8:
-            stored = stored.astype(np.float32)
+            stored = as_float32(stored)
             require_finite_masks(stored, indices)
         return torch.from_numpy(arranged(stored, self.layout.mask_axes, "NEHW"))
 
@@ -245,7 +245,7 @@ def _range_attribute(images: h5py.Dataset, group: h5py.Group) -> Any:
 
 def _named_factors(table: Table, rows: NDArray[Any]) -> dict[str, Tensor]:
     """Rows of a table by name, [B, E] or [B, E, n]; entity 0 of an only object is zero."""
-    numbers = torch.from_numpy(rows.astype(np.float32))
+    numbers = torch.from_numpy(as_float32(rows))
     if table.of_one_object:
         numbers = torch.stack([torch.zeros_like(numbers), numbers], dim=1)
     numbers = numbers.reshape(*numbers.shape[:2], len(table.columns))
