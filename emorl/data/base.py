@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, overload
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from emorl.data.values import ValueRange
+from emorl.fields import shown
 
 UNBOUNDED = 2**31
 """Length of a generator that nobody limited; its indices run from 0 to 2**31 - 1."""
@@ -86,10 +89,11 @@ class ObjectDataset(Dataset[dict[str, Any]]):
 
     @abstractmethod
     def __getitems__(self, indices: Sequence[int]) -> Batch:
-        """The images at `indices`, in that order.
+        """The images at `indices`, in that order; a tensor or an array of NumPy's is taken, too.
 
         Raises:
             IndexError: if an index is negative or beyond the end.
+            ValueError: if these are no whole numbers.
         """
 
     @overload
@@ -145,6 +149,21 @@ class ObjectDataset(Dataset[dict[str, Any]]):
         wrong = next((index for index in indices if not 0 <= index < length), None)
         if wrong is not None:
             raise IndexError(f"{self.name}: index {wrong} outside of 0..{length - 1}")
+
+
+def as_indices(indices: Sequence[int] | Tensor | NDArray[np.integer[Any]]) -> Sequence[int]:
+    """Indices as whole numbers, of whatever kind of sequence.
+
+    Raises:
+        ValueError: if they are something else.
+    """
+    if isinstance(indices, range):
+        return indices
+    numbers = np.asarray(indices.cpu() if isinstance(indices, Tensor) else indices)
+    if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+        raise ValueError(f"indices: expected a sequence of whole numbers, got {shown(indices)}")
+    found: list[int] = numbers.tolist()
+    return found
 
 
 def collate(samples: Batch | Sequence[dict[str, Any]]) -> Batch:

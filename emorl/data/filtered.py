@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emorl.data.base import Batch, ObjectDataset
+from emorl.data.base import Batch, ObjectDataset, as_indices
 from emorl.data.readers.base import FileDataset
 
 _BATCH = 64
@@ -62,6 +62,7 @@ class FilteredDataset(ObjectDataset):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """The images at `indices` of those that are kept."""
+        indices = as_indices(indices)
         batch = self.source.__getitems__(self._stored(indices))
         return replace(batch, index=torch.tensor(indices, dtype=torch.int64))
 

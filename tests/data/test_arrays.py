@@ -88,6 +88,14 @@ def test_labels_beyond_the_factors_and_unequal_ones_are_problems(tmp_path):
     assert check(tmp_path / "c.npz").endswith("problems: none")
 
 
+def test_a_truncated_archive_is_called_so(tmp_path):
+    path = tmp_path / "a.npz"
+    np.savez(path, image=IMAGES)
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=rf"^{path}: a truncated archive, or a damaged one: "):
+        open_dataset(path)
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e300])
 def test_infinite_masks_stop_with_their_index(value, tmp_path):

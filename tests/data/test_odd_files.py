@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from pathlib import Path
 from typing import Any
 
 import h5py
@@ -27,6 +28,19 @@ def declared(shape: tuple[int, ...], dtype: Any, **options: Any) -> Any:
 
 def hard(group: h5py.Group, name: str) -> None:
     group[name] = group.parent
+
+
+@pytest.mark.parametrize(
+    "to", [h5py.SoftLink("/no"), h5py.SoftLink("/train"), h5py.ExternalLink("no.h5", "/train")]
+)
+def test_a_split_that_is_a_link_to_nowhere_is_called_so(to: object, tmp_path: Path) -> None:
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["train"] = to
+    with pytest.raises(ValueError, match=r"expected train/imgs, got a link that leads nowhere$"):
+        open_dataset(path)
+    with pytest.raises(ValueError, match=r"got train \(a link that leads nowhere\);"):
+        check(path)
 
 
 def one_chunk(group: h5py.Group, name: str) -> None:
@@ -161,7 +175,7 @@ def test_links_that_lead_somewhere_are_followed(tmp_path):
         image = open_dataset(path, split=split)[3]["image"]
         assert (image.permute(1, 2, 0).numpy() == IMAGES[3]).all()
     assert "train:\n" in check(path)
-    with pytest.raises(ValueError, match="expected a group 'test', got lost, train/, val/"):
+    with pytest.raises(ValueError, match=r"'test', got lost \(a link .* nowhere\), train/, val/"):
         open_dataset(path, split="test")
 
 

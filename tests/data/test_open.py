@@ -9,12 +9,17 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from layout_testing import HDF5
+from own_files_writing import OWN
 from PIL import Image
+from record_writing import TFRECORDS
 
 from emorl.cli import arguments
 from emorl.data import GENERATORS, UNBOUNDED, check, convert, open_dataset
 from emorl.data.transforms import CENTRE, CROPS
 from emorl.training.config import Crop
+
+LAYOUTS = {**HDF5, **TFRECORDS, **OWN}
 
 
 @pytest.fixture
@@ -66,6 +71,44 @@ def test_a_slice_is_a_batch() -> None:
     assert torch.equal(data[1:3].image, data.__getitems__([1, 2]).image)
     assert data[-2:].index.tolist() == [3, 4]
     assert len(open_dataset("tetrominoes")[:2]) == len(data[:2])
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_an_empty_slice_of_a_file_is_an_empty_batch(layout: str, tmp_path: Path) -> None:
+    LAYOUTS[layout](path := tmp_path / "file")
+    data = open_dataset(path, split="all" if path.is_dir() else "train")
+    one, none = data[:1], data[len(data) : len(data) + 9]
+    assert len(none) == 0
+    assert [*none.factors] == [*one.factors]
+    assert (none.mask is None) == (one.mask is None)
+    tensors = [none.image, none.index, *none.factors.values()]
+    others = [one.image, one.index, *one.factors.values()]
+    if one.mask is not None and none.mask is not None:
+        tensors, others = [*tensors, none.mask], [*others, one.mask]
+    for tensor, other in zip(tensors, others, strict=True):
+        assert (tensor.dtype, tensor.shape) == (other.dtype, (0, *other.shape[1:]))
+
+
+@pytest.mark.parametrize("name", [*GENERATORS, *LAYOUTS])
+def test_indices_are_any_sequence_of_whole_numbers(name: str, tmp_path: Path) -> None:
+    if name in LAYOUTS:
+        LAYOUTS[name](tmp_path / "file")
+    split = "all" if (tmp_path / "file").is_dir() else "train"
+    data = open_dataset(name if name in GENERATORS else tmp_path / "file", split=split)
+    numbers = [min(1, len(data) - 1), 0]
+    expected = data.__getitems__(numbers)
+    tensor = torch.tensor(numbers)
+    indices: Any
+    for indices in (tensor, [*tensor], tensor.numpy(), np.array(numbers, np.uint8), (*numbers,)):
+        batch = data.__getitems__(indices)
+        assert torch.equal(batch.image, expected.image)
+        assert batch.index.tolist() == numbers
+    wrong: Any
+    for wrong in (tensor.float(), tensor.numpy() > 0, [0.5], tensor[None]):
+        with pytest.raises(
+            ValueError, match=r"^indices: expected a sequence of whole numbers, got"
+        ):
+            data.__getitems__(wrong)
 
 
 def test_limit_keeps_the_first_images() -> None:

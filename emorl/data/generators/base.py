@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from emorl.data.base import UNBOUNDED, Batch, ObjectDataset
+from emorl.data.base import UNBOUNDED, Batch, ObjectDataset, as_indices
 from emorl.devices import device_there
 
 _AHEAD = 512
@@ -60,6 +60,7 @@ class GeneratedDataset(ObjectDataset):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """The images at `indices`, on the data set's device."""
+        indices = as_indices(indices)
         self._require_indices(indices, len(self))
         start, count = (indices[0] if indices else 0), len(indices)
         if 0 < count < self._most_ahead and list(indices) == list(range(start, start + count)):

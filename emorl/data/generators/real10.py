@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from emorl.data.base import Batch, ObjectDataset
+from emorl.data.base import Batch, ObjectDataset, as_indices
 from emorl.data.generators.tetromino_shapes import FRAME, render
 from emorl.devices import device_there
 
@@ -54,5 +54,6 @@ class TetrominoesReal10(ObjectDataset):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """The records at `indices`."""
+        indices = as_indices(indices)
         self._require_indices(indices, len(self))
         return self._all.apply(lambda tensor: tensor[list(indices)])

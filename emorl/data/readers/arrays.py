@@ -42,6 +42,7 @@ from emorl.paths import real
 
 _IMAGES = ("image", "images", "imgs")
 _MASKS = ("mask", "masks", "label", "labels")
+_ZIP_MAGIC = b"PK"
 _INFLATES = 1032  # deflate's most bytes out of one
 _LENGTHS = {(1, 0): 2, (2, 0): 4, (3, 0): 4}  # of a header's length, in bytes, by version
 _TOGETHER = 32  # images that are looked at in one piece
@@ -66,6 +67,7 @@ class ArrayDataset(FileDataset):
         self.name, self.is_whole = self.path.stem, True
         self._opened: Arrays | None = None
         with _named(self.path):
+            self._is_archive = _starts_as_archive(self.path)
             arrays = self._arrays()
             self._images = only_one([name for name in _IMAGES if name in arrays], "images")
             if self._images is None:
@@ -90,14 +92,14 @@ class ArrayDataset(FileDataset):
 
     def files(self) -> Sequence[Path]:
         """The file, and that of its masks."""
-        beside = None if zipfile.is_zipfile(self.path) else _beside(self.path)
+        beside = None if self._is_archive else _beside(self.path)
         return [self.path] if beside is None else [self.path, beside]
 
     def describe(self) -> list[str]:
         """The layout, and each array."""
         with _named(self.path):
             arrays = self._arrays()
-        kind = "archive" if zipfile.is_zipfile(self.path) else "array"
+        kind = "archive" if self._is_archive else "array"
         stored = [f"stored: {name} {a.dtype} {list(a.shape)}" for name, a in arrays.items()]
         return [f"layout: NumPy {kind}", *stored]
 
@@ -172,9 +174,7 @@ class ArrayDataset(FileDataset):
 
     def _arrays(self) -> Arrays:
         if self._opened is None:
-            self._opened = (
-                _archive(self.path) if zipfile.is_zipfile(self.path) else _files(self.path)
-            )
+            self._opened = _archive(self.path) if self._is_archive else _files(self.path)
         return self._opened
 
 
@@ -201,8 +201,15 @@ def _mapped(path: Path) -> NDArray[Any]:
     return mapped
 
 
+def _starts_as_archive(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(_ZIP_MAGIC)) == _ZIP_MAGIC
+
+
 def _archive(path: Path) -> Arrays:
     """All arrays of an archive that are numbers."""
+    if not zipfile.is_zipfile(path):
+        raise ValueError("a truncated archive, or a damaged one: the list of its arrays is missing")
     arrays: Arrays = {}
     with zipfile.ZipFile(path) as archive:
         needed = 0

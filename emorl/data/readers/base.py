@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from emorl.data.base import Batch, ObjectDataset
+from emorl.data.base import Batch, ObjectDataset, as_indices
 from emorl.data.values import PixelValues, numbered
 
 MOST_ENTITIES = 256
@@ -73,6 +73,9 @@ class FileDataset(ObjectDataset):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         """The images at `indices`."""
+        indices = as_indices(indices)
+        if not indices:
+            return self.read([0])[0].apply(lambda tensor: tensor[:0])
         return self.read(indices)[0]
 
 

@@ -117,7 +117,7 @@ def find_layout(file: h5py.File, split: str) -> Layout:
     path, group = f"/{split}", member(file, split)
     if not isinstance(group, h5py.Group) and _first(file, _IMAGES) is not None:
         path, group = "/", file
-    if group is None:
+    if group is None and split not in file:
         raise ValueError(
             f"expected a group {split!r}, got {contents(file)}; --split or data.split "
             "chooses another"

@@ -72,11 +72,16 @@ def kind(found: Any) -> str:
 
 def contents(group: h5py.Group) -> str:
     """The names in a group, in one line."""
-    names = [
-        f"{text_of(n)}/" if isinstance(member(group, n), h5py.Group) else text_of(n) for n in group
-    ]
+    names = [_listed(group, name) for name in group]
     shown = [*names[:_LISTED], "..."] if len(names) > _LISTED else names
     return ", ".join(shown) or "nothing"
+
+
+def _listed(group: h5py.Group, name: str) -> str:
+    found = member(group, name)
+    if found is None:
+        return f"{text_of(name)} ({kind(found)})"
+    return f"{text_of(name)}/" if isinstance(found, h5py.Group) else text_of(name)
 
 
 def text_of(name: str | bytes) -> str:
