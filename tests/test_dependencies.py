@@ -21,7 +21,7 @@ FLOORS = (
     ("evaluation",),
     ("compat", "data"),
     ("metrics", "models"),
-    ("info", "memory", "nn", "runs"),
+    ("devices", "info", "memory", "nn", "runs"),
     ("fields", "ops", "paths", "suggestions", "terminal"),
 )
 RULE = " -> ".join(", ".join(rooms) for rooms in FLOORS)

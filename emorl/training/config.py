@@ -131,7 +131,8 @@ class TrainerConfig:
         warmup_steps: steps of linear warm-up.
         decay_rate: factor of the learning rate per `decay_steps` after the warm-up.
         decay_steps: null keeps the learning rate after the warm-up.
-        cooldown_steps: last steps of the run, over which the learning rate falls linearly to 0.
+        cooldown_steps: last steps of the run, over which the learning rate falls linearly to 0; all
+            after the warm-up, if these are fewer.
         clip_norm: largest norm of the gradient; null does not clip.
         curriculum: arguments of the objective by step, e.g. {refinement_steps: [[0, 3],
             [100000, 1]]}; also kl_weight and num_slots.

@@ -407,7 +407,8 @@ def learning_rate(config: TrainerConfig, step: int) -> float:
 
     `base * t / warmup` up to t = warmup, then `base * decay_rate ** ((t - warmup) / decay_steps)`,
     as EfficientMORL was trained; its first step therefore has the rate 0. The cool-down multiplies
-    by `(steps - t) / cooldown` over the last steps of the run.
+    by `(steps - t) / cooldown` over the last steps of the run; one that is longer than what the
+    warm-up leaves is as long as that.
 
     Args:
         config: base, warm-up, decay and cool-down.
@@ -418,7 +419,8 @@ def learning_rate(config: TrainerConfig, step: int) -> float:
     decay = 1.0
     if config.decay_steps is not None:
         decay = float(config.decay_rate ** ((step - config.warmup_steps) / config.decay_steps))
-    cooldown = min(1.0, (config.steps - step) / max(1, config.cooldown_steps))
+    length = min(config.cooldown_steps, config.steps - config.warmup_steps)
+    cooldown = min(1.0, (config.steps - step) / max(1, length))
     return config.learning_rate * decay * cooldown
 
 

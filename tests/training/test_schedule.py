@@ -39,6 +39,12 @@ def test_cooldown_falls_to_zero_at_the_end(step, expected):
     assert rate == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize(("step", "expected"), [(1, 0.05), (2, 0.1), (6, 0.05), (9, 0.0125)])
+def test_a_cooldown_longer_than_the_run_begins_after_the_warm_up(step, expected):
+    rate = constant(step, warmup_steps=2, steps=10, cooldown_steps=10_000)
+    assert rate == pytest.approx(expected, rel=1e-12)
+
+
 def test_learning_rate_without_warm_up_or_decay():
     rates = [constant(t) for t in (0, 1, 10**6)]
     assert rates == [0.1] * 3
