@@ -22,7 +22,8 @@ FLOORS = (
     ("compat", "data"),
     ("metrics", "models"),
     ("devices", "info", "memory", "nn", "runs"),
-    ("fields", "ops", "paths", "suggestions", "terminal"),
+    ("ops", "paths", "suggestions", "terminal"),
+    ("fields",),
 )
 RULE = " -> ".join(", ".join(rooms) for rooms in FLOORS)
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
