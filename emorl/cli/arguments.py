@@ -50,7 +50,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def whole_number(least: int, most: int | None = None) -> Callable[[str], int]:
-    """An argument's type: an integer from `least` to `most`; None for 18 digits, of 64 bits."""
+    """An argument's type: an integer from `least` to `most`, or of at most 18 digits."""
     expected = f">= {least}" if most is None else f"from {least} to {most}"
 
     def parse(text: str) -> int:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from emorl.data.readers.hdf5 import HDF5Dataset
 
 _BATCH = 64  # images that are read together, and written and compared, if they are small
-_TOGETHER = 64 << 20  # bytes of images and masks that are written, and compared, together
+_TOGETHER = 64 << 20  # bytes of masks that are written, and of all that is compared, together
 # EfficientMORL's evaluation takes columns 0 to 7 and the last one of CLEVR's factors.
 _ORDER = ("x", "y", "z", "rotation", "size", "material", "shape", "color")
 _LAST = ("visibility",)

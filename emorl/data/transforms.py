@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from emorl.data.base import Batch, ObjectDataset
+from emorl.data.base import Batch, ObjectDataset, as_indices
 from emorl.fields import fit, shown
 from emorl.memory import require_memory
 
@@ -223,7 +223,7 @@ class TransformedDataset(ObjectDataset):
 
     def _require_limit(self, indices: Sequence[int]) -> None:
         if self.limit is not None:
-            self._require_indices(indices, self.limit)
+            self._require_indices(as_indices(indices), self.limit)
 
     def _transform(self, image: Tensor, *, nearest: bool = False) -> Tensor:
         top, bottom, left, right = self.box

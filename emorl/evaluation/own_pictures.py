@@ -81,7 +81,7 @@ def segment(
         masks = _masks(model, pictures, num_slots, refinement_steps, seed) if pictures else {}
         del pictures
         for index in [*read]:
-            picture = read.pop(index)  # none stays in memory
+            picture = read.pop(index)  # of a batch one stays in memory at most
             if isinstance(picture, ValueError):
                 yield picture
             else:

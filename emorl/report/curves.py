@@ -87,7 +87,7 @@ LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882
 SETTLING = 0.02  # share of the steps that the y axis is not fitted to
 SMOOTHED_FROM = 100  # values
 POINTS = 1000  # of a curve in a page
-_LARGEST = float(np.finfo(np.float32).max)  # that is drawn: sums of larger ones overflow
+_LARGEST = float(np.finfo(np.float32).max)  # that is drawn; losses are float32
 
 
 @own_settings()

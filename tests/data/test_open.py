@@ -111,6 +111,15 @@ def test_indices_are_any_sequence_of_whole_numbers(name: str, tmp_path: Path) ->
             data.__getitems__(wrong)
 
 
+def test_indices_of_a_limited_data_set_are_checked_alike() -> None:
+    data = open_dataset("tetrominoes", limit=5, size=16)
+    assert data.__getitems__(torch.tensor([4, 0])).index.tolist() == [4, 0]
+    wrong: Any
+    for wrong in (torch.zeros(1, 2, dtype=torch.int64), ["0"]):
+        with pytest.raises(ValueError, match="indices: expected a sequence of whole numbers"):
+            data.__getitems__(wrong)
+
+
 def test_limit_keeps_the_first_images() -> None:
     limited, whole = open_dataset("tetrominoes", limit=5), open_dataset("tetrominoes")
     assert len(limited) == 5
