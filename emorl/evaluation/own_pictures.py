@@ -76,7 +76,22 @@ def segment(
     if value_range is not None:
         known = as_range(value_range, "value_range")
         told = PixelValues(known, "as value_range says", told=True)
-    for read in _batches(paths, told, batch_size):
+    batches = _batches(paths, told, batch_size)
+    results = _results(model, paths, batches, num_slots, refinement_steps, seed)
+    for _, result in zip(tracked(paths, "segmenting", "picture"), results, strict=True):
+        yield result
+
+
+def _results(
+    model: ObjectCentricModel,
+    paths: Sequence[Path],
+    batches: Iterator[dict[int, NDArray[np.uint8] | ValueError]],
+    num_slots: int | None,
+    refinement_steps: int | None,
+    seed: int,
+) -> Iterator[Segmented | ValueError]:
+    """The segments of each picture, or why there are none, in the order of the pictures."""
+    for read in batches:
         pictures = {i: x for i, x in read.items() if not isinstance(x, ValueError)}
         masks = _masks(model, pictures, num_slots, refinement_steps, seed) if pictures else {}
         del pictures
@@ -94,7 +109,7 @@ def _batches(
 ) -> Iterator[dict[int, NDArray[np.uint8] | ValueError]]:
     """Pictures, or why they cannot be read, by number; fewer at a time where they are large."""
     read: dict[int, NDArray[np.uint8] | ValueError] = {}
-    for index, path in enumerate(tracked(paths, "segmenting", "picture")):
+    for index, path in enumerate(paths):
         read[index] = _read(path, told)
         held = sum(x.nbytes for x in read.values() if not isinstance(x, ValueError))
         if len(read) == batch_size or held >= MOST_HELD:
