@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from emorl.data.readers.hdf5 import HDF5Dataset
 
 _BATCH = 64  # images that are read together, and written and compared, if they are small
-_TOGETHER = 64 << 20  # bytes of masks that are written, and of all that is compared, together
+_TOGETHER = 64 << 20  # bytes of images and masks that are written, and compared, together
 # EfficientMORL's evaluation takes columns 0 to 7 and the last one of CLEVR's factors.
 _ORDER = ("x", "y", "z", "rotation", "size", "material", "shape", "color")
 _LAST = ("visibility",)
@@ -39,8 +39,10 @@ def write_part(source: ObjectDataset, images: range, path: Path) -> None:
             batch = source.__getitems__(rows).to("cpu")
             sums += checksums(batch)
             entities = _entities(batch)
-            pixels = batch.image.shape[-2] * batch.image.shape[-1]
-            for few in _batches(range(len(batch)), _together(pixels * entities)):
+            image = batch.image[0].nbytes
+            if batch.mask is not None:
+                image += entities * batch.mask[0].nbytes
+            for few in _batches(range(len(batch)), _together(image)):
                 for name, values in _arrays(_rows(batch, few), entities).items():
                     _append(file, name, values)
         file["imgs"].attrs["value_range"] = BYTES
