@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from emorl.fields import fit
 from emorl.metrics.factors import Factor, Floats, halves, require_codes, state_of
@@ -87,7 +88,7 @@ def released_dci(
     return DCI(disentanglement(table, _TINY), completeness(table, _TINY), scores, table)
 
 
-def disentanglement(importance: Floats, added: float = 0.0) -> float:
+def disentanglement(importance: ArrayLike, added: float = 0.0) -> float:
     """D: how far each dimension is important for one factor alone.
 
     With P_ij the share of factor j in the importance of dimension i, D_i = 1 - H(P_i), the entropy
@@ -102,16 +103,16 @@ def disentanglement(importance: Floats, added: float = 0.0) -> float:
     """
     if fit("added", added, float) < 0:
         raise ValueError(f"added: expected a finite number >= 0, got {added}")
-    importance = np.asarray(importance)
-    if importance.ndim != 2 or not (np.isfinite(importance) & (importance >= 0)).all():
+    table: Floats = np.asarray(importance, dtype=np.float64)
+    if table.ndim != 2 or not (np.isfinite(table) & (table >= 0)).all():
         raise ValueError("importance: expected finite numbers >= 0, [D, F]")
-    weights = importance.sum(axis=1)
+    weights = table.sum(axis=1)
     if not weights.sum():
         return 0.0
-    return float((1 - _entropy(importance + added)) @ weights / weights.sum())
+    return float((1 - _entropy(table + added)) @ weights / weights.sum())
 
 
-def completeness(importance: Floats, added: float = 0.0) -> float:
+def completeness(importance: ArrayLike, added: float = 0.0) -> float:
     """C: how far one dimension alone is important for each factor; as `disentanglement`."""
     return disentanglement(np.transpose(importance), added)
 
