@@ -30,12 +30,12 @@ _CLEVR_CODES = {"size": 2, "material": 2, "shape": 3, "color": 8}
 def answers(factors: Factors, pixels: Tensor | None, image_size: tuple[int, int]) -> list[str]:
     """The questions that these factors can answer, one line each.
 
+    Images with a factor that is not finite, which is a problem of its own, are not asked.
+
     Args:
         factors: of the images that were read.
         pixels: of each label, int64 [N, L]; None without masks.
         image_size: height and width; Tetrominoes have 35x35, others' factors have such names too.
-
-    Images with a factor that is not finite, which is a problem of its own, are not asked.
     """
     if factors:
         finite = torch.stack([x.isfinite().flatten(1).all(1) for x in factors.values()]).all(0)

@@ -87,9 +87,9 @@ def resolve(path: str | Path) -> Path:
         return newest
     run = RunFolder(folder)
     if run.config.is_file():
-        raise ValueError(f"{folder}: this run has no complete checkpoint yet")
+        raise ValueError(f"{in_line(folder)}: this run has no complete checkpoint yet")
     raise ValueError(
-        f"{folder}: expected a run folder, a checkpoint or a model folder; "
+        f"{in_line(folder)}: expected a run folder, a checkpoint or a model folder; "
         f"{run.checkpoints.name}/, {' and '.join(missing)} missing"
     )
 
