@@ -139,7 +139,8 @@ def _write_sheet(dataset: ObjectDataset, path: Path) -> None:
     from emorl.report.sheets import contact_sheet
 
     batch = dataset.__getitems__(range(dataset.count(_ON_A_SHEET)))
-    write_atomically(path, png(contact_sheet(batch, dataset.name)))
+    title = f"{dataset.name}: images 0 to {len(batch) - 1}"
+    write_atomically(path, png(contact_sheet(batch, title)))
     print(f"written: {path}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from emorl.report import backend  # isort: skip  # before matplotlib
 from matplotlib.axes import Axes
@@ -15,8 +16,13 @@ from emorl.report.scenes import pixels_of
 
 _IN_A_ROW = 2  # images
 _INCHES = 1.7  # of an image's side
-_TABLE = 2.6  # sides that a table of factors is wide
-_WIDEST, _FONT_SIZE = 6, 5.5  # characters of a factor; points
+_FONT_SIZE = 7.5  # points
+_CHARACTER, _LINE = 0.602 * _FONT_SIZE / 72, 1.25 * _FONT_SIZE / 72  # inches, of DejaVu Sans Mono
+_NUMBER, _GAP = 4, 3  # characters: an entity's number and its colour's square; behind a table
+_MOST_ENTITIES = 11  # whose factors have room beside an image
+
+
+_Table = list[tuple[int | None, str]]  # lines, each of an entity, or of none
 
 
 def contact_sheet(batch: Batch, title: str) -> Figure:
@@ -26,7 +32,11 @@ def contact_sheet(batch: Batch, title: str) -> Figure:
         batch: of a data set.
         title: of the sheet.
     """
-    widths = [1.0] * (1 + (batch.mask is not None)) + [_TABLE] * bool(batch.factors)
+    tables = _tables(batch)
+    widths = [1.0] * (1 + (batch.mask is not None))
+    if tables:
+        longest = max(len(line) for table in tables for _, line in table)
+        widths.append((_NUMBER + longest + _GAP) * _CHARACTER / _INCHES)
     across = min(_IN_A_ROW, len(batch))
     down = -(-len(batch) // across)
     with backend.own_settings():
@@ -40,8 +50,17 @@ def contact_sheet(batch: Batch, title: str) -> Figure:
             axes.axis("off")
         for number in range(len(batch)):
             row, first = number // across, number % across * len(widths)
-            _draw([*grid[row, first : first + len(widths)]], batch, number)
+            places = [*grid[row, first : first + len(widths)]]
+            _draw(places, batch, number)
+            if tables:
+                _write(places[-1], tables[number])
     return figure
+
+
+def _tables(batch: Batch) -> list[_Table]:
+    """A table of each image's factors; none where they are not known."""
+    images = [{name: x[n] for name, x in batch.factors.items()} for n in range(len(batch))]
+    return [_table(factors) for factors in images if factors]
 
 
 def _draw(axes: Sequence[Axes], batch: Batch, number: int) -> None:
@@ -51,25 +70,43 @@ def _draw(axes: Sequence[Axes], batch: Batch, number: int) -> None:
         labels = batch.mask[number, 0].long().numpy()
         colours = segment_colours(range(int(labels.max()) + 1))
         axes[1].imshow(paint(labels, colours, image), interpolation="nearest")
-    if batch.factors:
-        table = _table({name: value[number] for name, value in batch.factors.items()})
-        axes[-1].text(0, 1, table, va="top", fontsize=_FONT_SIZE, family="monospace")
 
 
-def _table(factors: dict[str, Tensor]) -> str:
-    """The factors of each entity that is there, a line each, below their names cut short."""
+def _write(axes: Axes, table: _Table) -> None:
+    """Write an image's table, before each entity's line its number and its segment's colour."""
+    entities = [entity for entity, _ in table if entity is not None]
+    colours = segment_colours(range(max(entities, default=0) + 1))
+    style: dict[str, Any] = {"va": "top", "fontsize": _FONT_SIZE, "family": "monospace"}
+    for line, (entity, text) in enumerate(table):
+        height = 1 - line * _LINE / _INCHES
+        axes.text(0, height, " " * _NUMBER + text, style)
+        if entity is not None:
+            axes.text(0, height, "\N{BLACK SQUARE}", style, color=colours[entity])
+            axes.text(0, height, f"{entity:>{_NUMBER}}", style)
+
+
+def _table(factors: dict[str, Tensor]) -> _Table:
+    """The names of an image's factors, then the numbers of each entity that is there."""
     visibility = factors.get("visibility")
-    entities = range(len(next(iter(factors.values()))))
-    there = [*entities] if visibility is None else visibility.nonzero()[:, 0].tolist()
+    most = max(map(len, factors.values()))
+    there = [*range(most)] if visibility is None else visibility.nonzero()[:, 0].tolist()
+    shown = there[:_MOST_ENTITIES]
     columns = [
-        [name[:_WIDEST] if part == 0 else "", *map(_number, values.tolist())]
-        for name, value in factors.items()
-        if name != "visibility"
-        for part, values in enumerate(value[there].reshape(len(there), -1).unbind(1))
+        _column(name, value.reshape(len(value), -1), shown) for name, value in factors.items()
     ]
-    numbers = ["", *map(str, there)]
-    rows = zip(numbers, *columns, strict=True)
-    return "\n".join(" ".join(f"{cell:>{_WIDEST}}" for cell in row)[4:] for row in rows)
+    lines = ["".join(cells) for cells in zip(*columns, strict=True)]
+    more = [(None, f"  and {len(there) - len(shown)} more")] if len(there) > len(shown) else []
+    return [*zip([None, *shown], lines, strict=True), *more]
+
+
+def _column(name: str, values: Tensor, entities: Sequence[int]) -> list[str]:
+    """A factor's name and its numbers [E, n], as cells of one width; empty where there are none."""
+    rows = values.tolist()
+    cells = [
+        " ".join(f"{_number(x):>5}" for x in rows[e]) if e < len(rows) else "" for e in entities
+    ]
+    width = max(map(len, (name, *cells)))
+    return [f"  {cell:>{width}}" for cell in (name, *cells)]
 
 
 def _number(value: float) -> str:

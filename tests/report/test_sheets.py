@@ -2,8 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.text import Text
+from numpy.typing import NDArray
 
 from emorl.cli import main
 from emorl.data import Batch, open_dataset
@@ -26,11 +31,44 @@ def test_a_sheet_has_what_is_known(known: str, panels: int) -> None:
     assert len(drawn) == 3 * panels
     assert picture(figure, "png").startswith(b"\x89PNG")
     if known == "all":
-        table = drawn[2].texts[0].get_text().splitlines()
-        objects = int(batch.factors["visibility"][0].sum())
-        assert len(table) == 1 + objects
-        assert table[0].split() == ["x", "y", "shape", "scale", "orient", "color"]
-        assert table[2].split()[3] == f"{batch.factors['shape'][0, 1]:g}"
+        header, *table = _rows(drawn[2])
+        assert len(table) == int(batch.factors["visibility"][0].sum())
+        assert header.split() == [*batch.factors]
+        assert table[1].split()[2] == f"{batch.factors['shape'][0, 1]:g}"
+
+
+def test_an_entitys_line_has_the_colour_of_its_segment() -> None:
+    batch = open_dataset("multi_dsprites").__getitems__([1])
+    segments, table = contact_sheet(batch, "a scene").axes[1:]
+    pixels = np.asarray(segments.images[0].get_array())
+    image = batch.image[0].numpy().mean(0) / 255
+    squares = [text for text in table.texts if text.get_text() == "\N{BLACK SQUARE}"]
+    for entity, square in enumerate(squares):
+        where = batch.mask[0, 0].numpy() == entity
+        painted = (pixels[where] - 0.15 * image[where][:, None]) / 0.85
+        np.testing.assert_allclose(
+            painted.T, _rgb(square)[:, None].repeat(where.sum(), 1), atol=1e-5
+        )
+    assert len(squares) == int(batch.factors["visibility"].sum())
+
+
+def test_a_sheet_of_many_entities_and_of_factors_that_some_of_them_lack() -> None:
+    image = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    factors = {"angle": torch.rand(1, 20), "light": torch.rand(1, 1)}
+    (axes,) = contact_sheet(Batch(image, None, factors), "a scene").axes[1:]
+    header, *table, more = _rows(axes)
+    assert header.split() == ["angle", "light"]
+    assert [len(line.split()) for line in table] == [2, *[1] * 10]
+    assert more.strip() == "and 9 more"
+
+
+def _rows(axes: Axes) -> list[str]:
+    """The lines of a table, without the numbers and squares before them."""
+    return [text.get_text() for text in axes.texts if text.get_text().startswith("    ")]
+
+
+def _rgb(text: Text) -> NDArray[np.float64]:
+    return np.array(to_rgb(text.get_color()))
 
 
 def test_a_generator_is_stored_in_another_size_and_drawn(
