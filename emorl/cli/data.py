@@ -58,7 +58,7 @@ def _store(command: str, arguments: list[str]) -> int:
     )
     if command == "convert":
         parser.add_argument(
-            "--max-objects", type=whole_number(0), help="keep images with so few; None: all"
+            "--max-objects", type=whole_number(0), help="keep images with so few, hidden ones counted; None: all"
         )
     if command == "generate":
         parser.add_argument("--seed", type=whole_number(0), default=0, help="of the generator")
@@ -114,13 +114,13 @@ def _check(arguments: list[str]) -> int:
     if options.sheet:
         _require_apart(options.sheet, read_from(options.source))
 
-    from emorl.data import check, open_dataset
-    from emorl.data.check import splits_of
+    from emorl.data import check
+    from emorl.data.check import open_checked, splits_of
 
     reading = _reading(options)
     drawn = None
     if options.sheet:
-        drawn = open_dataset(options.source, split=splits_of(options.source)[0], **reading)
+        drawn = open_checked(options.source, splits_of(options.source)[0], **reading)
         _require_apart(options.sheet, drawn.files())
     images = None if options.all else options.images
     print(check(options.source, images, **reading))
@@ -135,12 +135,13 @@ def _require_apart(sheet: Path, data: Sequence[Path]) -> None:
 
 
 def _write_sheet(dataset: ObjectDataset, path: Path) -> None:
+    from emorl.data.check import readable
     from emorl.report.pictures import png
     from emorl.report.sheets import contact_sheet
 
-    batch = dataset.__getitems__(range(dataset.count(_ON_A_SHEET)))
-    title = f"{dataset.name}: images 0 to {len(batch) - 1}"
-    write_atomically(path, png(contact_sheet(batch, title)))
+    numbers = readable(dataset, _ON_A_SHEET)
+    title = f"{dataset.name}: images {numbers[0]} to {numbers[-1]}"
+    write_atomically(path, png(contact_sheet(dataset.__getitems__(numbers), title)))
     print(f"written: {path}")
 
 

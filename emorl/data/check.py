@@ -6,13 +6,14 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from emorl.data.base import UNBOUNDED, Batch, ObjectDataset
-from emorl.data.open import GENERATORS, is_hdf5, open_dataset
+from emorl.data.open import GENERATORS, is_hdf5, open_dataset, open_folder
 from emorl.data.problems import OVERLAPPING, UNCOVERED, cure, hidden, pixels, problems
 from emorl.data.questions import answers
 from emorl.data.readers.base import FileDataset
@@ -42,28 +43,52 @@ def check(
         size: likewise.
 
     Returns:
-        A few lines per group; the last says "problems: none" or lists them with counts.
+        A few lines per group; the last says "problems: none" or lists them with counts, and by
+        name the images that cannot be read, which are left out of the rest.
 
     Raises:
-        ValueError: if the data set cannot be opened or read, an image is not in its range of
-            values, `images` is less than 1, all of an endless generator are asked for, or a crop
-            or size of a file, which is checked as it is stored.
+        ValueError: if the data set cannot be opened, no image can be read, `images` is less than 1,
+            all of an endless generator are asked for, or a crop or size of a file, which is checked
+            as it is stored.
     """
     if images is not None and images < 1:
         raise ValueError(f"check: expected at least 1 image, got {images}")
-    if (crop, size) != (None, None) and spec not in GENERATORS and not local(spec).is_dir():
-        raise ValueError(
-            f"check: expected crop and size for a folder or a generator alone, got {spec}, "
-            "which is checked as it is stored"
-        )
     reports = []
     found = splits_of(spec)
     for split in found:
-        dataset = open_dataset(spec, split=split, value_range=value_range, crop=crop, size=size)
+        dataset = open_checked(spec, split, value_range=value_range, crop=crop, size=size)
         reports.append(_report(dataset, len(dataset) if images is None else images))
     if len(found) == 1:
         return reports[0]
     return "\n\n".join(f"{s}:\n{report}" for s, report in zip(found, reports, strict=True))
+
+
+def open_checked(
+    spec: str | Path,
+    split: str,
+    *,
+    value_range: Sequence[float] | None,
+    crop: str | Sequence[int] | None,
+    size: int | Sequence[int] | None,
+) -> ObjectDataset:
+    """The images to check; damaged pictures of a folder are an error only when they are read.
+
+    Raises:
+        ValueError: as `check` does.
+    """
+    if spec not in GENERATORS and local(spec).is_dir():
+        return open_folder(local(spec), split, crop, size, value_range, lenient=True)
+    if (crop, size) != (None, None) and spec not in GENERATORS:
+        raise ValueError(
+            f"check: expected crop and size for a folder or a generator alone, got {spec}, "
+            "which is checked as it is stored"
+        )
+    return open_dataset(spec, split=split, value_range=value_range, crop=crop, size=size)
+
+
+def readable(dataset: ObjectDataset, images: int) -> list[int]:
+    """Which of the first images can be read."""
+    return _look(dataset, images).read
 
 
 def splits_of(spec: str | Path) -> list[str]:
@@ -77,46 +102,93 @@ def splits_of(spec: str | Path) -> list[str]:
     return [ALL]
 
 
+@dataclass
+class _Found:
+    """What the first images are like.
+
+    Attributes:
+        read: the places of those that could be read.
+        unread: of the others, why they could not.
+        lowest, highest: values of pixels.
+        hidden: images with an object that has no pixel.
+        problems: how many images have each.
+        has_entities: whether there are masks of each entity.
+        factors: by name, of all images, [N, E] or [N, E, n].
+        labels: pixels of each label, [N, L]; None without masks.
+    """
+
+    read: list[int] = field(default_factory=list)
+    unread: dict[int, str] = field(default_factory=dict)
+    lowest: int = 255
+    highest: int = 0
+    hidden: int = 0
+    problems: Counter[str] = field(default_factory=Counter)
+    has_entities: bool = False
+    factors: dict[str, Tensor] = field(default_factory=dict)
+    labels: Tensor | None = None
+
+
+def _look(dataset: ObjectDataset, images: int) -> _Found:
+    """Read the first images.
+
+    Raises:
+        ValueError: if none can be read.
+    """
+    found = _Found()
+    factors: dict[str, list[Tensor]] = {}
+    counted: list[Tensor] = []
+    images = dataset.count(images)
+    for start in range(0, images, _BATCH):
+        indices = range(start, min(start + _BATCH, images))
+        for batch, entity_masks in _read(dataset, indices, found.unread):
+            found.lowest = min(found.lowest, int(batch.image.min()))
+            found.highest = max(found.highest, int(batch.image.max()))
+            found.hidden += hidden(batch)
+            found.problems.update(problems(batch, entity_masks))
+            found.has_entities |= entity_masks is not None
+            for name, values in batch.factors.items():
+                factors.setdefault(name, []).append(values)
+            if batch.mask is not None:
+                counted.append(pixels(batch.mask))
+    found.read = [index for index in range(images) if index not in found.unread]
+    if not found.read:
+        raise ValueError(found.unread[0])
+    found.factors = {name: torch.cat(parts) for name, parts in factors.items()}
+    found.labels = _stacked(counted) if counted else None
+    return found
+
+
 def _report(dataset: ObjectDataset, images: int) -> str:
     if images >= UNBOUNDED:
         raise ValueError(f"check: expected a number of images, since {dataset.name} has no end")
-    found: Counter[str] = Counter()
-    low, high, count, unseen = 255, 0, 0, 0
-    factors: dict[str, list[Tensor]] = {}
-    counted: list[Tensor] = []
-    kinds: list[tuple[bool, bool]] = []
-    for batch, entity_masks in _read(dataset, images):
-        count += len(batch)
-        low, high = min(low, int(batch.image.min())), max(high, int(batch.image.max()))
-        unseen += hidden(batch)
-        kinds.append((batch.mask is not None, entity_masks is not None))
-        for name, values in batch.factors.items():
-            factors.setdefault(name, []).append(values)
-        if batch.mask is not None:
-            counted.append(pixels(batch.mask))
-        for problem, images_with_it in problems(batch, entity_masks).items():
-            found[problem] += images_with_it
-    together = {name: torch.cat(parts) for name, parts in factors.items()}
-    labels = _stacked(counted) if counted else None
+    found = _look(dataset, images)
     height, width = dataset.image_size
-    named = ", ".join(f"{name} {list(value.shape[1:])}" for name, value in together.items())
+    named = ", ".join(f"{name} {list(value.shape[1:])}" for name, value in found.factors.items())
     stored = dataset if isinstance(dataset, FileDataset) else None
-    asked = [*(stored.answers() if stored else []), *answers(together, labels, dataset.image_size)]
+    asked = [
+        *(stored.answers() if stored else []),
+        *answers(found.factors, found.labels, dataset.image_size),
+    ]
     listed = [
-        f"  {problem}: {n} of {count} images; {cure(problem)}" for problem, n in found.items() if n
+        *(
+            f"  {problem}: {n} of {_images(len(found.read))}; {cure(problem)}"
+            for problem, n in found.problems.items()
+            if n
+        ),
+        *_unreadable(found),
     ]
     return "\n".join(
         [
-            f"{dataset.name}: {_size(dataset)}, {height}x{width} pixels; checked {count}",
+            f"{dataset.name}: {_size(dataset)}, {height}x{width} pixels; checked {len(found.read)}",
             *(stored.describe() if stored else []),
-            f"values: {low} to {high}{_meaning(dataset)}",
-            f"objects: {_histogram(labels)}",
-            *([f"hidden: an object or more in {unseen} images"] if unseen else []),
-            f"masks: {_masks(found, kinds)}",
+            f"values: {found.lowest} to {found.highest}{_meaning(dataset)}",
+            f"objects: {_histogram(found.labels)}",
+            *_hidden(found),
+            f"masks: {_masks(found)}",
             f"factors: {named or 'none'}",
-            f"speed: {_speed(dataset, images)}",
+            f"speed: {_speed(dataset, found.read)}",
             *([f"slow: {dataset.slow}"] if dataset.slow else []),
-            *(["questions:", *(f"  {answer}" for answer in asked)] if asked else []),
+            *(["as published?", *(f"  {answer}" for answer in asked)] if asked else []),
             "problems:" if listed else "problems: none",
             *listed,
         ]
@@ -128,7 +200,12 @@ def _histogram(labels: Tensor | None) -> str:
     if labels is None:
         return "no masks"
     objects = Counter((labels[:, 1:] > 0).sum(1).tolist())
-    return ", ".join(f"{n} in {objects[n]} images" for n in sorted(objects))
+    shown = ", ".join(f"{n} in {_images(objects[n])}" for n in sorted(objects))
+    return f"{shown} (with a pixel or more)"
+
+
+def _images(count: int) -> str:
+    return f"{count} image" if count == 1 else f"{count} images"
 
 
 def _stacked(counts: Sequence[Tensor]) -> Tensor:
@@ -137,38 +214,61 @@ def _stacked(counts: Sequence[Tensor]) -> Tensor:
     return torch.cat([nn.functional.pad(part, (0, widest - part.shape[1])) for part in counts])
 
 
-def _read(dataset: ObjectDataset, images: int) -> Iterator[tuple[Batch, Tensor | None]]:
-    """The first images in batches, with the masks as stored if it is a file."""
-    images = dataset.count(images)
-    for start in range(0, images, _BATCH):
-        indices = range(start, min(start + _BATCH, images))
-        if isinstance(dataset, FileDataset):
-            yield dataset.read(indices)
+def _read(
+    dataset: ObjectDataset, indices: Sequence[int], unread: dict[int, str]
+) -> Iterator[tuple[Batch, Tensor | None]]:
+    """Images in one batch; where some cannot be read, those that can in one each."""
+    if not isinstance(dataset, FileDataset):
+        yield dataset.__getitems__(indices), None
+        return
+    try:
+        yield dataset.read(indices)
+    except ValueError as error:
+        if len(indices) == 1:
+            unread[indices[0]] = str(error)
         else:
-            yield dataset.__getitems__(indices), None
+            for index in indices:
+                yield from _read(dataset, [index], unread)
 
 
-def _speed(dataset: ObjectDataset, images: int) -> str:
+def _hidden(found: _Found) -> list[str]:
+    """A line about objects that are there without a pixel, if there are some."""
+    if not found.hidden:
+        return []
+    return [
+        f"hidden: an object or more in {_images(found.hidden)}, by their visibility, "
+        "which --max-objects counts"
+    ]
+
+
+def _unreadable(found: _Found) -> list[str]:
+    """The images that cannot be read, by name."""
+    if not found.unread:
+        return []
+    images = _images(len(found.read) + len(found.unread))
+    heading = f"  cannot be read: {len(found.unread)} of {images}; mend or remove:"
+    return [heading, *(f"    {reason}" for reason in found.unread.values())]
+
+
+def _speed(dataset: ObjectDataset, readable: Sequence[int]) -> str:
     """Images per second, read one by one in the data set's and in random order."""
-    count = dataset.count(min(images, _TIMED))
-    ordered = list(range(count))
+    ordered = readable[:_TIMED]
     rates = []
-    for indices in (ordered, random.Random(0).sample(ordered, count)):
+    for indices in (ordered, random.Random(0).sample(ordered, len(ordered))):
         begin = time.perf_counter()
         for index in indices:
             dataset.read_images([index])
-        rates.append(count / (time.perf_counter() - begin))
+        rates.append(len(ordered) / (time.perf_counter() - begin))
     return f"{rates[0]:.3g} images/s one by one, {rates[1]:.3g} in random order"
 
 
-def _masks(problems: Counter[str], batches: Sequence[tuple[bool, bool]]) -> str:
+def _masks(found: _Found) -> str:
     """What kind of masks there are, and whether they divide each image."""
-    has_masks, has_entities = (any(kind) for kind in zip(*batches, strict=True))
-    if not has_masks:
+    if found.labels is None:
         return "none"
-    if not has_entities:
+    if not found.has_entities:
         return "a label for each pixel"
-    wrong = [name for name in (UNCOVERED, OVERLAPPING) if problems[name]]
+    wrong = [name for name in (UNCOVERED, OVERLAPPING) if found.problems[name]]
     return f"FAIL, {' and '.join(wrong)}" if wrong else "PASS, they cover each pixel once"
 
 
@@ -182,4 +282,4 @@ def _size(dataset: ObjectDataset) -> str:
 
     if isinstance(dataset, TFRecordDataset) and not dataset.in_memory:
         return "large file (images not counted)"
-    return "endless" if len(dataset) >= UNBOUNDED else f"{len(dataset)} images"
+    return "endless" if len(dataset) >= UNBOUNDED else _images(len(dataset))

@@ -164,8 +164,12 @@ def open_folder(
     crop: str | Sequence[int] | None,
     size: int | Sequence[int] | None,
     value_range: Sequence[float] | None,
+    *,
+    lenient: bool = False,
 ) -> FileDataset:
     """The reader of a folder of pictures, ClevrTex's or any, which frames each by itself.
+
+    A lenient one can be opened where some of its first pictures are damaged.
 
     Raises:
         ValueError: as `emorl.data.readers.images.ImageFolder` does.
@@ -175,7 +179,7 @@ def open_folder(
 
     asked = None if value_range is None else as_range(value_range, "value_range")
     reader = ClevrTex if is_clevrtex(path) else ImageFolder
-    return reader(path, split, crop, size, asked)
+    return reader(path, split, crop, size, asked, lenient)
 
 
 def data_files(spec: str | Path) -> list[Path]:

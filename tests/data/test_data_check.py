@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import h5py
@@ -13,6 +14,7 @@ from own_files_writing import OWN
 from PIL import Image
 from record_writing import TFRECORDS
 
+from emorl.cli import main
 from emorl.data import GENERATORS, check, open_dataset, splits
 from emorl.data.check import splits_of
 from emorl.data.generators.tetromino_shapes import FRAME
@@ -121,7 +123,7 @@ def test_questions_of_clevr(tmp_path):
     factors["z"] = torch.where(factors["size"] == 1, 0.7, 0.35)
     assert failed(factors) == []
     factors["visibility"][0, 2] = 0
-    assert failed(factors) == ["background first, null entities last: as said"]
+    assert failed(factors) == ["background first, null entities last: in 0 of 1 images"]
 
 
 def clevr_file(path: Path, factors: np.ndarray) -> Path:
@@ -154,7 +156,7 @@ def test_images_with_a_factor_that_is_not_finite_are_not_asked(value, tmp_path):
 
 def test_images_without_objects_are_not_asked_for_their_codes(tmp_path):
     report = check(clevr_file(tmp_path / "a.h5", np.zeros((3, 4, 9))))
-    assert "FAIL 3 to 10 objects: 0 to 0" in report
+    assert "FAIL 3 to 10 objects, as all of CLEVR: 0 to 0" in report
     assert "codes of" not in report
 
 
@@ -162,12 +164,12 @@ def test_images_without_objects_are_not_asked_for_their_codes(tmp_path):
     ("layout", "lines"),
     [
         ("EfficientMORL", ["layout: EfficientMORL's files", "masks: PASS, they cover each pixel"]),
-        ("EfficientMORL", ["questions:\n  PASS imgs and masks are bytes: uint8 and uint8\n"]),
+        ("EfficientMORL", ["as published?\n  PASS imgs and masks are bytes: uint8 and uint8\n"]),
         ("object-centric-library", ["masks: a label for each pixel", "mask uint8 [6, 9, 8, 1]"]),
         ("multi_object_datasets_torch", ["chunks [1, 3, 9, 8], deflate", "factors: color [3, 3]"]),
         ("dSprites", ["from 0 to 1 (as dSprites' file holds them; stored as uint8)"]),
         ("CATER", ["TFRecord, cater, 11 entities; a file, in memory"]),
-        ("Multi-dSprites, binarized", ["multi-dsprites binarized, 4 entities", "questions:\n  "]),
+        ("Multi-dSprites, binarized", ["multi-dsprites binarized, 4 entities", "as published?\n"]),
     ],
 )  # fmt: skip
 def test_it_says_what_a_file_is(layout, lines, tmp_path):
@@ -199,6 +201,67 @@ def test_a_fault_in_a_folder_s_test_pictures_is_found(tmp_path):
         place.parent.mkdir()
         Image.fromarray(np.eye(4, dtype=np.uint8) * 9 * (split == "train")).save(place)
     assert "a single colour: 1 of 2 images" in check(tmp_path)
+
+
+def test_all_pictures_that_cannot_be_read_are_listed(tmp_path, capsys):
+    """And the others are described, and drawn, whether the first are damaged or later ones."""
+    folder, sheet = tmp_path / "pictures", tmp_path / "sheet.png"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        picture = rng.integers(0, 256, (6, 6, 3), np.uint8)
+        Image.fromarray(picture).save(folder / f"{number:02}.png")
+    (folder / "00.png").write_bytes(b"no picture")
+    os.truncate(folder / "35.png", 60)
+    assert main(f"data check {folder} --sheet {sheet}".split()) == 0
+    report = capsys.readouterr().out
+    assert "40 images, 6x6 pixels; checked 38\n" in report
+    listed = report.partition("problems:\n")[2].splitlines()[:3]
+    assert listed[0] == "  cannot be read: 2 of 40 images; mend or remove:"
+    assert [line.split(":")[0].strip() for line in listed[1:]] == [
+        str(folder / "00.png"),
+        str(folder / "35.png"),
+    ]
+    assert sheet.read_bytes().startswith(b"\x89PNG")
+
+
+def test_label_maps_and_descriptions_that_cannot_be_read_are_listed(tmp_path):
+    OWN["ClevrTex"](tmp_path / "a")
+    descriptions = sorted(tmp_path.rglob("*.json"))
+    maps = sorted(tmp_path.rglob("*_flat.png"))
+    descriptions[0].write_text("[")
+    maps[1].write_bytes(b"no picture")
+    report = check(tmp_path / "a")
+    assert f"  cannot be read: 2 of {len(maps)} images" in report
+    assert str(descriptions[0]) in report
+    assert str(maps[1]) in report
+
+
+def test_an_image_of_a_file_that_is_not_in_its_range_is_listed(tmp_path):
+    images = np.random.default_rng(0).random((90, 6, 6, 3), np.float32)
+    images[80, 0] = np.nan
+    np.save(tmp_path / "a.npy", images)
+    report = check(tmp_path / "a.npy")
+    assert "checked 89\n" in report
+    assert "cannot be read: 1 of 90 images" in report
+    assert "image 80: " in report
+
+
+def test_where_nothing_can_be_read_one_line_says_why(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"no picture")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"a\.png: not a picture"):
+        check(tmp_path)
+
+
+def test_other_files_of_a_folder_are_counted(tmp_path):
+    for name in ("a.png", "b.gif", "c/d.GIF", "e.tiff", "README", ".hidden.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.fromarray(np.eye(4, dtype=np.uint8) * 9).save(tmp_path / name, format="PNG")
+    assert "passed over: 2 .gif, 1 .tiff, 1 without ending\n" in check(tmp_path)
+    (tmp_path / "a.png").unlink()
+    with pytest.raises(ValueError, match=r"without pictures .*; it holds 2 \.gif, 1 \.tiff, 1 wi"):
+        check(tmp_path)
 
 
 def test_what_is_wrong_comes_with_the_cure(tmp_path):

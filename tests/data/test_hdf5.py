@@ -306,12 +306,12 @@ def test_check_names_what_is_wrong(tmp_path: Path) -> None:
     for line in [
         "  a single colour: 1 of 40 images",
         "  factor x is not finite: 1 of 40 images",
-        "hidden: an object or more in 1 images\n",
+        "hidden: an object or more in 1 image, by their visibility, which --max-objects counts\n",
         "  pixels of an object that is not visible: 1 of 40 images",
         "  pixels that no mask covers: 2 of 40 images",
         "  pixels that several masks cover: 1 of 40 images",
         "  not what its factors render to: ",
-        "objects: 2 in 1 images, 3 in 39 images",
+        "objects: 2 in 1 image, 3 in 39 images (with a pixel or more)",
         "objects: no masks",
     ]:
         assert line in report

@@ -142,3 +142,10 @@ def test_images_without_others_to_measure_on(tmp_path):
     options, lines = follow(run_config(folder, "--data.split=all"), {})
     assert options[-1] == "--trainer.eval_every=0"
     assert lines[-1] == "no images to measure on: none belongs to the split val"
+
+
+def test_other_files_of_the_folder_are_told(tmp_path):
+    folder = photographs(tmp_path / "photos", (16, 16))
+    (folder / "a.gif").touch()
+    _, lines = follow(run_config(folder), {})
+    assert lines[-1] == "passed over: 1 .gif"

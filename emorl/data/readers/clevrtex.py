@@ -43,6 +43,7 @@ class ClevrTex(PictureFiles):
         crop: as in `emorl.data.transforms.cut`; "clevrtex" is ClevrTex's own.
         size: height and width; one number for squares.
         value_range: what the numbers mean, if not what their format says.
+        lenient: as of `PictureFiles`.
 
     Raises:
         ValueError: if there are no scenes of the split, scenes of several variants, or a file
@@ -58,6 +59,7 @@ class ClevrTex(PictureFiles):
         crop: str | Sequence[int] | None = None,
         size: int | Sequence[int] | None = None,
         value_range: ValueRange | None = None,
+        lenient: bool = False,
     ) -> None:
         scenes = scenes_of(path)
         variants = sorted({variant for variant, _, _ in scenes})
@@ -68,7 +70,7 @@ class ClevrTex(PictureFiles):
         pictures = [str(path / name) for name in chosen]
         masks = [f"{picture.removesuffix('.png')}_flat.png" for picture in pictures]
         self._sizes = _SIZES_UNSPLIT if variants == [_UNSPLIT] else _SIZES
-        super().__init__(path, pictures, masks, crop, size, value_range)
+        super().__init__(path, pictures, masks, crop, size, value_range, lenient)
         self.is_whole = variants == [_UNSPLIT] or split == ALL
         if not self.is_whole:
             self.part = f"{split}: {len(chosen):,} of {len(names):,} scenes, as published"

@@ -14,7 +14,8 @@ import copy
 import hashlib
 import os
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,6 +35,7 @@ from emorl.data.readers.pictures import (
     read_header,
     read_labels,
     require_bright,
+    undamaged,
 )
 from emorl.data.splits import ALL
 from emorl.data.transforms import CENTRE, Box, Shape, centred, cut, method_of, shape_of
@@ -56,6 +58,7 @@ class PictureFiles(FileDataset):
         crop: as in `emorl.data.transforms.cut`.
         size: height and width; one number for squares.
         value_range: what the numbers mean, if not what their format says.
+        lenient: whether damaged files among the first are an error only when they are read.
 
     Raises:
         ValueError: naming the file, if one of the first cannot be used.
@@ -71,6 +74,7 @@ class PictureFiles(FileDataset):
         crop: str | Sequence[int] | None,
         size: int | Sequence[int] | None,
         value_range: ValueRange | None,
+        lenient: bool,
     ) -> None:
         self.path, self.name = path, path.name
         self.pictures, self.masks, self.crop = [*pictures], [*masks], crop
@@ -83,13 +87,16 @@ class PictureFiles(FileDataset):
         reason = "as value_range says" if told else "as their format says"
         self.values = PixelValues(value_range or BYTES, reason, told=True)
         self._asked = self.values if told else None
-        headers = [read_header(picture) for picture in self.pictures[:LOOKED_AT]]
-        self.image_size = self._shape or _cropped(self.pictures[0], headers[0].shape, crop)
-        for picture, header in zip(self.pictures, headers, strict=False):
+        first, maps = self.pictures[:LOOKED_AT], self.masks[:LOOKED_AT]
+        if lenient:
+            first, maps = undamaged(first) or first, undamaged(maps)
+        headers = {picture: read_header(picture) for picture in first}
+        self.image_size = self._shape or _cropped(first[0], headers[first[0]].shape, crop)
+        for picture, header in headers.items():
             self._frame(picture, header.shape)
         if not told:
-            require_bright(dict(zip(self.pictures, headers, strict=False)))
-        deep = any(read_header(mask).is_16_bit for mask in self.masks[:LOOKED_AT])
+            require_bright(headers)
+        deep = any(read_header(mask).is_16_bit for mask in maps)
         self._most = np.iinfo(np.int32 if deep else np.uint8).max
 
     def __len__(self) -> int:
@@ -196,6 +203,7 @@ class ImageFolder(PictureFiles):
         crop: as in `emorl.data.transforms.cut`.
         size: height and width; one number for squares.
         value_range: what the numbers mean, if not what their format says.
+        lenient: as of `PictureFiles`.
 
     Raises:
         ValueError: if the folder has no picture of the split, label maps for some pictures alone,
@@ -209,13 +217,19 @@ class ImageFolder(PictureFiles):
         crop: str | Sequence[int] | None = None,
         size: int | Sequence[int] | None = None,
         value_range: ValueRange | None = None,
+        lenient: bool = False,
     ) -> None:
         path = Path(os.path.abspath(path))
         pictures, masks, total = _listed(path, split)
-        super().__init__(path, pictures, masks, crop, size, value_range)
+        super().__init__(path, pictures, masks, crop, size, value_range, lenient)
         self.is_whole = split == ALL
         if len(pictures) < total:
             self.part = f"{split}: {len(pictures):,} of {total:,} pictures"
+
+    def describe(self) -> list[str]:
+        """Also which other files the folder holds."""
+        others = passed_over(self.path)
+        return [*super().describe(), *([f"passed over: {others}"] if others else [])]
 
     def _factors(self, indices: Sequence[int]) -> dict[str, Tensor]:
         return {}
@@ -236,6 +250,17 @@ def find_pictures(folder: Path) -> list[str]:
     names = _picture_files(folder)
     maps = {*masks_beside(names).values()}
     return [name for name in names if name not in maps]
+
+
+def passed_over(folder: Path) -> str:
+    """The files below a folder that are not read, by ending: "2 .gif, 1 .txt"; "" if none are.
+
+    What is hidden and links to folders are not counted.
+    """
+    endings = Counter(path.suffix.lower() or "without ending" for path in _files(folder))
+    return ", ".join(
+        f"{n} {ending}" for ending, n in sorted(endings.items()) if ending not in ENDINGS
+    )
 
 
 def shapes_of(
@@ -260,16 +285,22 @@ def _picture_files(folder: Path) -> list[str]:
     """All files below a folder that are called as pictures are, label maps too."""
     if not folder.is_dir():
         raise ValueError(f"{folder}: expected a folder of pictures, got no folder")
-    found = []
+    found = [path for path in _files(folder) if path.suffix.lower() in ENDINGS]
+    if not found:
+        others = passed_over(folder)
+        got = f"; it holds {others}" if others else ""
+        raise ValueError(f"{folder}: a folder without pictures ({', '.join(ENDINGS)}){got}")
+    return sorted(path.relative_to(folder).as_posix() for path in found)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """The files below a folder, without what is hidden."""
     for place, folders, files in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         for name in files:
             path = Path(place, name)
-            if path.suffix.lower() in ENDINGS and name[0] != "." and path.is_file():
-                found.append(path.relative_to(folder).as_posix())
-    if not found:
-        raise ValueError(f"{folder}: a folder without pictures ({', '.join(ENDINGS)})")
-    return sorted(found)
+            if name[0] != "." and path.is_file():
+                yield path
 
 
 def _listed(path: Path, split: str) -> tuple[list[str], list[str], int]:

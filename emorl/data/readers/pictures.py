@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,6 +126,11 @@ def read_labels(path: str | Path, shape: Shape, most: int) -> NDArray[Any]:
         return labels_of(labels // _scale(path) if file.mode == "L" else labels, most)
 
 
+def undamaged(paths: Sequence[str]) -> list[str]:
+    """Those of some files that can be read as pictures."""
+    return [path for path in paths if _is_readable(path)]
+
+
 def require_bright(pictures: Mapping[str, Header] | Mapping[Path, Header]) -> None:
     """Refuse pictures that would all look black, since they go from 0 to less than they could.
 
@@ -159,6 +164,16 @@ def framed(pixels: NDArray[Any], box: Box, shape: Shape, method: str) -> NDArray
         return region
     small = Image.fromarray(region).resize(shape[::-1], Image.Resampling[method.upper()])
     return np.array(small)
+
+
+def _is_readable(path: str) -> bool:
+    try:
+        with _opened(path) as file:
+            _require_checksums(file, path)
+            file.load()
+    except ValueError:
+        return False
+    return True
 
 
 def _brightest(path: str | Path) -> int:
