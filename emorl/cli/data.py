@@ -58,7 +58,9 @@ def _store(command: str, arguments: list[str]) -> int:
     )
     if command == "convert":
         parser.add_argument(
-            "--max-objects", type=whole_number(0), help="keep images with so few, hidden ones counted; None: all"
+            "--max-objects",
+            type=whole_number(0),
+            help="keep images with so few, hidden ones counted; None: all",
         )
     if command == "generate":
         parser.add_argument("--seed", type=whole_number(0), default=0, help="of the generator")

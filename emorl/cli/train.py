@@ -47,6 +47,8 @@ def run(arguments: list[str]) -> int:
     from emorl.training.own_images import is_own
 
     config = load_config(path, options.model, overrides)
+    if not _has_images(overrides):
+        _require_named_images(config, path)
     require_files(config.data)
     if is_own(path):
         config = _following(config, path, options.model, overrides)
@@ -109,7 +111,7 @@ def _config_path(options: _Options, overrides: Sequence[str]) -> Path:
     """The configuration's file; images alone are enough for one of them."""
     from emorl.training.options import YOUR_IMAGES, config_names, find_config
 
-    has_images = any(override.startswith("--data.train=") for override in overrides)
+    has_images = _has_images(overrides)
     if options.config is None and options.out and options.resume:
         run = RunFolder(options.out)
         if not run.config.is_file() and has_images:
@@ -123,8 +125,34 @@ def _config_path(options: _Options, overrides: Sequence[str]) -> Path:
         return find_config(YOUR_IMAGES, options.model)
     if options.config is None:
         names = ", ".join(config_names(options.model))
-        raise ValueError(f"--config: a file or one of {names} is needed")
+        raise ValueError(
+            f"--config: a file or one of {names} is needed, or --data.train FOLDER for your images"
+        )
     return find_config(options.config, options.model)
+
+
+def _has_images(overrides: Sequence[str]) -> bool:
+    return any(override.startswith("--data.train=") for override in overrides)
+
+
+def _require_named_images(config: RunConfig, path: Path) -> None:
+    """Refuse a configuration whose images are not there, before anything is opened.
+
+    Raises:
+        ValueError: with the option that names others.
+    """
+    from emorl.data import GENERATORS
+    from emorl.data.open import WHERE, data_files
+
+    if config.data.train in GENERATORS:
+        return
+    try:
+        data_files(config.data.train)
+    except ValueError:
+        raise ValueError(
+            f"--data.train: expected a file, a folder or one of {', '.join(GENERATORS)}, since "
+            f"there is no {config.data.train}, which {path.name} names; {WHERE}"
+        ) from None
 
 
 def _print_help(model: str | None) -> int:

@@ -74,7 +74,7 @@ def convert(
     path = local(path)
     require_split_name(split)
     if path.exists():
-        raise ValueError(f"{path}: already exists")
+        raise ValueError(f"{path}: already exists; remove it, or store under another name")
     images = _count(source, images)
     folder = path.with_name(path.name + ".parts")
     parts = [range(start, min(start + PART, images)) for start in range(0, images, PART)]

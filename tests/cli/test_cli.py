@@ -101,7 +101,10 @@ def test_each_command_has_help(capsys, command):
         ("train --config smoke --network.sigma -1", "sigma"),
         ("train --config smoke --model slotty", "no configurations for slotty"),
         ("train --out no --resume auto", "no holds no run to resume"),
-        ("train --config multi_dsprites", "multi_dsprites_colored_on_grayscale.h5: neither"),
+        (
+            "train --config multi_dsprites",
+            "there is no multi_dsprites_colored_on_grayscale.h5, which",
+        ),
         ("evaluate", "the following arguments are required: RUN|CHECKPOINT"),
         ("evaluate no", "emorl evaluate: no: no such folder"),
         ("evaluate . --images x", "expected a whole number >= 1, got x"),

@@ -156,6 +156,8 @@ class PictureFiles(FileDataset):
 
     def read_images(self, indices: Sequence[int]) -> Tensor:
         """The pictures alone, uint8 [B, 3, H, W]; errors as `read`'s."""
+        if not len(indices):
+            return super().read_images(indices)
         self._require_indices(indices, len(self))
         images = np.stack([self._framed_picture(self.pictures[index]) for index in indices])
         return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()

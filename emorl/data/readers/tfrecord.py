@@ -134,6 +134,8 @@ class TFRecordDataset(FileDataset):
 
     def read_images(self, indices: Sequence[int]) -> Tensor:
         """The images alone, uint8 [B, 3, H, W]; errors as `read`'s, but for masks and factors."""
+        if not len(indices):
+            return super().read_images(indices)
         self._require_known(indices)
         images = []
         for record, frame, features in self._features(indices, ("image",)):
