@@ -22,7 +22,7 @@ FLOORS = (
     ("compat", "data"),
     ("metrics", "models"),
     ("devices", "info", "memory", "nn", "runs"),
-    ("ops", "paths", "suggestions", "terminal"),
+    ("extras", "ops", "paths", "suggestions", "terminal"),
     ("fields",),
 )
 RULE = " -> ".join(", ".join(rooms) for rooms in FLOORS)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import TextIO
 
+from emorl.extras import not_installed
 from emorl.fields import shown
 from emorl.suggestions import near
 from emorl.terminal import Terminal, escape_letters, reserve_streams
@@ -39,12 +40,6 @@ _ERRORS = (
     *(ImportError, AttributeError),  # of a module in place of a package
 )
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-_EXTRAS = {  # of the packages that training does not need
-    "sklearn": "evaluation",
-    "torchmetrics": "lpips",
-    "torchvision": "lpips",
-    "imageio_ffmpeg": "video",
-}
 _TOO_LARGE = ("DefaultCPUAllocator", "calculation overflowed", "multiplication overflow")
 _WORKER, _NOT_SHARED = "DataLoader worker ", "shared memory(shm)"  # in torch's errors, as above
 _SMALLER = {  # by command: what takes less memory
@@ -114,9 +109,7 @@ def _explain(command: str, error: Exception) -> int:
         return _complain(command, another, USAGE)
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("emorl"):
         package = str(error.name).partition(".")[0]
-        extra = _EXTRAS.get(package, "train")
-        text = f"{package} is not installed: pip install 'emorl[{extra}]'"
-        return _complain(command, text, USAGE)
+        return _complain(command, not_installed(package), USAGE)
     if isinstance(error, FileNotFoundError) and _is_nowhere():
         return _complain(command, "the current folder no longer exists", USAGE)
     if isinstance(error, OSError) and error.filename:

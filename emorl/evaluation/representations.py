@@ -5,7 +5,6 @@ Legend: N objects, K slots, D dimensions of a slot.
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 import numpy as np
@@ -22,6 +21,7 @@ from emorl.evaluation.matched_objects import (
 )
 from emorl.evaluation.summaries import Summary, single
 from emorl.evaluation.traversals import ACTIVENESS_IMAGES, active, activeness, infer
+from emorl.extras import require_package
 from emorl.metrics.disentanglement import (
     DCI,
     dci,
@@ -78,7 +78,7 @@ def measure_representations(
     count = dataset.count(images)
     if why := _lack(dataset, count):
         return {}, {}, [f"no DCI: {why}"]
-    importlib.import_module("sklearn")  # it would be missed after the work otherwise
+    require_package("sklearn")  # it would be missed after the work otherwise
     objects = match(model, dataset, count, batch_size=batch_size, seed=seed, **sizes)
     if len(objects.codes) < LEAST_OBJECTS:
         found = f"{len(objects.codes)} of {objects.seen} objects have a slot"

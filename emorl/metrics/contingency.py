@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from emorl.extras import require_package
 from emorl.metrics.checks import require_label_maps
 
 
@@ -57,7 +58,8 @@ def intersection_over_union(counts: Tensor) -> Tensor:
 
 def assigned(overlap: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Rows and columns of the pairs whose sum is largest."""
-    from scipy.optimize import linear_sum_assignment  # not needed for the other metrics
+    require_package("scipy")  # not needed for the other metrics
+    from scipy.optimize import linear_sum_assignment
 
     rows, columns = linear_sum_assignment(overlap, maximize=True)
     return rows, columns

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from emorl.extras import require_package
 from emorl.fields import fit
 
 Floats = NDArray[np.float64]
@@ -141,6 +142,7 @@ def _differs(values: Floats) -> bool:
 
 def _split(count: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The objects of both halves."""
+    require_package("sklearn")
     from sklearn.model_selection import train_test_split
 
     train, test = train_test_split(np.arange(count), test_size=0.5, random_state=SPLIT_SEED)

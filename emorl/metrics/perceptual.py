@@ -12,6 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from emorl.extras import require_package
 from emorl.metrics.reconstruction import mean_squared_error
 
 Network = Literal["alex", "vgg", "squeeze"]
@@ -31,6 +32,7 @@ class PerceptualDistance:
     """
 
     def __init__(self, network: Network = "alex", device: torch.device | str = "cpu") -> None:
+        require_package("torchmetrics")
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
         require_weights(network)

@@ -36,9 +36,9 @@ def probe(
     """
     if kind not in get_args(Probe):
         raise ValueError(f"kind: expected linear or mlp, got {kind!r}")
+    parts = halves(codes, factors)
     from sklearn.preprocessing import StandardScaler
 
-    parts = halves(codes, factors)
     scaler = StandardScaler().fit(parts.train)
     train_codes, test_codes = scaler.transform(parts.train), scaler.transform(parts.test)
     scores = {}

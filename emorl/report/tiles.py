@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
+from emorl.extras import require_package
 from emorl.report.colours import PALETTE
 from emorl.runs.outputs import MADE_BY
 
@@ -124,6 +125,7 @@ def write_mp4(path: Path, frames: Sequence[Bytes]) -> None:
     Raises:
         ModuleNotFoundError: without imageio-ffmpeg.
     """
+    require_package("imageio_ffmpeg")
     import imageio_ffmpeg
 
     height, width = frames[0].shape[:2]

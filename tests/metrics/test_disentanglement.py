@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -283,8 +284,10 @@ def test_what_cannot_be_scored_is_refused(factors):
 def test_without_scikit_learn(factors, monkeypatch):
     for module in [m for m in sys.modules if m.partition(".")[0] == "sklearn"]:
         monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ModuleNotFoundError, match="sklearn"):
-        dci(perfect_codes(factors), factors)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    for measure in (dci, partial(probe, kind="linear")):
+        with pytest.raises(ModuleNotFoundError, match=r"pip install 'emorl\[evaluation\]'"):
+            measure(perfect_codes(factors), factors)
 
 
 def test_wrong_arguments_of_probes_and_dci_are_named(factors):

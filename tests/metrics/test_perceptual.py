@@ -70,5 +70,5 @@ def test_networks_have_names(packages):
 
 def test_without_torchmetrics(monkeypatch):
     monkeypatch.setitem(sys.modules, "torchmetrics", None)
-    with pytest.raises(ModuleNotFoundError, match="torchmetrics"):
+    with pytest.raises(ModuleNotFoundError, match=r"pip install 'emorl\[lpips\]'"):
         PerceptualDistance()

@@ -364,7 +364,7 @@ def test_what_needs_no_matching_needs_no_other_package(name, monkeypatch) -> Non
         assert metric(*maps).isfinite()
     assert mean_squared_error(torch.ones(1, 2), torch.zeros(1, 2)).item() == 1
     if name == "scipy":
-        with pytest.raises(ModuleNotFoundError):
+        with pytest.raises(ModuleNotFoundError, match=r"pip install 'emorl\[train\]'"):
             mean_iou(*maps)
 
 
