@@ -34,8 +34,13 @@ def run(arguments: list[str]) -> int:
     for file in files:
         require_output(file, "--out", TABLE)
 
+    from emorl.models.geco import WARM_START
     from emorl.training.ablations import ABLATIONS
 
+    note = ""
+    if options.steps <= WARM_START:
+        note = f"GECO begins after {WARM_START} steps: with fewer, no-geco is trained as full is."
+        print(note)
     records: list[Record] = []
     for name in _chosen(options.rows, ABLATIONS):
         ablation, results, failures = ABLATIONS[name], [], {}
@@ -51,9 +56,10 @@ def run(arguments: list[str]) -> int:
         changed = ", ".join(f"{key}={value}" for key, value in ablation.changed.items())
         record = {"ablation": name, "options": changed, **_summary(results, failures)}
         records.append({**record, "published": ablation.published})
-        for file, content in zip(files, (_markdown(records).encode(), _csv(records)), strict=True):
+        table = _markdown(records, note)
+        for file, content in zip(files, (table.encode(), _csv(records)), strict=True):
             write_atomically(file, content)
-    print(_markdown(records), *(f"written: {file}" for file in files), sep="\n")
+    print(table, *(f"written: {file}" for file in files), sep="\n")
     if others := _others(options.out, [r["ablation"] for r in records], options.seeds):
         print(f"not in this table, but in {options.out}: {', '.join(others)}")
     return 0
@@ -113,7 +119,7 @@ def _summary(results: Sequence[Record], failures: Mapping[str, str]) -> Record:
     }
 
 
-def _markdown(records: Sequence[Record]) -> str:
+def _markdown(records: Sequence[Record], note: str = "") -> str:
     """The table, and below it what its numbers are."""
     from emorl.bench.tables import as_text
 
@@ -125,7 +131,8 @@ def _markdown(records: Sequence[Record]) -> str:
         named = [record["ablation"], record["options"] or "-"]
         rows.append([*named, *plain, *numbers, record["published"]])
     failed = f"failed: not finite, or FG-ARI below {_LEAST_FG_ARI:g}"
-    return f"{as_text(rows)}\n\nMean and standard deviation over runs; {failed}.\n"
+    below = f"Mean and standard deviation over runs; {failed}. {note}".rstrip()
+    return f"{as_text(rows)}\n\n{below}\n"
 
 
 def _number(record: Record, name: str) -> str:

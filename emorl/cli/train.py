@@ -60,6 +60,7 @@ def run(arguments: list[str]) -> int:
 
     trainer = prepare(config, out, resume=options.resume is not None)
     is_main = trainer.accelerator.is_main_process
+    before = trainer.step
     result = trainer.run()
     trainer.accelerator.end_training()
     if not is_main:
@@ -72,7 +73,8 @@ def run(arguments: list[str]) -> int:
         print(f"go on with: emorl train --out {out} --resume auto", file=terminal)
         return INTERRUPTED
     write_report(out, view_of=view_of)
-    print(f"{result.step} steps done; see {RunFolder(out).report}", file=terminal)
+    done = "had been done, the report is written" if before == result.step else "done"
+    print(f"{result.step} steps {done}; see {RunFolder(out).report}", file=terminal)
     return 0
 
 

@@ -20,7 +20,7 @@ Row = dict[str, float | int]
 
 _PATIENCE = 5.0  # seconds
 _SHOWN = {
-    "loss": "loss",
+    "loss": "total loss",
     "nll": "nll",
     "kl": "kl",
     "images_per_second": "images/s",

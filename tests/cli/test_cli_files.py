@@ -121,6 +121,7 @@ def test_who_stops_the_last_step_waits_for_no_report(tmp_path, capsys, monkeypat
     assert "stopped after step 2 of 2 and saved; go on with: " in capsys.readouterr().out
     assert not (tmp_path / "run/report.html").exists()
     assert main([*command, "--resume", "auto"]) == 0
+    assert "2 steps had been done, the report is written; see " in capsys.readouterr().out
     assert (tmp_path / "run/report.html").exists()
 
 
