@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from emorl.paths import real
+from emorl.runs.trained import is_among_trained
 
 _UNFINISHED = re.compile(r"\.unfinished-.*\.(\d+)\.[0-9a-f]{8}")
 _DAMAGED = ".damaged"
@@ -98,8 +99,10 @@ def require_place(path: Path, option: str) -> None:
         option: that named it, for the message.
 
     Raises:
-        ValueError: if it cannot.
+        ValueError: if it cannot, or belongs among the trained models that come along.
     """
+    if is_among_trained(real(path)):
+        raise ValueError(f"{option}: expected a place apart from the trained models, got {path}")
     if path.is_dir():
         raise ValueError(f"{option}: expected a file, got a folder: {path}")
     if path.exists() and not path.is_file():

@@ -14,7 +14,6 @@ from typing import NamedTuple
 from emorl.paths import real
 from emorl.runs.files import require_place
 from emorl.runs.folder import CHECKSUMS, MODEL_FILES, STATE_FILE, WEIGHTS, RunFolder
-from emorl.runs.trained import is_among_trained
 
 MADE_BY = "emorl"
 """What pictures, films and drawings that emorl writes name as their program."""
@@ -81,8 +80,6 @@ def require_output(path: Path, option: str, kind: Kind, data: Iterable[Path] = (
     place = real(path)
     if any(place.is_relative_to(real(other)) for other in data):
         raise ValueError(f"{option}: expected a file apart from the data, got {path}")
-    if is_among_trained(place):
-        raise ValueError(f"{option}: expected a file apart from the trained models, got {path}")
     for folder in place.parents:
         if place.relative_to(folder).parts[0] in _own_names(folder):
             raise ValueError(f"{option}: expected a file apart from those of {folder}, got {path}")

@@ -156,7 +156,7 @@ def test_a_result_replaces_a_result(place):
 
 
 @pytest.mark.parametrize("name", ["x.html", "new/x.html", "../linked/x.html", "config.yaml"])
-def test_nothing_is_written_among_trained_models(tmp_path, monkeypatch, name):
+def test_nothing_is_written_among_trained_models(tmp_path, monkeypatch, capsys, name):
     models = tmp_path / "models"
     folder = models / "slot_attention/clevr6-laptop"
     folder.mkdir(parents=True)
@@ -164,9 +164,13 @@ def test_nothing_is_written_among_trained_models(tmp_path, monkeypatch, name):
     (models / "slot_attention/linked").symlink_to(folder)
     require_output(folder / "x.html", "--out", PAGE)
     monkeypatch.setattr("emorl.runs.trained.TRAINED", models)
-    with pytest.raises(ValueError, match="--out: expected a file apart from the trained models"):
+    with pytest.raises(ValueError, match="--out: expected a place apart from the trained models"):
         require_output(folder / name, "--out", PAGE)
     require_output(tmp_path / "x.html", "--out", PAGE)
+    for command in ("train --config smoke", "data generate tetrominoes --images 2"):
+        assert main([*command.split(), "--out", str(folder / name)]) == 2
+        assert "--out: expected a place apart from the trained models" in capsys.readouterr().err
+    assert [*folder.iterdir()] == [folder / "config.yaml"]
 
 
 def test_others_folders_may_use_the_same_names(tmp_path):
