@@ -25,6 +25,8 @@ _GAP, _TEXT, _PAPER, _INK = 2, 14, (255, 255, 255), (40, 40, 40)
 _LEAST_SIDE = 64  # smaller pictures are enlarged, pixel by pixel
 _FRAMES_PER_SECOND = 8
 _ROWS = 64  # blended at once: as floats a whole picture takes many times its memory
+_SHARE = 0.65  # of a slot's colour in an overlay
+_OUTLINE = 240  # pixels of a picture's longer side for each of an outline's width
 
 
 def label_png(labels: Labels) -> bytes:
@@ -41,16 +43,15 @@ def label_png(labels: Labels) -> bytes:
 
 
 def overlay(image: Bytes, labels: Labels) -> Bytes:
-    """A picture with each slot's colour over it, and the borders of segments in full colour."""
-    colours = _colours(int(labels.max()) + 1)
-    border = np.zeros(labels.shape, dtype=bool)
-    border[1:] |= labels[1:] != labels[:-1]
-    border[:, 1:] |= labels[:, 1:] != labels[:, :-1]
+    """A picture in grey with each slot's colour over it, and dark outlines between segments."""
+    colours = _SHARE * _colours(int(labels.max()) + 1)
+    outlines = _outlines(labels)
     painted = np.empty_like(image)
     for start in range(0, len(image), _ROWS):
         rows = slice(start, start + _ROWS)
-        share = np.where(border[rows], 1.0, 0.5)[..., None]
-        painted[rows] = np.rint(share * colours[labels[rows]] + (1 - share) * image[rows])
+        grey = image[rows].mean(axis=2, keepdims=True)
+        mixed = colours[labels[rows]] + (1 - _SHARE) * grey
+        painted[rows] = np.where(outlines[rows, :, None], _INK, np.rint(mixed))
     return painted
 
 
@@ -77,8 +78,7 @@ def tiled(
     height, width = rows[0][0].shape[:2]
     scale = -(-_LEAST_SIDE // min(height, width))
     height, width = height * scale, width * scale
-    text_width = ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength
-    left = int(max(map(text_width, labels))) + 2 * _GAP if labels else 0
+    left = int(max(map(_text_width, labels))) + 2 * _GAP if labels else 0
     top = _TEXT if headers else 0
     size = (
         left + len(rows[0]) * (width + _GAP),
@@ -95,6 +95,19 @@ def tiled(
         for column, picture in enumerate(pictures):
             large = picture.repeat(scale, axis=0).repeat(scale, axis=1)
             sheet.paste(Image.fromarray(large), (left + column * (width + _GAP), y))
+    return np.asarray(sheet)
+
+
+def captioned(pictures: Sequence[Bytes], text: str) -> Bytes:
+    """Pictures of one size beside each other with a line of text below, shortened to fit.
+
+    The text has escapes for all but ASCII: Pillow's own font lacks the rest.
+    """
+    row = Image.fromarray(tiled([pictures]))
+    sheet = Image.new("RGB", (row.width, row.height + _TEXT), _PAPER)
+    sheet.paste(row)
+    line = _shortened(text.encode("unicode_escape").decode(), row.width - 2 * _GAP)
+    ImageDraw.Draw(sheet).text((_GAP, row.height), line, _INK)
     return np.asarray(sheet)
 
 
@@ -154,6 +167,29 @@ def write_mp4(path: Path, frames: Sequence[Bytes]) -> None:
 def there_and_back(frames: Sequence[Bytes]) -> list[Bytes]:
     """The frames, then those between the ends in reverse."""
     return [*frames, *frames[-2:0:-1]]
+
+
+def _outlines(labels: Labels) -> NDArray[np.bool_]:
+    """The pixels [H, W] just below or right of another segment's: wider lines in large pictures."""
+    outlines = np.zeros(labels.shape, dtype=bool)
+    for distance in range(1, max(1, max(labels.shape) // _OUTLINE) + 1):
+        outlines[distance:] |= labels[distance:] != labels[:-distance]
+        outlines[:, distance:] |= labels[:, distance:] != labels[:, :-distance]
+    return outlines
+
+
+def _shortened(text: str, width: int) -> str:
+    """Text without as much of its middle as is needed to fit into so many pixels."""
+    short, kept = text, min(len(text), width)  # no character is narrower than a pixel
+    while _text_width(short) > width and kept:
+        kept -= 1
+        short = f"{text[: kept - kept // 2]}...{text[len(text) - kept // 2 :]}"
+    return short
+
+
+def _text_width(text: str) -> float:
+    """Pixels that a line of text takes."""
+    return ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(text)
 
 
 def _colours(count: int) -> Bytes:

@@ -13,6 +13,7 @@ from PIL import Image, ImageSequence
 
 from emorl.report.colours import PALETTE
 from emorl.report.tiles import (
+    captioned,
     gif,
     label_png,
     overlay,
@@ -36,14 +37,23 @@ def test_the_pixels_of_a_label_picture_are_the_labels():
         label_png(LABELS + 254)
 
 
-def test_an_overlay_mixes_colours_and_draws_borders():
+def test_an_overlay_mixes_colours_with_grey_and_draws_outlines():
     labels = np.zeros((4, 4), dtype=np.int64)
     labels[:, 2:] = 1
-    painted = overlay(np.full((4, 4, 3), 100, dtype=np.uint8), labels)
-    first, second = 255 * PALETTE[0], 255 * PALETTE[1]
-    assert painted[0, 0] == pytest.approx((np.rint(first) + 100) / 2, abs=0.5)
-    assert painted[3, 3] == pytest.approx((np.rint(second) + 100) / 2, abs=0.5)
-    assert painted[1, 2] == pytest.approx(np.rint(second))
+    image = np.full((4, 4, 3), (200, 100, 0), dtype=np.uint8)
+    painted = overlay(image, labels)
+    for corner, colour in ((0, PALETTE[0]), (3, PALETTE[1])):
+        assert painted[corner, corner] == pytest.approx(165.75 * colour + 35, abs=0.7)
+    assert (painted[:, 2] < 64).all()
+
+
+def test_outlines_are_seen_in_thumbnails_of_large_pictures_too():
+    labels = np.zeros((1000, 800), dtype=np.uint8)
+    labels[500:] = 1
+    small = thumbnail(overlay(np.full((1000, 800, 3), 128, dtype=np.uint8), labels), 160)
+    middle = small[:, 80].astype(int).sum(axis=1)
+    assert middle.argmin() == 80
+    assert middle[80] < middle[[70, 90]].min() - 100
 
 
 def test_an_overlay_takes_little_more_memory_than_its_picture():
@@ -55,7 +65,7 @@ def test_an_overlay_takes_little_more_memory_than_its_picture():
     tracemalloc.stop()
     assert peak < 5 * image.nbytes
     whole = np.concatenate([overlay(image[i : i + 63], labels[i : i + 63]) for i in (0, 63)])
-    inner = np.r_[0:62, 64:125]  # without the borders where the two parts meet
+    inner = np.r_[0:63, 67:126]  # without the outlines where the two parts meet
     assert np.array_equal(painted[inner], whole[inner])
 
 
@@ -70,6 +80,29 @@ def test_tiles_stand_where_they_belong():
     assert named.shape[0] == sheet.shape[0] + 14
     assert np.array_equal(named[14:, -sheet.shape[1] :], sheet)
     assert np.array_equal(np.asarray(Image.open(BytesIO(png(sheet)))), sheet)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a.png", "", "a\nb\tc.png", "\u732b\u00e9.png", "\udcff.png", "sub/" + 999 * "long-" + ".png"],
+)
+def test_a_caption_is_one_line_below_its_pictures(name):
+    picture = np.zeros((64, 80, 3), dtype=np.uint8)
+    sheet = captioned([picture, picture], name)
+    assert sheet.shape == (66 + 14, 2 * 82, 3)
+    assert np.array_equal(sheet[:66], tiled([[picture, picture]]))
+    text = (sheet[66:] < 255).any(axis=2)
+    assert text.any() == bool(name)
+    assert not text[:, -2:].any()
+
+
+def test_a_long_caption_lacks_its_middle():
+    picture = np.zeros((64, 64, 3), dtype=np.uint8)
+    short, long = (captioned([picture], "left" + n * "-" + "right.png")[66:] for n in (0, 99))
+    assert np.array_equal(short[:, :15], long[:, :15]), "both begin alike"
+    assert not np.array_equal(short, long)
+    other = captioned([picture], "left" + 99 * "-" + "right.jpg")[66:]
+    assert not np.array_equal(long, other), "the end is shown"
 
 
 @pytest.mark.parametrize("size", [(10, 20), (200, 400)])
