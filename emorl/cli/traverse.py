@@ -15,16 +15,13 @@ from emorl.runs.outputs import PICTURE, TRAVERSALS, require_output
 from emorl.terminal import tracked
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from emorl.evaluation.traversals import Traversal
     from emorl.report.tiles import Bytes
 
 _DESCRIPTION = (
-    "Take the most active dimensions of each slot through their range, one at a time, and draw the "
-    "picture recomposed at each value: a PNG with all values side by side and a GIF for each "
-    "image, in RUN/traversals. The range of a dimension is that of its samples over the images "
-    "that are measured."
+    "Take the most active dimensions of each slot with pixels through their range, one at a time, "
+    "and draw the picture recomposed at each value: a PNG with all values side by side and a GIF "
+    "for each image, in RUN/traversals. The range of a dimension is that of its samples over the "
+    "images that are measured."
 )
 
 
@@ -37,8 +34,16 @@ def run(arguments: list[str]) -> int:
     if options.mp4:
         import imageio_ffmpeg  # noqa: F401  it would be missed after the work otherwise
 
-    from emorl.evaluation.traversals import active, activeness, infer, ranges, traverse
+    from emorl.evaluation.traversals import (
+        active,
+        activeness,
+        infer,
+        ranges,
+        recompose,
+        traverse,
+    )
     from emorl.models import find_model
+    from emorl.report.traversals import traversal_frames, traversal_sheet
     from emorl.training.config import TrainerConfig
     from emorl.training.devices import make_accelerator
 
@@ -71,9 +76,17 @@ def run(arguments: list[str]) -> int:
     written = [_json(place / "traversals.json", record)]
     inputs = dataset.read_images(range(len(shown)))
     for index in tracked(range(len(shown)), "drawing", "image"):
-        traversals = traverse(model, shown[index], dimensions, low, high, options.values)
+        own = recompose(model, shown[index])
+        slots = own.labels().unique().tolist()
+        traversals = traverse(
+            model, shown[index], dimensions, low, high, options.values, chosen=slots
+        )
         pictures = _pictures(place, 1, options.mp4, first=index)
-        written += _draw(pictures, inputs[index], traversals)
+        written += _draw(
+            pictures,
+            traversal_sheet(inputs[index], own, traversals, activity),
+            traversal_frames(inputs[index], own, traversals),
+        )
     accelerator.end_training()
     print(*(f"written: {path}" for path in written), sep="\n")
     return 0
@@ -132,44 +145,17 @@ def _pictures(place: Path, images: int, films: bool, *, first: int = 0) -> list[
     ]
 
 
-def _draw(pictures: list[Path], image: Tensor, traversals: list[Traversal]) -> list[Path]:
-    """Write one image's pictures: a row per slot and dimension, and its values as frames."""
-    from emorl.report.tiles import gif, png, tiled, write_mp4
+def _draw(pictures: list[Path], sheet: Bytes, frames: list[Bytes]) -> list[Path]:
+    """Write one image's pictures."""
+    from emorl.report.tiles import gif, png, write_mp4
 
-    rows = [[_pixels(x) for x in traversal.images] for traversal in traversals]
-    labels = [f"slot {t.slot}, dimension {t.dimension}" for t in traversals]
-    frames = _frames(image, traversals, rows)
     still, moving, *films = pictures
-    write_atomically(still, png(tiled(rows, labels)))
+    write_atomically(still, png(sheet))
     write_atomically(moving, gif(frames))
     for film in films:
         with replacing(film) as unfinished:
             write_mp4(unfinished, frames)
     return pictures
-
-
-def _frames(image: Tensor, traversals: list[Traversal], rows: list[list[Bytes]]) -> list[Bytes]:
-    """A frame for each value: a row per slot, the image and then a column per dimension."""
-    from emorl.report.tiles import tiled
-
-    slots = sorted({t.slot for t in traversals})
-    dimensions = list(dict.fromkeys(t.dimension for t in traversals))
-    own = image.permute(1, 2, 0).cpu().numpy()
-    by_place = {(t.slot, t.dimension): row for t, row in zip(traversals, rows, strict=True)}
-    return [
-        tiled(
-            [[own, *(by_place[slot, d][value] for d in dimensions)] for slot in slots],
-            [f"slot {slot}" for slot in slots],
-            ["image", *(f"dim {d}" for d in dimensions)],
-        )
-        for value in range(len(rows[0]))
-    ]
-
-
-def _pixels(image: Tensor) -> Bytes:
-    """An image [3, H, W] in [0, 1] as bytes [H, W, 3]."""
-    pixels: Bytes = (255 * image.clamp(0, 1)).round().byte().permute(1, 2, 0).cpu().numpy()
-    return pixels
 
 
 def _json(path: Path, record: dict[str, Any]) -> Path:

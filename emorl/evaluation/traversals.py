@@ -5,6 +5,7 @@ Legend: B images, K slots, D dimensions, V values along one, H W image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -115,6 +116,14 @@ def active(activity: Tensor) -> Tensor:
     return order[activity[order] > LEAST_ACTIVENESS * activity.max()]
 
 
+@torch.no_grad()
+def recompose(model: ObjectCentricModel, slots: Tensor) -> Decomposition:
+    """The decomposition, of one image, that its slots [K, D] amount to."""
+    slots = slots[None].to(next(model.parameters()).device)
+    with evaluating(model):
+        return model.compose(model.decode(slots), slots)
+
+
 def traverse(
     model: ObjectCentricModel,
     slots: Tensor,
@@ -122,8 +131,10 @@ def traverse(
     low: Tensor,
     high: Tensor,
     values: int,
+    *,
+    chosen: Sequence[int] | None = None,
 ) -> list[Traversal]:
-    """Traversals of every slot of an image.
+    """Traversals of the slots of an image.
 
     Args:
         model: that made the slots.
@@ -132,12 +143,13 @@ def traverse(
         low: least value of each dimension, [D].
         high: largest value of each dimension, [D].
         values: along each dimension, at least 2.
+        chosen: numbers of the slots to traverse; None for all.
     """
     steps = _values(low, high, values)
     numbers = dimensions.tolist()
     return [
         Traversal(slot, dimension, steps[:, dimension], images)
-        for slot in range(len(slots))
+        for slot in (range(len(slots)) if chosen is None else chosen)
         for dimension, images in zip(
             numbers, sweep(model, slots, slot, numbers, low, high, values), strict=True
         )

@@ -21,7 +21,9 @@ from emorl.runs.outputs import MADE_BY
 
 Bytes = NDArray[np.uint8]
 Labels = NDArray[np.integer[Any]]
-_GAP, _TEXT, _PAPER, _INK = 2, 14, (255, 255, 255), (40, 40, 40)
+Colour = tuple[int, ...]
+PAPER, _INK = (255, 255, 255), (40, 40, 40)
+_GAP, _TEXT = 2, 14
 _LEAST_SIDE = 64  # smaller pictures are enlarged, pixel by pixel
 _FRAMES_PER_SECOND = 8
 _ROWS = 64  # blended at once: as floats a whole picture takes many times its memory
@@ -38,13 +40,13 @@ def label_png(labels: Labels) -> bytes:
     if labels.size and labels.max() > 255:
         raise ValueError(f"expected labels up to 255, got {labels.max()}")
     image = Image.fromarray(labels.astype(np.uint8, copy=False), "P")
-    image.putpalette(bytes(_colours(256).ravel()))
+    image.putpalette(bytes(colours_of_slots(256).ravel()))
     return _png(image)
 
 
 def overlay(image: Bytes, labels: Labels) -> Bytes:
     """A picture in grey with each slot's colour over it, and dark outlines between segments."""
-    colours = _SHARE * _colours(int(labels.max()) + 1)
+    colours = _SHARE * colours_of_slots(int(labels.max()) + 1)
     outlines = _outlines(labels)
     painted = np.empty_like(image)
     for start in range(0, len(image), _ROWS):
@@ -55,12 +57,18 @@ def overlay(image: Bytes, labels: Labels) -> Bytes:
     return painted
 
 
+def colours_of_slots(count: int) -> Bytes:
+    """A colour for each slot, [count, 3]."""
+    palette: Bytes = np.rint(255 * PALETTE[np.arange(count) % len(PALETTE)]).astype(np.uint8)
+    return palette
+
+
 def thumbnail(image: Bytes, side: int) -> Bytes:
     """A picture fitted into a square of that side, on paper."""
     large = max(image.shape[:2]) > side
     method = Image.Resampling.BICUBIC if large else Image.Resampling.NEAREST
     small = ImageOps.contain(Image.fromarray(image), (side, side), method)
-    sheet = Image.new("RGB", (side, side), _PAPER)
+    sheet = Image.new("RGB", (side, side), PAPER)
     sheet.paste(small, ((side - small.width) // 2, (side - small.height) // 2))
     return np.asarray(sheet)
 
@@ -72,30 +80,52 @@ def tiled(
 
     Args:
         rows: of pictures, as many in each.
-        labels: a text for each row, or none.
+        labels: a text for each row, or none; it may have several lines.
         headers: a text for each column, or none.
     """
-    height, width = rows[0][0].shape[:2]
-    scale = -(-_LEAST_SIDE // min(height, width))
-    height, width = height * scale, width * scale
-    left = int(max(map(_text_width, labels))) + 2 * _GAP if labels else 0
+    enlarged = [[_enlarged(picture) for picture in pictures] for pictures in rows]
+    height, width = enlarged[0][0].shape[:2]
+    left = max(map(_text_width, labels)) + 2 * _GAP if labels else 0
     top = _TEXT if headers else 0
     size = (
         left + len(rows[0]) * (width + _GAP),
         top + len(rows) * (height + _GAP),
     )
-    sheet = Image.new("RGB", size, _PAPER)
+    sheet = Image.new("RGB", size, PAPER)
     draw = ImageDraw.Draw(sheet)
     for column, text in enumerate(headers):
         draw.text((left + column * (width + _GAP), 1), text, _INK)
-    for row, pictures in enumerate(rows):
+    for row, pictures in enumerate(enlarged):
         y = top + row * (height + _GAP)
         if labels:
-            draw.text((_GAP, y + (height - _TEXT) // 2), labels[row], _INK)
+            draw.text((_GAP, y + height // 2), labels[row], _INK, anchor="lm")
         for column, picture in enumerate(pictures):
-            large = picture.repeat(scale, axis=0).repeat(scale, axis=1)
-            sheet.paste(Image.fromarray(large), (left + column * (width + _GAP), y))
+            sheet.paste(Image.fromarray(picture), (left + column * (width + _GAP), y))
     return np.asarray(sheet)
+
+
+def framed(picture: Bytes, text: str, colour: Colour = PAPER) -> Bytes:
+    """A picture with a frame of a colour around it and a text above."""
+    large = Image.fromarray(_enlarged(picture))
+    size = large.width + 2 * _GAP, large.height + 2 * _GAP + _TEXT
+    sheet = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(sheet)
+    draw.text((_GAP, 1), text, _INK)
+    draw.rectangle((0, _TEXT, size[0] - 1, size[1] - 1), colour)
+    sheet.paste(large, (_GAP, _TEXT + _GAP))
+    return np.asarray(sheet)
+
+
+def stacked(parts: Sequence[Bytes | str]) -> Bytes:
+    """Pictures and lines of text, one below the other."""
+    pictures = [_line(part) if isinstance(part, str) else part for part in parts]
+    width = max(picture.shape[1] for picture in pictures)
+    return np.concatenate(
+        [
+            np.pad(x, ((0, 0), (0, width - x.shape[1]), (0, 0)), constant_values=255)
+            for x in pictures
+        ]
+    )
 
 
 def captioned(pictures: Sequence[Bytes], text: str) -> Bytes:
@@ -103,12 +133,9 @@ def captioned(pictures: Sequence[Bytes], text: str) -> Bytes:
 
     The text has escapes for all but ASCII: Pillow's own font lacks the rest.
     """
-    row = Image.fromarray(tiled([pictures]))
-    sheet = Image.new("RGB", (row.width, row.height + _TEXT), _PAPER)
-    sheet.paste(row)
-    line = _shortened(text.encode("unicode_escape").decode(), row.width - 2 * _GAP)
-    ImageDraw.Draw(sheet).text((_GAP, row.height), line, _INK)
-    return np.asarray(sheet)
+    row = tiled([pictures])
+    line = _shortened(text.encode("unicode_escape").decode(), row.shape[1] - 2 * _GAP)
+    return stacked([row, line])
 
 
 def png(image: Bytes) -> bytes:
@@ -187,15 +214,23 @@ def _shortened(text: str, width: int) -> str:
     return short
 
 
-def _text_width(text: str) -> float:
-    """Pixels that a line of text takes."""
-    return ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength(text)
+def _text_width(text: str) -> int:
+    """Pixels that a text takes, of one line or several."""
+    length = ImageDraw.Draw(Image.new("RGB", (1, 1))).textlength
+    return int(max(map(length, text.split("\n"))))
 
 
-def _colours(count: int) -> Bytes:
-    """A colour for each slot, [count, 3]."""
-    palette: Bytes = np.rint(255 * PALETTE[np.arange(count) % len(PALETTE)]).astype(np.uint8)
-    return palette
+def _line(text: str) -> Bytes:
+    """A line of text on paper."""
+    sheet = Image.new("RGB", (_text_width(text) + 2 * _GAP, _TEXT), PAPER)
+    ImageDraw.Draw(sheet).text((_GAP, 0), text, _INK)
+    return np.asarray(sheet)
+
+
+def _enlarged(picture: Bytes) -> Bytes:
+    """A picture with each pixel repeated until both sides have `_LEAST_SIDE`."""
+    scale = -(-_LEAST_SIDE // min(picture.shape[:2]))
+    return picture.repeat(scale, axis=0).repeat(scale, axis=1)
 
 
 def _png(image: Image.Image) -> bytes:

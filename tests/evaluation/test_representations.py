@@ -13,7 +13,15 @@ from oracle_model import KINDS, SIDE, TABLE, Oracle, Scenes
 from emorl.data import Batch
 from emorl.evaluation.matched_objects import match
 from emorl.evaluation.representations import measure_representations
-from emorl.evaluation.traversals import active, activeness, infer, ranges, sweep, traverse
+from emorl.evaluation.traversals import (
+    active,
+    activeness,
+    infer,
+    ranges,
+    recompose,
+    sweep,
+    traverse,
+)
 from emorl.metrics.factors import Factor, halves
 
 IMAGES = 96
@@ -208,6 +216,22 @@ def test_a_traversal_changes_one_dimension_of_one_slot():
             changed[traversal.slot, traversal.dimension] = value
             expected = model.compose(model.decode(changed[None]), changed[None]).reconstruction[0]
             torch.testing.assert_close(image, expected)
+
+
+def test_chosen_slots_are_traversed_alone():
+    model, slots, dimensions = Oracle(), torch.rand(3, 6), torch.tensor([1, 0])
+    ends = torch.zeros(6), torch.ones(6)
+    every = traverse(model, slots, dimensions, *ends, values=3)
+    some = traverse(model, slots, dimensions, *ends, values=3, chosen=[2, 0])
+    assert [(t.slot, t.dimension) for t in some] == [(2, 1), (2, 0), (0, 1), (0, 0)]
+    assert torch.equal(some[0].images, every[4].images)
+
+
+def test_slots_are_recomposed_as_the_model_does():
+    model, image = Oracle(), Scenes().read_images([3])
+    expected, found = model(image), recompose(model, infer(model, Scenes(), 4, means=True)[3])
+    torch.testing.assert_close(found.reconstruction, expected.reconstruction)
+    assert torch.equal(found.labels(), expected.labels())
 
 
 def test_a_sweep_in_parts_is_the_whole(monkeypatch):
