@@ -65,7 +65,7 @@ def run(arguments: list[str]) -> int:
     from emorl.training.config import TrainerConfig
     from emorl.training.devices import make_accelerator
 
-    folder, names = _listed(options.pictures)
+    folder, names, others = _listed(options.pictures)
     _require_different_names(folder, names)
     for place in (place for name in names for place in _places(options.out, name)):
         require_output(place, "--out", PICTURE)
@@ -94,27 +94,28 @@ def run(arguments: list[str]) -> int:
             tiles.append(tile)
     accelerator.end_training()
     if not tiles:
-        raise ValueError(f"{folder}: none of its {unread} pictures can be read")
+        raise ValueError(f"{folder}: no picture that can be read, {unread} that cannot")
     sheet = _contact_sheet(tiles, options.out / "contact.png")
     left_out = f", {unread} left out" if unread else ""
+    left_out += f", passed over: {others}" if others else ""
     number = f"{written} picture{'s' * (written != 1)}"
     print(f"written: {number}{left_out}, in {options.out / 'labels'} and ", end="")
     print(f"{options.out / 'overlays'}; {sheet}")
     return 0
 
 
-def _listed(pictures: Path) -> tuple[Path, list[str]]:
-    """The folder of the pictures, and their names in it."""
+def _listed(pictures: Path) -> tuple[Path, list[str], str]:
+    """The folder of the pictures, their names in it, and what other files it holds."""
     from emorl.data.readers.clevrtex import is_clevrtex, scenes_of
-    from emorl.data.readers.images import find_pictures
+    from emorl.data.readers.images import find_pictures, passed_over
 
     if pictures.is_file():
-        return pictures.parent, [pictures.name]
+        return pictures.parent, [pictures.name], ""
     if not pictures.is_dir():
         raise ValueError(f"{pictures}: expected a folder of pictures or a picture, got neither")
     if is_clevrtex(pictures):
-        return pictures, [name for _, _, name in scenes_of(pictures)]
-    return pictures, find_pictures(pictures)
+        return pictures, [name for _, _, name in scenes_of(pictures)], ""
+    return pictures, find_pictures(pictures), passed_over(pictures)
 
 
 def _require_apart(out: Path, pictures: Path) -> None:

@@ -588,7 +588,7 @@ def test_own_pictures_are_segmented(run_dir, tmp_path, capsys):
     assert "expected another name, its results would replace" in complaint(capsys)
     (pictures / "sub/b.png").write_bytes(b"no")
     assert main(["segment", str(run_dir), str(pictures / "sub"), "--out", str(out)]) == 2
-    assert "none of its 1 pictures can be read" in capsys.readouterr().err
+    assert "no picture that can be read, 1 that cannot" in capsys.readouterr().err
 
 
 def test_evaluate_a_checkpoint_stores_nothing_in_the_run(run_dir, capsys):

@@ -25,6 +25,15 @@ def test_a_single_picture_is_segmented(tmp_path, capsys):
     assert made == ["contact.png", "labels/photo.jpg.png", "overlays/photo.jpg.png"]
 
 
+def test_other_files_of_a_folder_are_told(tmp_path, capsys):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    Image.new("RGB", (9, 9), "red").save(folder / "a.png")
+    (folder / "b.gif").touch()
+    assert segment(folder, tmp_path / "out") == 0
+    assert "written: 1 picture, passed over: 1 .gif, in" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("picture", "out", "message"),
     [
