@@ -75,7 +75,7 @@ def _parser() -> Parser:
     parser = Parser("ablate", _DESCRIPTION)
     add = parser.add_argument
     add("--out", type=local_path, default=Path("runs/ablations"), help="folder of runs and table")
-    add("--rows", nargs="+", metavar="ROW", help="of the table; None: all")
+    add("--rows", nargs="+", metavar="ROW", help="of the table (default: all)")
     add("--seeds", type=whole_number(1), default=3, help="runs of each row")
     add("--steps", type=whole_number(1), default=14_000, help="of each run")
     add("--images", type=whole_number(1), default=320, help="to measure each run on")

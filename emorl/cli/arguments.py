@@ -20,6 +20,14 @@ _SWEEP = re.compile(r"(refinement-steps|num-slots)=([0-9]{1,9})(\.\.[0-9]{1,9}|(
 _MOST_SWEPT = 100
 
 
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the default of an option that has one; the others say in their text what holds."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        has_none = action.default is None or action.nargs == 0 or action.default == []
+        return action.help if has_none else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """An `ArgumentParser` that raises a ValueError of one line instead of printing its usage."""
 
@@ -28,7 +36,7 @@ class Parser(argparse.ArgumentParser):
             prog=f"emorl {command}",
             description=description,
             allow_abbrev=False,
-            formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+            formatter_class=_Formatter,
         )
 
     def error(self, message: str) -> NoReturn:

@@ -54,12 +54,21 @@ def _parser() -> Parser:
     add = parser.add_argument
     add(
         "--suite",
-        help="paper, ops, step, data, quality or peers; None: with --peer peers, else paper",
+        help="paper, ops, step, data, quality or peers (default: paper; with --peer, peers)",
     )
-    add("--models", nargs="+", help="None: all of the suite's")
-    add("--sizes", nargs="+", type=whole_number(1), help="sides of the images; None: the suite's")
-    add("--batch", type=whole_number(1), help="images at once; None: the suite's")
-    add("--device", choices=("cpu", "cuda"), help="None: a GPU where there is one")
+    add("--models", nargs="+", help="of the suite (default: all)")
+    add(
+        "--sizes",
+        nargs="+",
+        type=whole_number(1),
+        help="sides of the images (default: the suite's)",
+    )
+    add("--batch", type=whole_number(1), help="images at once (default: the suite's)")
+    add(
+        "--device",
+        choices=("cpu", "cuda"),
+        help="to measure on (default: a GPU where there is one)",
+    )
     add(
         "--out",
         type=local_path,
@@ -80,9 +89,9 @@ def _parser() -> Parser:
         metavar=("NAME", "PATH"),
         help="suite peers: a peer, and a checkout of its code; can be repeated",
     )
-    add("--threads", type=whole_number(1), help="of PyTorch; None: OMP_NUM_THREADS, or all")
+    add("--threads", type=whole_number(1), help="of PyTorch (default: OMP_NUM_THREADS, or all)")
     add("--budget", type=_quantity(_SECONDS), default="20min", help="time for everything")
-    add("--memory", type=_quantity(_BYTES), help="for the largest batch; None: 11GiB")
+    add("--memory", type=_quantity(_BYTES), help="for the largest batch (default: 11GiB)")
     add("--dry-run", action="store_true", help="list what would run")
     add("--html", action="store_true", help="also write one page with all plots and tables")
     add(

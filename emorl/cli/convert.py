@@ -23,7 +23,11 @@ def run(arguments: list[str]) -> int:
         metavar="FOLDER",
         help="config.json and weights go here",
     )
-    add("--refinement-steps", type=whole_number(0), help="None: the configuration's number")
+    add(
+        "--refinement-steps",
+        type=whole_number(0),
+        help="of the model (default: the configuration's)",
+    )
     options = parser.parse(arguments)
     network = _network(options.config)
     if not options.checkpoint.is_file():

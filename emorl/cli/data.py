@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _COMMANDS = {
     "generate": "store a generator's images as an HDF5 file",
-    "convert": "store a file's images as HDF5 in EfficientMORL's layout",
+    "convert": "store the images of a file or folder as HDF5 in EfficientMORL's layout",
     "check": "describe a data set and list its faults",
 }
 _ON_A_SHEET = 8  # images
@@ -45,37 +45,38 @@ def run(arguments: list[str]) -> int:
 
 
 def _store(command: str, arguments: list[str]) -> int:
-    parser = Parser(f"data {command}", f"{_COMMANDS[command].capitalize()}.")
-    kind = "a generator's name" if command == "generate" else "a file"
+    parser = Parser(f"data {command}", _description(command))
+    is_made = command == "generate"
+    kind = "a generator's name" if is_made else "a file or a folder"
     parser.add_argument("source", type=path_text, help=kind)
     parser.add_argument("--out", type=local_path, required=True, help="the new HDF5 file")
-    parser.add_argument(
-        "--images", type=whole_number(1), required=command == "generate", help="None: all"
-    )
+    many = "how many" if is_made else "how many (default: all)"
+    parser.add_argument("--images", type=whole_number(1), required=is_made, help=many)
     parser.add_argument("--split", default="train", help="part to read, and group to write")
     parser.add_argument(
         "--workers", type=whole_number(0), default=0, help="processes that store parts; 0: this one"
     )
-    if command == "convert":
+    if is_made:
+        parser.add_argument("--seed", type=whole_number(0), default=0, help="of the generator")
+        parser.add_argument(
+            "--size", type=whole_number(1), help="height and width (default: its own)"
+        )
+    else:
         parser.add_argument(
             "--max-objects",
             type=whole_number(0),
-            help="keep images with so few, hidden ones counted; None: all",
+            help="keep images with so few, hidden ones counted (default: all)",
         )
-    if command == "generate":
-        parser.add_argument("--seed", type=whole_number(0), default=0, help="of the generator")
-        parser.add_argument("--size", type=whole_number(1), help="height and width; None: its own")
-    else:
         _add_reading(parser)
     options = parser.parse(arguments)
     require_place(options.out, "--out")
 
     from emorl.data import GENERATORS, convert, open_dataset
 
-    if command == "generate" and options.source not in GENERATORS:
+    if is_made and options.source not in GENERATORS:
         hint = near(options.source, GENERATORS)
         raise ValueError(f"no generator is called {options.source}{hint}")
-    if command == "generate":
+    if is_made:
         own: dict[str, Any] = {"seed": options.seed, "size": options.size}
     else:
         own = {**_reading(options), "max_objects": options.max_objects}
@@ -86,6 +87,11 @@ def _store(command: str, arguments: list[str]) -> int:
     stored = len(dataset) if options.images is None else options.images
     print(f"written: {path}: split {options.split}, {stored:,} images{_left_out(dataset, options)}")
     return 0
+
+
+def _description(command: str) -> str:
+    text = _COMMANDS[command]
+    return f"{text[0].upper()}{text[1:]}."
 
 
 def _left_out(dataset: ObjectDataset, options: argparse.Namespace) -> str:
@@ -104,8 +110,8 @@ def _left_out(dataset: ObjectDataset, options: argparse.Namespace) -> str:
 
 
 def _check(arguments: list[str]) -> int:
-    parser = Parser("data check", f"{_COMMANDS['check'].capitalize()}.")
-    parser.add_argument("source", type=path_text, help="a generator's name or a file")
+    parser = Parser("data check", _description("check"))
+    parser.add_argument("source", type=path_text, help="a generator's name, a file or a folder")
     parser.add_argument("--images", type=whole_number(1), default=1000, help="how many to read")
     parser.add_argument("--all", action="store_true", help="read all images")
     parser.add_argument(
@@ -153,16 +159,16 @@ def _add_reading(parser: Parser) -> None:
         "--value-range",
         type=number_range,
         metavar="[LOW,HIGH]",
-        help="what the file's numbers mean, [0,1] or [0,255]; None: the file decides",
+        help="what the file's numbers mean, [0,1] or [0,255] (default: the file decides)",
     )
     parser.add_argument(
-        "--crop", type=crop, metavar="CROP", help="as data.crop of a run; None: all of an image"
+        "--crop", type=crop, metavar="CROP", help="as data.crop of a run (default: all of an image)"
     )
     parser.add_argument(
         "--size",
         type=image_size,
         metavar="SIDE|[HEIGHT,WIDTH]",
-        help="to resize to, which pictures of several sizes need; None: as they are",
+        help="to resize to, which pictures of several sizes need (default: as they are)",
     )
 
 

@@ -303,8 +303,8 @@ def _parser() -> Parser:
     )
     add("--images", type=whole_number(1), default=320, help="images to measure")
     add("--samples", type=whole_number(1), default=1, help="times that each image is measured")
-    add("--refinement-steps", type=whole_number(0), help="None: the model's own number")
-    add("--num-slots", type=whole_number(1), help="None: the model's own number")
+    add("--refinement-steps", type=whole_number(0), help="of the slots (default: the model's own)")
+    add("--num-slots", type=whole_number(1), help="of each image (default: the model's own)")
     add(
         "--sweep",
         type=sweep_of,

@@ -35,16 +35,31 @@ class Measured(NamedTuple):
 def add_data_options(parser: Parser) -> None:
     """Add the options that choose images."""
     add = parser.add_argument
-    add("--data", type=path_text, help="a generator's name or a file; None: the run's own")
+    add(
+        "--data",
+        type=path_text,
+        help="a generator's name, a file or a folder (default: the run's own)",
+    )
     add(
         "--split",
         type=_name,
-        help="part of the data; None: test, but of the run's data.held_out val if it has no test, "
-        "or the only group, or all of a folder",
+        help="part of the data (default: test, but of the run's data.held_out val if it has no "
+        "test, or the only group, or all of a folder)",
     )
-    add("--crop", type=crop, metavar="CROP", help="as data.crop of a run; None: as in the run")
-    add("--value-range", type=number_range, metavar="[LOW,HIGH]", help="None: the file's own")
-    add("--size", type=image_size, metavar="SIDE|[HEIGHT,WIDTH]", help="None: as in the run")
+    add("--crop", type=crop, metavar="CROP", help="as data.crop of a run (default: the run's)")
+    add(
+        "--value-range",
+        type=number_range,
+        metavar="[LOW,HIGH]",
+        help="what the file's numbers mean, [0,1] or [0,255] (default: as in the run, or the file "
+        "decides)",
+    )
+    add(
+        "--size",
+        type=image_size,
+        metavar="SIDE|[HEIGHT,WIDTH]",
+        help="to resize to (default: the run's)",
+    )
 
 
 def _name(text: str) -> str:

@@ -27,7 +27,7 @@ def run(arguments: list[str]) -> int:
     add = parser.add_argument
     add("run", type=local_path, metavar="RUN", help="a run, or a trained model's name")
     add("other", type=local_path, nargs="?", metavar="RUN2", help="one to compare it with")
-    add("--out", type=local_path, metavar="FILE", help="None: in RUN")
+    add("--out", type=local_path, metavar="FILE", help="the page (default: in RUN)")
     options = parser.parse(arguments)
 
     place = _place(options)

@@ -42,8 +42,12 @@ def run(arguments: list[str]) -> int:
         help="a folder of pictures, with its subfolders, or one picture",
     )
     add("--out", type=local_path, required=True, metavar="DIR", help="folder for the results")
-    add("--refinement-steps", type=whole_number(0), help="None: the model's own number")
-    add("--num-slots", type=whole_number(1, _MOST_SLOTS), help="None: the model's own number")
+    add("--refinement-steps", type=whole_number(0), help="of the slots (default: the model's own)")
+    add(
+        "--num-slots",
+        type=whole_number(1, _MOST_SLOTS),
+        help="of each picture (default: the model's own)",
+    )
     add("--batch-size", type=whole_number(1), default=16, help="pictures at a time")
     add("--seed", type=whole_number(0), default=0, help="of the noise that slots start from")
     add("--device", choices=["auto", "cpu"], default="auto", help="auto takes a GPU if any")
@@ -51,7 +55,7 @@ def run(arguments: list[str]) -> int:
         "--value-range",
         type=number_range,
         metavar="[LOW,HIGH]",
-        help="what the pictures' numbers mean, [0,1] or [0,255]; None: what their format says",
+        help="what the pictures' numbers mean, [0,1] or [0,255] (default: as their format says)",
     )
     options = parser.parse(arguments)
 

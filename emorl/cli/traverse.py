@@ -101,7 +101,7 @@ def _parser() -> Parser:
         metavar="RUN|CHECKPOINT",
         help="a run, a checkpoint, a model folder or a trained model's name",
     )
-    add("--out", type=local_path, help="folder for the pictures; None: RUN/traversals")
+    add("--out", type=local_path, help="folder for the pictures (default: RUN/traversals)")
     add_data_options(parser)
     add("--images", type=whole_number(1), default=4, help="the first images to draw")
     add("--dimensions", type=whole_number(1), default=6, help="at most, the most active ones")

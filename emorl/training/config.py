@@ -28,10 +28,10 @@ class DataConfig:
     """The images to train on.
 
     Attributes:
-        train: a generator's name (tetrominoes, ...) or a file of images; the run's config.yaml has
-            the file's absolute path.
-        held_out: images for `eval_every` and the pictures: another generator or file; null takes
-            the split "val" of `train`.
+        train: a generator's name (tetrominoes, ...), a file of images or a folder of pictures; the
+            run's config.yaml has the absolute path.
+        held_out: images for `eval_every` and the pictures: another generator, file or folder; null
+            takes the split "val" of `train`.
         value_range: what the numbers of the file `train` mean, [0, 1] or [0, 255]; null lets the
             file decide (an attribute, its layout, its dtype), which the run's config.yaml keeps.
         held_out_value_range: the same for a file `held_out`; null takes `value_range`, and without

@@ -79,14 +79,6 @@ def test_train_help_has_every_option_with_its_default(capsys):
         assert piece in text
 
 
-@pytest.mark.parametrize("command", ["evaluate", "report", "convert", "info", "data check"])
-def test_each_command_has_help(capsys, command):
-    with pytest.raises(SystemExit) as leaving:
-        main([*command.split(), "--help"])
-    assert leaving.value.code == 0
-    assert capsys.readouterr().out.startswith(f"usage: emorl {command}")
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [
