@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from emorl.cli.arguments import Parser, local_path, number, sweep_of, whole_number
+from emorl.cli.compared import Compared, compare, configuration_of
 from emorl.cli.held_out import add_data_options, data_of, open_images, read_from, spec_of
 from emorl.cli.kept import kept_files, require_free, require_replaceable
-from emorl.cli.results import as_csv, as_json, runs_table, sweep_table, table
+from emorl.cli.results import as_csv, as_json, sweep_table, table
 from emorl.paths import real
 from emorl.runs.files import require_place, write_atomically
 from emorl.runs.folder import own_run, run_of
-from emorl.runs.trained import located
+from emorl.runs.trained import located, short_name
 
 if TYPE_CHECKING:
     import torch
@@ -50,14 +51,15 @@ def run(arguments: list[str]) -> int:
     subjects = _subjects(options, failures)
     if subjects:
         require_alike([subject.images() for subject in subjects])
-    results, lone = [], len(subjects) + len(failures) == 1
+    models, lone = [], len(subjects) + len(failures) == 1
     while subjects:
         subject = subjects.pop(0)  # no model stays on the device
         with _counting(failures, subject.options.target, lone=lone):
-            results.append(_measure(subject, accelerator.device, accelerator.is_main_process))
+            result = _measure(subject, accelerator.device, accelerator.is_main_process)
+            models.append(Compared(subject.name(), subject.configuration, result))
     accelerator.end_training()
     if accelerator.is_main_process:
-        _finish(options, results, failures)
+        _finish(options, models, failures)
     return 0
 
 
@@ -78,6 +80,7 @@ class _Subject(NamedTuple):
     Attributes:
         options: of the command line, with the one `target`.
         checkpoint: folder that the model was read from.
+        configuration: by what it was trained, as `configuration_of` tells.
         model: of the command line's target.
         dataset: the images.
         data: name of the data, or absolute path.
@@ -88,12 +91,17 @@ class _Subject(NamedTuple):
 
     options: argparse.Namespace
     checkpoint: Path
+    configuration: str | None
     model: ObjectCentricModel
     dataset: ObjectDataset
     data: str
     source: str
     split: str
     notes: list[str]
+
+    def name(self) -> str:
+        """The model's, as the user knows it."""
+        return short_name(self.options.target)
 
     def images(self) -> dict[str, str]:
         """Which images these are, for its result."""
@@ -126,7 +134,8 @@ def _subject(options: argparse.Namespace) -> _Subject:
     spec = spec_of(options, data)
     require_free(options, read_from(spec, dataset))
     source = _source_of(spec, dataset, data)
-    return _Subject(options, folder, model, dataset, named, source, split, notes)
+    configuration = configuration_of(options.target, folder)
+    return _Subject(options, folder, configuration, model, dataset, named, source, split, notes)
 
 
 def _source_of(spec: str, dataset: ObjectDataset, data: DataConfig) -> str:
@@ -234,19 +243,14 @@ def _add_representations(
         result["representation"] = details
 
 
-def _finish(
-    options: argparse.Namespace, results: list[dict[str, Any]], failures: dict[str, str]
-) -> None:
+def _finish(options: argparse.Namespace, models: list[Compared], failures: dict[str, str]) -> None:
     """Compare the runs, if there are several, and write the file of `--json`."""
-    from emorl.evaluation.summaries import across_runs
-
-    whole: dict[str, Any] = results[0] if results else {}
-    if len(results) + len(failures) > 1:
-        if not results:
+    whole: dict[str, Any] = models[0].result if models else {}
+    if len(models) + len(failures) > 1:
+        if not models:
             raise ValueError(f"no run could be evaluated: {'; '.join(failures.values())}")
-        summary = across_runs(results, failures, least_fg_ari=options.failed_below)
-        whole = {**summary, "results": results}
-        print("", runs_table(results, summary), sep="\n")
+        whole, text = compare(models, failures, least_fg_ari=options.failed_below)
+        print("", text, sep="\n")
     if options.json:
         print(_written(options.json, as_json(whole)))
 

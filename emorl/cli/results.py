@@ -6,11 +6,11 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
 from typing import Any
 
+from emorl.runs.trained import short_name
+
 _SWEPT = ("fg_ari", "fg_miou", "mse")
-_COMPARED = ("fg_ari", "ari", "fg_miou", "mse", "dci_disentanglement", "dci_completeness")
 
 
 def table(result: dict[str, Any]) -> str:
@@ -18,14 +18,19 @@ def table(result: dict[str, Any]) -> str:
     steps = result["refinement_steps"]
     refined = "" if steps is None else f", {steps} refinement steps"
     head = (
-        f"{result['checkpoint']}\n{result['data']} ({result['split']}): {result['images']} images"
-        f"{refined}, seed {result['seed']}\n"
+        f"{_subject(result)}{refined}, seed {result['seed']}\n"
         f"protocol {result['protocol']}: {result['protocol_meaning']}\n\n"
         f"{'metric':36} {'mean':>12} {'std':>12} {'95 % interval of the mean':>26} {'images':>7}"
     )
     rows = [_row(name, summary) for name, summary in result["metrics"].items()]
     notes = [f"note: {note}" for note in result["notes"]]
     return "\n".join([head, *rows, *notes])
+
+
+def _subject(result: dict[str, Any]) -> str:
+    """What was measured, and on which images."""
+    data = f"{result['data']} ({result['split']}): {result['images']} images"
+    return f"{short_name(result['checkpoint'])}\n{data}"
 
 
 def _row(name: str, summary: dict[str, Any]) -> str:
@@ -42,8 +47,8 @@ def sweep_table(result: dict[str, Any]) -> str:
     names = [name for name in _SWEPT if all(name in point["metrics"] for point in points)]
     swept = result["sweep"].removeprefix("num_").replace("_", " ")
     head = (
-        f"{result['checkpoint']}\n{result['data']} ({result['split']}): {result['images']} images, "
-        f"seed {result['seed']}\nprotocol {result['protocol']}: {result['protocol_meaning']}\n\n"
+        f"{_subject(result)}, seed {result['seed']}\n"
+        f"protocol {result['protocol']}: {result['protocol_meaning']}\n\n"
         "mean +- standard deviation of images (95 % interval of the mean)\n"
     )
     rows = [[swept, *names]]
@@ -60,25 +65,6 @@ def sweep_table(result: dict[str, Any]) -> str:
 def _spread(summary: dict[str, Any]) -> str:
     interval = f"({summary['low']:.4g} to {summary['high']:.4g})"
     return f"{summary['mean']:.4g} +- {summary['std']:.3g} {interval}"
-
-
-def runs_table(results: Sequence[dict[str, Any]], summary: dict[str, Any]) -> str:
-    """Several runs of one protocol as text: a row for each, then their mean and spread."""
-    names = [name for name in _COMPARED if name in summary["metrics"]]
-    across = [summary["metrics"][name] for name in names]
-    rows = [
-        (result["checkpoint"], [result["metrics"][name]["mean"] for name in names])
-        for result in results
-    ]
-    rows += [(f"{label} over runs", [a[label] for a in across]) for label in ("mean", "std")]
-    width = max(len(title) for title, _ in rows)
-    lines = [" ".join([f"{'run':{width}}", *(f"{name:>19}" for name in names)])]
-    lines += [" ".join([f"{title:{width}}", *(f"{x:19.5g}" for x in xs)]) for title, xs in rows]
-    failures = [f"failed: {run}: {why}" for run, why in summary["failures"].items()]
-    count = f"{len(failures)} of {summary['runs']} runs failed ({summary['failure']})"
-    return "\n".join(
-        [f"protocol {summary['protocol']}, {summary['data']}", *lines, count, *failures]
-    )
 
 
 def as_json(result: dict[str, Any]) -> bytes:

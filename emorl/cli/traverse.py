@@ -12,6 +12,7 @@ from emorl.cli.held_out import add_data_options, data_of, open_images, read_from
 from emorl.runs.files import replacing, require_place, write_atomically
 from emorl.runs.folder import own_run, run_of
 from emorl.runs.outputs import PICTURE, TRAVERSALS, require_output
+from emorl.runs.trained import short_name
 from emorl.terminal import tracked
 
 if TYPE_CHECKING:
@@ -61,7 +62,8 @@ def run(arguments: list[str]) -> int:
     activity = activeness(model, samples, seed=options.seed)
     dimensions = active(activity)[: options.dimensions]
     if not len(dimensions):
-        raise ValueError(f"{folder}: expected a dimension that changes a picture, got none")
+        name = short_name(options.target)
+        raise ValueError(f"{name}: expected a dimension that changes a picture, got none")
     record = {
         "checkpoint": str(folder),
         "data": dataset.name,

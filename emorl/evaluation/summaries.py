@@ -80,8 +80,7 @@ def across_runs(
 
     Returns:
         "protocol", "data", "runs" (with those that could not be evaluated), "failures": run -> why,
-        "failure" (what a failure is, in words), and "metrics": name -> {"mean", "std", "runs"} of
-        the runs' means, for the metrics that all runs have.
+        "failure" (what a failure is, in words), and "metrics", as `means_of_runs` gives them.
 
     Raises:
         ValueError: if there are no results, or they are not alike; in one line with all that
@@ -93,23 +92,32 @@ def across_runs(
         for result in results
         if "fg_ari" in result["metrics"] and result["metrics"]["fg_ari"]["mean"] < least_fg_ari
     }
-    shared = [n for n in results[0]["metrics"] if all(n in r["metrics"] for r in results)]
-    metrics = {}
-    for name in shared:
-        means = torch.tensor([r["metrics"][name]["mean"] for r in results], dtype=torch.float64)
-        metrics[name] = {
-            "mean": means.mean().item(),
-            "std": means.std(correction=0).item(),
-            "runs": len(means),
-        }
     return {
         "protocol": results[0]["protocol"],
         "data": results[0]["data"],
         "runs": len(results) + len(failures),
         "failure": f"not to be evaluated, or FG-ARI below {least_fg_ari:g}",
         "failures": {**failures, **low},
-        "metrics": metrics,
+        "metrics": means_of_runs(results),
     }
+
+
+def means_of_runs(results: Sequence[dict[str, Any]]) -> dict[str, Summary]:
+    """Summarise the runs' means: name -> {"mean", "std", "runs"}, for metrics that all runs have.
+
+    Args:
+        results: of `evaluate`, one or more.
+    """
+    shared = [n for n in results[0]["metrics"] if all(n in r["metrics"] for r in results)]
+    summaries: dict[str, Summary] = {}
+    for name in shared:
+        means = torch.tensor([r["metrics"][name]["mean"] for r in results], dtype=torch.float64)
+        summaries[name] = {
+            "mean": means.mean().item(),
+            "std": means.std(correction=0).item(),
+            "runs": len(means),
+        }
+    return summaries
 
 
 def require_alike(results: Sequence[dict[str, Any]]) -> None:

@@ -39,6 +39,12 @@ def located(path: str | Path, model: str = FIRST) -> Path:
     return next((TRAINED / name for name in names if name in known), given)
 
 
+def short_name(path: str | Path) -> str:
+    """A path as it is; of a trained model its name, MODEL/CONFIGURATION."""
+    place = real(located(path))
+    return place.relative_to(TRAINED).as_posix() if is_among_trained(place) else str(path)
+
+
 def is_trained(path: str | Path) -> bool:
     """Whether a path, or a name, is that of a trained model, which nothing is written beside."""
     return is_among_trained(real(located(path)))

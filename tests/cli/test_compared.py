@@ -1,0 +1,87 @@
+"""Several models side by side: their names, and over which of them there is a mean."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from emorl.cli import main
+from emorl.cli.compared import Compared, compare, configuration_of
+from emorl.runs.trained import TRAINED, located, short_name
+
+NAMES = ["tetrominoes-laptop", "slot_attention/tetrominoes-laptop", "tetrominoes-laptop-seed1"]
+
+
+def rows_of(text: str) -> dict[str, list[str]]:
+    """The rows of a table by what stands before their numbers, which two spaces part at least."""
+    parts = [[part for part in line.split("  ") if part.strip()] for line in text.splitlines()]
+    return {name.strip(): numbers for name, *numbers in filter(None, parts)}
+
+
+def compared(name: str, configuration: str | None, fg_ari: float) -> Compared:
+    """A result of `evaluate`, as far as it is compared."""
+    alike = dict.fromkeys(("data", "source", "split", "images", "samples", "seed"), "x")
+    metrics = {"fg_ari": {"mean": fg_ari}}
+    result = {"checkpoint": f"{name}/step", "protocol": "sample", **alike, "metrics": metrics}
+    return Compared(name, configuration, result)
+
+
+def test_a_mean_is_over_runs_of_one_configuration():
+    models = [compared("a", "A", 0.9), compared("b", "B", 0.6), compared("c", "A", 1.0)]
+    whole, text = compare(models, {}, least_fg_ari=0.8)
+    rows = rows_of(text)
+    assert [*rows][2:-2] == ["a", "c", "mean over these 2 runs", "std over these 2 runs", "b"]
+    assert float(rows["mean over these 2 runs"][0]) == 0.95
+    assert "failed: b: FG-ARI 0.600" in text
+    assert whole["metrics"]["fg_ari"]["runs"] == 3
+    (group,) = whole["configurations"]
+    assert group["checkpoints"] == ["a/step", "c/step"]
+    assert group["metrics"]["fg_ari"]["mean"] == pytest.approx(0.95)
+    assert [result["checkpoint"] for result in whole["results"]] == ["a/step", "b/step", "c/step"]
+
+
+@pytest.mark.parametrize("second", ["B", None])
+def test_there_is_no_mean_over_others(second):
+    whole, text = compare([compared("a", None, 1), compared("b", second, 1)], {}, least_fg_ari=0.8)
+    assert "no mean over runs" in text
+    assert "mean over these" not in text
+    assert whole["configurations"] == []
+
+
+def test_only_the_seed_may_differ():
+    own, other, seed = (configuration_of(Path(name), located(name)) for name in NAMES)
+    assert own == seed != other
+    assert configuration_of(Path("elsewhere"), Path("elsewhere")) is None
+
+
+def test_checkpoints_of_different_steps_are_different(tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text((located(NAMES[0]) / "config.yaml").read_text())
+    steps = [run / "checkpoints" / f"step-0000000{step}" for step in (1, 2)]
+    assert len({configuration_of(step, step) for step in steps}) == 2
+
+
+def test_trained_models_are_called_by_their_names(tmp_path, capsys):
+    place = tmp_path / "all.json"
+    targets = [str(TRAINED / NAMES[1]), NAMES[0], NAMES[2]]
+    options = ["--images", "2", "--disentanglement", "no", "--json", str(place)]
+    assert main(["evaluate", *targets, *options]) == 0
+    printed = capsys.readouterr().out
+    assert str(TRAINED) not in printed
+    assert "\nefficient_morl/tetrominoes-laptop-seed1\ntetrominoes (test)" in printed
+    assert [*rows_of(printed.partition("\nrun ")[2])][1:4] == [
+        "slot_attention/tetrominoes-laptop",
+        "efficient_morl/tetrominoes-laptop",
+        "efficient_morl/tetrominoes-laptop-seed1",
+    ]
+    stored = json.loads(place.read_text())["results"]
+    assert stored[0]["checkpoint"] == str(TRAINED / NAMES[1])
+
+
+def test_short_names():
+    assert short_name("tetrominoes-laptop") == "efficient_morl/tetrominoes-laptop"
+    assert short_name(TRAINED / NAMES[1]) == NAMES[1]
+    assert short_name("runs/mine") == "runs/mine"
