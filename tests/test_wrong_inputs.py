@@ -68,7 +68,7 @@ COMMANDS = {
     "ablate --steps 10000000000000000000000": "ablate: argument --steps: expected a whole number >= 1 of at most 18 digits, got '10000000000000000000000'",
     "evaluate . --seed 2.5": "evaluate: argument --seed: expected a whole number >= 0, got '2.5'",
     "report": "report: the following arguments are required: RUN",
-    "report no": "report: no: expected a run's folder, with config.yaml or metrics.jsonl, got no folder; trained models that come along: efficient_morl/clevr6-laptop, efficient_morl/tetrominoes-laptop, efficient_morl/tetrominoes-laptop-seed1, efficient_morl/tetrominoes-laptop-seed2, iodine/tetrominoes-laptop, monet/tetrominoes-laptop, slot_attention/clevr6-laptop, slot_attention/multi_dsprites-laptop, slot_attention/tetrominoes-laptop, slot_attention/tetrominoes-laptop-seed1, slot_attention/tetrominoes-laptop-seed2",
+    "report no": "report: no: expected a run with config.yaml or metrics.jsonl, or a model, got no folder; trained models that come along: efficient_morl/clevr6-laptop, efficient_morl/tetrominoes-laptop, efficient_morl/tetrominoes-laptop-seed1, efficient_morl/tetrominoes-laptop-seed2, iodine/tetrominoes-laptop, monet/tetrominoes-laptop, slot_attention/clevr6-laptop, slot_attention/multi_dsprites-laptop, slot_attention/tetrominoes-laptop, slot_attention/tetrominoes-laptop-seed1, slot_attention/tetrominoes-laptop-seed2",
     "convert x.pth --out y": "convert: the following arguments are required: --config",
     "data chekc": "data: unknown argument chekc; did you mean check?",
     "data check no": f"data: no: neither a file nor a generator; there are: clevr10, clevr6, clevrtex-like, multi_dsprites, multi_dsprites-binarized, multi_dsprites-colored_on_colored, tetrominoes, tetrominoes-real10; files: {FORMATS}; {WHERE}",
@@ -294,8 +294,8 @@ RUN_FOLDERS: dict[str, tuple[dict[str, str], str, str]] = {
     "a file for pictures": ({"config.yaml": "model: monet", "pictures": ""}, "train --config smoke --out folder --resume auto", "train: --out: folder/pictures: expected a folder, got a file"),
     "a folder for the lock": ({"config.yaml": "model: monet", ".lock/x": ""}, "train --config smoke --out folder --resume auto", "train: --out: folder/.lock: expected a file, got a folder"),
     "a folder for metrics": ({"config.yaml": "model: monet", "metrics.jsonl/x": ""}, "train --config smoke --out folder --resume auto", "train: --out: folder/metrics.jsonl: expected a file, got a folder"),
-    "report nothing": ({"x": ""}, "report folder", ("report: folder: expected a run's folder, with config.yaml or metrics.jsonl, got a folder without them")),
-    "report a file": ({"x": ""}, "report folder/x", ("report: folder/x: expected a run's folder, with config.yaml or metrics.jsonl, got no folder")),
+    "report nothing": ({"x": ""}, "report folder", ("report: folder: expected a run with config.yaml or metrics.jsonl, or a model, got a folder without them")),
+    "report a file": ({"x": ""}, "report folder/x", ("report: folder/x: expected a run with config.yaml or metrics.jsonl, or a model, got no folder")),
     "evaluate nothing": ({}, "evaluate folder", "evaluate: folder: expected a run folder, a checkpoint or a model folder; checkpoints/, config.json and model.safetensors missing"),
     "evaluate a file": ({"x": ""}, "evaluate folder/x", "evaluate: folder/x: not a folder"),
     "evaluate no checkpoint": ({"config.yaml": "model: monet"}, "evaluate folder", "evaluate: folder: this run has no complete checkpoint yet"),
@@ -447,7 +447,7 @@ def test_a_link_that_leads_nowhere_is_no_folder(capsys: pytest.CaptureFixture[st
         refused(f"train --config smoke --out {name}", line, capsys)
     for command, text in {
         "evaluate": "no such folder",
-        "report": "expected a run's folder, with config.yaml or metrics.jsonl, got no folder",
+        "report": "expected a run with config.yaml or metrics.jsonl, or a model, got no folder",
     }.items():
         refused(f"{command} loop", f"{command}: loop: {text}", capsys)
 

@@ -1,4 +1,4 @@
-"""`emorl report`: the report of a run, or of two, as one HTML file."""
+"""`emorl report`: the report of a run or a trained model, or of two, as one HTML file."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING
 from emorl.cli.arguments import Parser, local_path
 from emorl.runs import RunFolder
 from emorl.runs.files import require_place
+from emorl.runs.folder import is_lone_model, run_of
 from emorl.runs.outputs import PAGE, require_kind, require_output
-from emorl.runs.trained import is_trained
 
 if TYPE_CHECKING:
     from emorl.report.viewer import View
 
 _DESCRIPTION = (
     "Write a run's report.html anew. With a second run: both side by side, as comparison.html in "
-    "the first one's folder. A trained model's name will do for a run, with --out."
+    "the first one's folder. A checkpoint, a model folder or a trained model's name will do for a "
+    "run, with --out."
 )
 
 
@@ -25,7 +26,12 @@ def run(arguments: list[str]) -> int:
     """Write the report and print its path."""
     parser = Parser("report", _DESCRIPTION)
     add = parser.add_argument
-    add("run", type=local_path, metavar="RUN", help="a run, or a trained model's name")
+    add(
+        "run",
+        type=local_path,
+        metavar="RUN",
+        help="a run, a checkpoint, a model folder or a trained model's name",
+    )
     add("other", type=local_path, nargs="?", metavar="RUN2", help="one to compare it with")
     add("--out", type=local_path, metavar="FILE", help="the page (default: in RUN)")
     options = parser.parse(arguments)
@@ -44,7 +50,7 @@ def _place(options: argparse.Namespace) -> Path:
         require_output(options.out, "--out", PAGE)
         place: Path = options.out
         return place
-    if is_trained(options.run):
+    if is_lone_model(options.run):
         raise ValueError(f"--out: needed, since {options.run} is no run")
     folder = RunFolder(options.run)
     place = folder.comparison if options.other else folder.report
@@ -67,8 +73,11 @@ def view_of(folder: Path) -> View:
     from emorl.training.config_file import load_config
     from emorl.training.images import held_out_images, training_images, with_absolute_paths
 
+    run = run_of(folder)
+    if run is None:
+        raise ValueError("the model's images are not known")
     checkpoint, model = find_model(folder)
-    data = with_absolute_paths(load_config(RunFolder(folder).config).data)
+    data = with_absolute_paths(load_config(run.config).data)
     # Not by Accelerate: after a training of several processes the others are gone.
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     images = held_out_images(data) or training_images(data)

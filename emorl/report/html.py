@@ -1,10 +1,10 @@
-"""The report of a run, or of two, as one self-contained HTML file."""
+"""The report of a run or a trained model, or of two, as one self-contained HTML file."""
 
 from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -15,14 +15,14 @@ import torch
 import emorl
 from emorl.paths import local, real
 from emorl.report.curves import LINES, curve_data
-from emorl.report.tables import evaluation_tables, facts_table
+from emorl.report.tables import differences, evaluation_tables, facts_table
 from emorl.report.templates import embedded, render
 from emorl.report.viewer import View
 from emorl.runs import RunFolder
 from emorl.runs.contents import RunContents, read_contents
 from emorl.runs.files import write_atomically
-from emorl.runs.folder import step_of
-from emorl.runs.trained import is_trained, located
+from emorl.runs.folder import is_lone_model, step_of
+from emorl.runs.trained import is_trained, located, short_name
 
 CAPTIONS = {
     "decomposition": (
@@ -54,11 +54,11 @@ def write_report(
 ) -> Path:
     """Write a run's report, or two runs side by side: one file without links to others.
 
-    The report names whatever a folder lacks.
+    The report names whatever a run lacks. Of a trained model it shows what there is.
 
     Args:
-        run_dir: the run's folder, with its configuration or metrics at least; or the name of a
-            trained model that comes along, which needs a `place`.
+        run_dir: the run's folder, with its configuration or metrics at least; or a checkpoint, a
+            model folder or the name of a trained model that comes along, which need a `place`.
         other: one to compare it with.
         place: the file to write; None for `RunFolder.report` or, of two runs,
             `RunFolder.comparison` of the first one.
@@ -70,7 +70,7 @@ def write_report(
     Raises:
         ValueError: if a folder is not a run's, or a place is needed.
     """
-    if place is None and is_trained(run_dir):
+    if place is None and is_lone_model(run_dir):
         raise ValueError(f"place: needed, since {run_dir} is no run")
     folders = [RunFolder(located(folder)) for folder in (run_dir, other) if folder is not None]
     runs = [read_contents(folder.path) for folder in folders]
@@ -78,12 +78,21 @@ def write_report(
         _parts(run, name, view_of and partial(view_of, folder.path))
         for run, name, folder in zip(runs, _names(folders), folders, strict=True)
     ]
+    evaluations, curves = evaluation_tables(runs), curve_data([run.rows for run in runs])
+    there = {
+        "viewer": any(part["view"] for part in parts),
+        "evaluation": bool(evaluations),
+        "curves": bool(curves),
+        "pictures": any(run.pictures for run in runs),
+    }
     page = render(
         Path(__file__).with_name("report.html"),
-        runs=parts,
+        runs=[{**p, "lacks": _lacks(run, there)} for run, p in zip(runs, parts, strict=True)],
+        about=_about(runs),
         facts=facts_table(runs),
-        evaluations=evaluation_tables(runs),
-        curves=curve_data([run.rows for run in runs]),
+        differences=differences([run.config for run in runs]),
+        evaluations=evaluations,
+        curves=curves,
         line_colours=LINES,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         machine=_machine(),
@@ -100,25 +109,54 @@ def _parts(run: RunContents, name: str, make_view: Callable[[], View] | None) ->
         try:
             view = make_view().as_json()
         except (ValueError, OSError, RuntimeError) as error:  # the last: of torch, as for memory
-            run.missing.append(f"There is no viewer: {error}.")
+            run.absent["viewer"] = f"There is no viewer: {error}."
     if run.rows and not curve_data([run.rows]):
-        run.missing.append("metrics.jsonl has no values that make a curve.")
+        run.absent["curves"] = "metrics.jsonl has no values that make a curve."
     return {
         "name": name,
+        "is_run": run.is_run,
         "config_text": run.config_text,
-        "missing": run.missing,
+        "absent": run.absent,
         "view": view,
         "pictures": [_picture(path) for path in run.pictures],
         "picture_step": step_of(run.pictures[0].parent) if run.pictures else None,
     }
 
 
+def _lacks(run: RunContents, there: dict[str, bool]) -> list[str]:
+    """What a run should have, in sentences; what another one has is told in its section."""
+    expected = [part for part in run.absent if run.is_run or part == "viewer"]
+    return [*run.missing, *(run.absent[part] for part in expected if not there[part])]
+
+
+def _about(runs: Sequence[RunContents]) -> str:
+    """What the page is of, in a sentence."""
+    kinds = ["training run" if run.is_run else "trained model" for run in runs]
+    what = f"A {' and a '.join(kinds)}"
+    if len(runs) > len({*kinds}):
+        what = f"Two {kinds[0]}s"
+    return (
+        f"{what} of emorl, whose models learn, without labels, to take images apart into objects, "
+        "one per slot."
+    )
+
+
 def _names(folders: list[RunFolder]) -> list[str]:
-    """The runs' names, with as many of the folders above as tell them apart."""
-    parts = [real(folder.path).parts for folder in folders]
+    """The trained models' names, and runs' with as many of the folders above as tell them apart."""
+    parts = [_parts_of(real(folder.path)) for folder in folders]
     lengths = range(1, max(map(len, parts)) + 1)
     named = [[str(Path(*own[-length:])) for own in parts] for length in lengths]
-    return next((names for names in named if len({*names}) == len(names)), named[0])
+    apart = next((names for names in named if len({*names}) == len(names)), named[0])
+    return [
+        short_name(folder.path) if is_trained(folder.path) else name
+        for folder, name in zip(folders, apart, strict=True)
+    ]
+
+
+def _parts_of(path: Path) -> tuple[str, ...]:
+    """The folders of a path; of a checkpoint, its run's goes with it."""
+    kept = 3 if RunFolder(path.parent.parent).checkpoints == path.parent else 1
+    return (*path.parts[:-kept], str(Path(*path.parts[-kept:])))
 
 
 def _picture(path: Path) -> dict[str, str]:

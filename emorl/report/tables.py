@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from emorl.data import GENERATORS
+from emorl.fields import shown
 from emorl.report.meanings import is_term, meaning
 from emorl.runs.contents import RunContents
 
 # Of an evaluation; the rest is how it was made.
 _RESULTS = ("metrics", "notes", "seeds", "representation")
+# Of `emorl evaluate`, by option.
+_USUAL = {"split": "test", "protocol": "sample", "images": 320, "samples": 1, "seed": 0}
+
+Rows = list[tuple[str, list[str]]]
+"""Of a table: what a row is of, and what each run has there."""
 
 
 def run_facts(run: RunContents) -> list[tuple[str, str]]:
@@ -31,7 +39,7 @@ def run_facts(run: RunContents) -> list[tuple[str, str]]:
     return [(name, str(value)) for name, value in facts if value is not None]
 
 
-def facts_table(runs: Sequence[RunContents]) -> list[tuple[str, list[str]]]:
+def facts_table(runs: Sequence[RunContents]) -> Rows:
     """The facts of one or several runs: label, and what each run has there, maybe nothing."""
     facts = [dict(run_facts(run)) for run in runs]
     labels = dict.fromkeys(label for of_run in facts for label in of_run)
@@ -43,10 +51,12 @@ def _times(size: Any) -> str | None:
 
 
 def _progress(run: RunContents, planned: Any) -> str | None:
-    if not run.rows:
-        return None if planned is None else f"none logged of {planned}"
-    done = run.rows[-1]["step"]
-    return f"{done}" if planned is None else f"{done} of {planned}"
+    done = run.rows[-1]["step"] if run.rows else run.step
+    if planned is None:
+        return None if done is None else f"{done}"
+    if done is None:
+        return f"none logged of {planned}" if run.is_run else f"{planned}"
+    return f"{done} of {planned}"
 
 
 def _duration(run: RunContents, batch_size: Any) -> str | None:
@@ -73,27 +83,83 @@ def _speed(run: RunContents) -> str | None:
     return f"{speed:.4g} images/s" if speed else None
 
 
+def differences(configs: Sequence[Mapping[str, Any]]) -> Rows:
+    """What differs between the configurations of several runs: key, and what each run has there."""
+    if not all(configs):
+        return []
+    return _differing([dict(_flat(config)) for config in configs])
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    """The values of a mapping and of those in it, by dotted keys."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _differing(values: Sequence[Mapping[str, Any]]) -> Rows:
+    """The rows of what is not the same everywhere; "-" where there is nothing of the kind."""
+    keys = dict.fromkeys(key for of_run in values for key in of_run)
+    return [
+        (key, [_text(of_run[key]) if key in of_run else "-" for of_run in values])
+        for key in keys
+        if len({repr(of_run[key]) if key in of_run else "" for of_run in values}) > 1
+    ]
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else shown(value)
+
+
 def evaluation_tables(runs: Sequence[RunContents]) -> list[dict[str, Any]]:
     """The evaluations of one or several runs for the template, one for each name.
 
-    Each has all settings and notes of each run, and all metrics and terms of the loss with each
-    run's numbers, or without where a run was not measured so.
+    Each has the settings that are the same, those that differ, and the metrics and terms of the
+    loss with the numbers of those runs that were measured so: "columns" are their indices. Of
+    the others there is a sentence each.
     """
     names = dict.fromkeys(name for run in runs for name in run.evaluations)
-    return [_evaluation(name, [run.evaluations.get(name) for run in runs]) for name in names]
+    return [_evaluation(name, runs) for name in names]
 
 
-def _evaluation(name: str, evaluations: list[dict[str, Any] | None]) -> dict[str, Any]:
-    found = [evaluation or {"metrics": {}} for evaluation in evaluations]
+def _evaluation(name: str, runs: Sequence[RunContents]) -> dict[str, Any]:
+    columns = [number for number, run in enumerate(runs) if name in run.evaluations]
+    found = [runs[number].evaluations[name] for number in columns]
+    settings = [dict(_settings(evaluation)) for evaluation in found]
+    differing = _differing(settings)
     keys = dict.fromkeys(key for evaluation in found for key in evaluation["metrics"])
-    rows = [_metric(key, [e["metrics"].get(key) for e in found]) for key in keys]
+    rows = [_metric(key, [e["metrics"].get(key) for e in found], len(runs) > 1) for key in keys]
     return {
         "name": name,
-        "facts": [_settings(evaluation) for evaluation in found],
+        "columns": columns,
+        "facts": [(k, v) for k, v in settings[0].items() if k not in dict(differing)],
+        "differences": differing,
+        "absent": {
+            number: _not_measured(run, found[0])
+            for number, run in enumerate(runs)
+            if number not in columns
+        },
         "notes": [evaluation.get("notes") or [] for evaluation in found],
         "metrics": [row for row in rows if not is_term(row["name"])],
         "terms": [row for row in rows if is_term(row["name"])],
     }
+
+
+def _not_measured(run: RunContents, evaluation: Mapping[str, Any]) -> str:
+    """That a run lacks an evaluation, and the command that makes it."""
+    data = str(evaluation.get("data"))
+    options = [f"--data {shlex.quote(data)}"] if data in GENERATORS or data.startswith("/") else []
+    options += [
+        f"--{key} {shlex.quote(str(evaluation[key]))}"
+        for key, usual in _USUAL.items()
+        if evaluation.get(key) not in (None, usual)
+    ]
+    command = " ".join(["emorl evaluate", run.target, *options])
+    if run.keeps:
+        return f"Not measured so: `{command}` does, `emorl report` adds it."
+    return f"A trained model keeps no evaluations: `{command}` prints one."
 
 
 def _settings(evaluation: dict[str, Any]) -> list[tuple[str, Any]]:
@@ -104,13 +170,22 @@ def _settings(evaluation: dict[str, Any]) -> list[tuple[str, Any]]:
     ]
 
 
-def _metric(name: str, summaries: list[dict[str, Any] | None]) -> dict[str, Any]:
+def _metric(name: str, summaries: list[dict[str, Any] | None], several: bool) -> dict[str, Any]:
+    """A metric's row: of one run mean, spread and images, of several a cell each."""
     title, text = meaning(name)
-    numbers = [
-        ["", "", ""] if s is None else [_number(s.get(key)) for key in ("mean", "std", "count")]
-        for s in summaries
-    ]
-    return {"name": name, "title": title, "meaning": text, "numbers": numbers}
+    cells = [_cell(summary) if several else _cells(summary) for summary in summaries]
+    return {"name": name, "title": title, "meaning": text, "numbers": cells}
+
+
+def _cells(summary: dict[str, Any] | None) -> list[str]:
+    return [_number((summary or {}).get(key)) for key in ("mean", "std", "count")]
+
+
+def _cell(summary: dict[str, Any] | None) -> list[str]:
+    if summary is None:
+        return ["-"]
+    mean, spread, _ = _cells(summary)
+    return [mean if summary.get("std") is None else f"{mean} \u00b1 {spread}"]
 
 
 def _number(value: Any) -> str:

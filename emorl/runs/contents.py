@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from emorl.runs.files import read_json
-from emorl.runs.folder import RunFolder, by_step
-from emorl.runs.trained import hint, is_trained
+from emorl.runs.folder import CONFIG, RunFolder, by_step, own_run, run_of, step_of
+from emorl.runs.trained import hint, short_name
 from emorl.runs.yaml_file import read_text
 
 PICTURES = ("decomposition", "stages", "attention", "masks")
@@ -18,51 +19,74 @@ PICTURES = ("decomposition", "stages", "attention", "masks")
 
 @dataclass
 class RunContents:
-    """The parts of a run for its report.
+    """The parts of a run, or of a trained model, for its report.
 
     Attributes:
-        config_text: config.yaml as it is.
+        target: the folder as commands take it, or a trained model's name.
+        is_run: whether there is, or will be, a log; a model folder or a checkpoint has none.
+        keeps: whether `emorl evaluate` keeps its results there.
+        step: of a checkpoint.
+        config_text: config.yaml, or the model's config.json, as it is.
         config: the same, parsed.
         rows: of metrics.jsonl, by step; where a step was logged twice, the later row.
         evaluations: file name without ending -> contents of evaluation/*.json.
         pictures: PNG files of the newest step that has any.
-        missing: a sentence for each part that does not exist or cannot be read.
+        missing: a sentence for each part that cannot be read.
+        absent: "viewer", "evaluation", "curves" or "pictures" -> a sentence, where there is none.
     """
 
+    target: str = ""
+    is_run: bool = True
+    keeps: bool = True
+    step: int | None = None
     config_text: str = ""
     config: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
     pictures: list[Path] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
 
 
 def read_contents(run_dir: str | Path) -> RunContents:
-    """Read the contents of a run's folder.
+    """Read the contents of the folder of a run, a checkpoint or a model.
 
     Raises:
         ValueError: if the folder holds neither a configuration nor metrics.
     """
     folder = RunFolder(run_dir)
-    if not (folder.config.is_file() or folder.metrics.is_file()):
+    model = folder.path / CONFIG
+    if not any(path.is_file() for path in (folder.config, folder.metrics, model)):
         raise ValueError(
-            f"{folder.path}: expected a run's folder, with {folder.config.name} or "
-            f"{folder.metrics.name}, got "
+            f"{folder.path}: expected a run with {folder.config.name} or {folder.metrics.name}, "
+            "or a model, got "
             + ("a folder without them" if folder.path.is_dir() else "no folder")
             + hint(folder.path)
         )
-    run = RunContents()
-    _read_config(folder.config, run)
-    if is_trained(folder.path):
-        run.missing.append(
-            "Of a trained model that comes along there are the weights and the configuration "
-            "alone: no curves, no evaluations, no pictures of its training."
-        )
-        return run
+    run = RunContents(
+        target=shlex.quote(short_name(folder.path)),
+        is_run=folder.metrics.is_file() or not model.is_file(),
+        keeps=own_run(folder.path) is not None,
+    )
+    if run.is_run:
+        _read_config(folder.config, run)
+    else:
+        _read_model(folder.path, run)
     _read_rows(folder.metrics, run)
     _read_evaluations(folder.evaluations, run)
     _find_pictures(folder.pictures, run)
     return run
+
+
+def _read_model(folder: Path, run: RunContents) -> None:
+    """Read the configuration that a model was trained by or, of a lone one, its network's."""
+    if owner := run_of(folder):
+        run.step = step_of(folder) if folder in by_step(folder.parent) else None
+        _read_config(owner.config, run)
+        return
+    _read_config(folder / CONFIG, run)
+    if run.config:
+        run.config = {"model": run.config.pop("model", None), "network": run.config}
 
 
 def _read_config(path: Path, run: RunContents) -> None:
@@ -91,8 +115,10 @@ def _read_rows(path: Path, run: RunContents) -> None:
     run.rows = [rows[step] for step in sorted(rows)]
     if torn:
         run.missing.append(f"{path.name}: {torn} of its lines cannot be read.")
-    if not rows:
-        run.missing.append(f"{path.name} has no rows yet: there are no curves.")
+    if not rows and run.is_run:
+        run.absent["curves"] = f"{path.name} has no rows yet: there are no curves."
+    elif not rows:
+        run.absent["curves"] = "There is no log of its training."
 
 
 def _row(line: str) -> dict[str, Any]:
@@ -123,8 +149,9 @@ def _read_evaluations(folder: Path, run: RunContents) -> None:
         else:
             run.evaluations[path.stem] = evaluation
     if not run.evaluations:
-        run.missing.append(
-            "There is no evaluation: `emorl evaluate` makes one, `emorl report` adds it."
+        run.absent["evaluation"] = (
+            f"There is no evaluation: `emorl evaluate {run.target}` makes one, `emorl report` "
+            "adds it."
         )
 
 
@@ -133,4 +160,4 @@ def _find_pictures(folder: Path, run: RunContents) -> None:
         found = [step / f"{name}.png" for name in PICTURES]
         run.pictures = [path for path in found if path.is_file()] or run.pictures
     if not run.pictures:
-        run.missing.append("There are no pictures.")
+        run.absent["pictures"] = "There are no pictures of its training."

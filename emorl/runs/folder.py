@@ -94,6 +94,13 @@ def own_run(path: Path) -> RunFolder | None:
     return run if run.config.is_file() and not is_trained(path) else None
 
 
+def is_lone_model(path: str | Path) -> bool:
+    """Whether a path, or a name, is that of a model folder or a checkpoint, which is no run."""
+    folder = located(path)
+    is_run = own_run(folder) is not None or RunFolder(folder).metrics.is_file()
+    return (folder / CONFIG).is_file() and not is_run
+
+
 def by_step(folder: Path) -> list[Path]:
     """The folders of steps in `folder`, first step first; none where there is no such folder."""
     return sorted((p for p in folder.glob("*") if _STEP.fullmatch(p.name)), key=step_of)
