@@ -234,7 +234,7 @@ def _add_representations(
         if options.disentanglement == "yes":
             raise
         metrics, details = {}, {}
-        notes = [f"no DCI without {error.name}: pip install 'emorl[evaluation]'"]
+        notes = [f"no DCI: {error}"]
     if notes and options.disentanglement == "yes":
         raise ValueError("; ".join(notes))
     result["metrics"].update(metrics)

@@ -521,7 +521,7 @@ def test_an_evaluation_does_without_scikit_learn(run_dir, capsys, monkeypatch):
     line = ["evaluate", str(run_dir), "--images", "4", "--seed", "5"]
     assert main(line) == 0
     lack = "pip install 'emorl[evaluation]'"
-    assert f"note: no DCI without sklearn: {lack}" in capsys.readouterr().out
+    assert f"note: no DCI: sklearn is not installed: {lack}" in capsys.readouterr().out
     assert main([*line, "--disentanglement", "yes"]) == 2
     assert lack in complaint(capsys)
 
