@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from emorl.paths import real
 from emorl.runs.folder import run_of
-from emorl.runs.trained import short_name
+from emorl.runs.trained import located, short_name
 
 _COLUMNS = ("fg_ari", "ari", "fg_miou", "mse", "dci_disentanglement", "dci_completeness")
 _ALONE = "no mean over runs: it is of those whose configurations differ in trainer.seed alone"
+_PLANNED = ("trainer.steps", "trainer.cooldown_steps", "trainer.least_steps")
 
 Result = dict[str, Any]
 
@@ -21,25 +23,36 @@ class Compared(NamedTuple):
 
     Attributes:
         name: of the model, as the user knows it.
-        configuration: by what it was trained, and how long, without the seed; None if unknown.
+        configuration: by what it was trained, as `configuration_of` tells; None if unknown.
         result: of the evaluation.
     """
 
     name: str
-    configuration: str | None
+    configuration: Result | None
     result: Result
 
 
-def configuration_of(target: Path, checkpoint: Path) -> str | None:
-    """By what a model was trained, and how long, without the seed; None for a lone model folder."""
+def configuration_of(target: Path, checkpoint: Path) -> Result | None:
+    """By what a model was trained, but for the seed, and the steps where minutes decide on them.
+
+    Args:
+        target: as the user named it; a checkpoint of a run is not the run.
+        checkpoint: that it led to.
+
+    Returns:
+        None for a lone model folder.
+    """
     from emorl.training.config_file import load_config
+    from emorl.training.config_keys import flat
 
     run = run_of(target)
     if run is None:
         return None
     config = load_config(run.config)
-    step = checkpoint.name if run.checkpoints.name == checkpoint.parent.name else ""
-    return f"{replace(config, trainer=replace(config.trainer, seed=0))} {step}"
+    left_out = ("trainer.seed", *(_PLANNED if config.trainer.max_minutes is not None else ()))
+    named = None if real(located(target)) == real(run.path) else checkpoint.name
+    values = {key: x for key, x in flat(asdict(config)).items() if key not in left_out}
+    return {**values, "checkpoint": named}
 
 
 def compare(
@@ -61,21 +74,27 @@ def compare(
     summary = across_runs(results, failures, least_fg_ari=least_fg_ari)
     groups = _groups(models)
     spreads = [means_of_runs([model.result for model in group]) for group in groups]
-    by_seed = [
+    configurations = [
         {"checkpoints": [model.result["checkpoint"] for model in group], "metrics": spread}
         for group, spread in zip(groups, spreads, strict=True)
-        if len(group) > 1
     ]
-    whole = {**summary, "configurations": by_seed, "results": results}
-    return whole, _table(groups, spreads, summary)
+    text = _table(groups, spreads, summary)
+    if len(groups) > 1:
+        del summary["metrics"]
+    return {**summary, "configurations": configurations, "results": results}, text
 
 
 def _groups(models: Sequence[Compared]) -> list[list[Compared]]:
     """Runs of one configuration together, in the order of the first of each."""
-    groups: dict[str, list[Compared]] = {}
+    groups: list[list[Compared]] = []
     for model in models:
-        groups.setdefault(model.configuration or model.result["checkpoint"], []).append(model)
-    return [*groups.values()]
+        known = model.configuration is not None
+        own = [g for g in groups if known and g[0].configuration == model.configuration]
+        if own:
+            own[0].append(model)
+        else:
+            groups.append([model])
+    return groups
 
 
 def _table(groups: Sequence[Sequence[Compared]], spreads: Sequence[Result], summary: Result) -> str:

@@ -80,7 +80,7 @@ class _Subject(NamedTuple):
     Attributes:
         options: of the command line, with the one `target`.
         checkpoint: folder that the model was read from.
-        configuration: by what it was trained, as `configuration_of` tells.
+        configuration: by what it was trained, as `configuration_of` tells; None if unknown.
         model: of the command line's target.
         dataset: the images.
         data: name of the data, or absolute path.
@@ -91,7 +91,7 @@ class _Subject(NamedTuple):
 
     options: argparse.Namespace
     checkpoint: Path
-    configuration: str | None
+    configuration: dict[str, Any] | None
     model: ObjectCentricModel
     dataset: ObjectDataset
     data: str

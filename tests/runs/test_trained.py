@@ -14,7 +14,7 @@ from emorl.models import MODELS, EfficientMORL, SlotAttentionModel, find_model, 
 from emorl.runs import trained
 from emorl.runs.folder import run_of
 from emorl.runs.integrity import write_checksums
-from emorl.runs.trained import hint, located, trained_names
+from emorl.runs.trained import hint, located, short_name, trained_names
 from emorl.training.config_file import find_config, load_config, save_config
 from emorl.training.options import DEFAULT_MODEL
 
@@ -98,6 +98,13 @@ def test_a_damaged_one_is_refused(place, tmp_path, monkeypatch):
     monkeypatch.setattr(trained, "TRAINED", copy)
     with pytest.raises(ValueError, match="damaged or edited"):
         load_model("tiny")
+
+
+def test_short_names():
+    name = "slot_attention/tetrominoes-laptop"
+    assert short_name("tetrominoes-laptop") == "efficient_morl/tetrominoes-laptop"
+    assert short_name(trained.TRAINED / name) == name
+    assert short_name("runs/mine") == "runs/mine"
 
 
 @pytest.mark.parametrize("name", trained_names())
