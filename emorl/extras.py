@@ -27,4 +27,6 @@ def require_package(package: str) -> None:
     try:
         importlib.import_module(package)
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(not_installed(package), name=error.name) from None
+        if error.name != package:  # which the package itself lacks
+            raise
+        raise ModuleNotFoundError(not_installed(package), name=package) from None

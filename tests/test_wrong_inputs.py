@@ -15,7 +15,7 @@ from torch import Tensor
 
 from emorl.cli import main
 from emorl.compat.official import config_from_net, load_checkpoint
-from emorl.data import GENERATORS, check, convert, open_dataset
+from emorl.data import check, convert, open_dataset
 from emorl.models import (
     MODELS,
     EfficientMORL,
@@ -43,7 +43,7 @@ COMMANDS = {
     "trian": "emorl: unknown command trian; did you mean train?",
     "train": f"train: --config: a file or one of {CONFIGS} is needed, or --data.train FOLDER for your images",
     "train smoke": "train: expected --KEY VALUE, got smoke",
-    "train --config clevr6": f"train: --data.train: expected a file, a folder or one of {', '.join(GENERATORS)}, since there is no clevr6_with_masks_train.h5, which clevr6.yaml names; {WHERE}",
+    "train --config clevr6": f"train: --data.train: expected a file, a folder or a generator, since clevr6.yaml's clevr6_with_masks_train.h5 is not there; there are: clevr10, clevr6, clevrtex-like, multi_dsprites, multi_dsprites-binarized, multi_dsprites-colored_on_colored, tetrominoes, tetrominoes-real10; {WHERE}",
     "train --config smok": "train: --config: no file and no configuration is called smok; did you mean smoke?",
     "train --config no.yaml": "train: --config: no such file: no.yaml",
     "train --config .": "train: --config: expected a file, got the folder .",

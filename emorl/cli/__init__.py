@@ -107,9 +107,10 @@ def _explain(command: str, error: Exception) -> int:
     """One line about an error that the user can mend; other errors are raised again."""
     if another := _another_module(error):
         return _complain(command, another, USAGE)
-    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("emorl"):
-        package = str(error.name).partition(".")[0]
-        return _complain(command, not_installed(package), USAGE)
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").partition(".")[0]
+        if package != "emorl":
+            return _complain(command, not_installed(package) if package else str(error), USAGE)
     if isinstance(error, FileNotFoundError) and _is_nowhere():
         return _complain(command, "the current folder no longer exists", USAGE)
     if isinstance(error, OSError) and error.filename:

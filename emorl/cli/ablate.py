@@ -37,12 +37,12 @@ def run(arguments: list[str]) -> int:
     from emorl.models.geco import WARM_START
     from emorl.training.ablations import ABLATIONS
 
-    note = ""
-    if options.steps <= WARM_START:
-        note = f"GECO begins after {WARM_START} steps: with fewer, no-geco is trained as full is."
+    rows, note = _chosen(options.rows, ABLATIONS), ""
+    if "no-geco" in rows and options.steps <= WARM_START:
+        note = f"GECO begins after {WARM_START} steps: until then no-geco is trained as full is."
         print(note)
     records: list[Record] = []
-    for name in _chosen(options.rows, ABLATIONS):
+    for name in rows:
         ablation, results, failures = ABLATIONS[name], [], {}
         for seed in range(options.seeds):
             folder = options.out / f"{name}-seed{seed}"

@@ -148,7 +148,7 @@ def _write_sheet(dataset: ObjectDataset, path: Path) -> None:
     from emorl.report.sheets import contact_sheet
 
     numbers = readable(dataset, _ON_A_SHEET)
-    title = f"{dataset.name}: images {numbers[0]} to {numbers[-1]}"
+    title = f"{dataset.name}: images {', '.join(map(str, numbers))}"
     write_atomically(path, png(contact_sheet(dataset.__getitems__(numbers), title)))
     print(f"written: {path}")
 

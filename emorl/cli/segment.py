@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +29,33 @@ _SHEET, _COLUMNS, _SIDE = 48, 4, 160  # pictures on a contact sheet, pairs in a 
 
 def run(arguments: list[str]) -> int:
     """Write the pictures and print where they are."""
+    options = _parser().parse(arguments)
+    require_output(options.out / "contact.png", "--out", PICTURE)
+    _require_apart(options.out, options.pictures)
+
+    folder, names, others = _listed(options.pictures)
+    _require_different_names(folder, names)
+    for place in (place for name in names for place in _places(options.out, name)):
+        require_output(place, "--out", PICTURE)
+    tiles, written = [], 0
+    for name, result in zip(names, _segmented(options, folder, names), strict=True):
+        if isinstance(result, ValueError):
+            _leave_out(result, lone=options.pictures.is_file())
+            continue
+        tile = _write(result, name, *_places(options.out, name))
+        written += 1
+        if written <= _SHEET:
+            tiles.append(tile)
+    if not tiles:
+        raise ValueError(f"{folder}: no picture that can be read, {len(names)} that cannot")
+    sheet = _contact_sheet(tiles, options.out / "contact.png")
+    found = _in_words(written, len(names) - written, others)
+    places = f"{options.out / 'labels'} and {options.out / 'overlays'}; {sheet}"
+    print(f"written: {found}, in {places}")
+    return 0
+
+
+def _parser() -> Parser:
     parser = Parser("segment", _DESCRIPTION)
     add = parser.add_argument
     add(
@@ -57,25 +86,21 @@ def run(arguments: list[str]) -> int:
         metavar="[LOW,HIGH]",
         help="what the pictures' numbers mean, [0,1] or [0,255] (default: as their format says)",
     )
-    options = parser.parse(arguments)
+    return parser
 
-    require_output(options.out / "contact.png", "--out", PICTURE)
-    _require_apart(options.out, options.pictures)
 
-    from tqdm import tqdm
-
+def _segmented(
+    options: argparse.Namespace, folder: Path, names: list[str]
+) -> Iterator[Segmented | ValueError]:
+    """Each picture's result, or why it cannot be read."""
     from emorl.evaluation.own_pictures import segment
     from emorl.models import find_model
     from emorl.training.config import TrainerConfig
     from emorl.training.devices import make_accelerator
 
-    folder, names, others = _listed(options.pictures)
-    _require_different_names(folder, names)
-    for place in (place for name in names for place in _places(options.out, name)):
-        require_output(place, "--out", PICTURE)
     _, model = find_model(options.target)
     accelerator = make_accelerator(TrainerConfig(device=options.device, precision="no"))
-    results = segment(
+    yield from segment(
         model.to(accelerator.device),
         [folder / name for name in names],
         num_slots=options.num_slots,
@@ -84,34 +109,32 @@ def run(arguments: list[str]) -> int:
         seed=options.seed,
         value_range=options.value_range,
     )
-    tiles, written, unread = [], 0, 0
-    for name, result in zip(names, results, strict=True):
-        if isinstance(result, ValueError):
-            if options.pictures.is_file():
-                raise result
-            unread += 1
-            tqdm.write(f"left out: {result}", file=Terminal(sys.stderr))
-            continue
-        tile = _write(result, name, *_places(options.out, name))
-        written += 1
-        if written <= _SHEET:
-            tiles.append(tile)
     accelerator.end_training()
-    if not tiles:
-        raise ValueError(f"{folder}: no picture that can be read, {unread} that cannot")
-    sheet = _contact_sheet(tiles, options.out / "contact.png")
-    left_out = f", {unread} left out" if unread else ""
-    left_out += f", passed over: {others}" if others else ""
-    number = f"{written} picture{'s' * (written != 1)}"
-    print(f"written: {number}{left_out}, in {options.out / 'labels'} and ", end="")
-    print(f"{options.out / 'overlays'}; {sheet}")
-    return 0
+
+
+def _leave_out(error: ValueError, *, lone: bool) -> None:
+    """Name a picture that cannot be read, which ends the command if there is no other."""
+    from tqdm import tqdm
+
+    if lone:
+        raise error
+    tqdm.write(f"left out: {error}", file=Terminal(sys.stderr))
+
+
+def _in_words(written: int, unread: int, others: str) -> str:
+    parts = [
+        f"{written} picture" if written == 1 else f"{written} pictures",
+        f"{unread} left out" if unread else "",
+        f"passed over: {others}" if others else "",
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def _listed(pictures: Path) -> tuple[Path, list[str], str]:
     """The folder of the pictures, their names in it, and what other files it holds."""
+    from emorl.data.open import passed_over
     from emorl.data.readers.clevrtex import is_clevrtex, scenes_of
-    from emorl.data.readers.images import find_pictures, passed_over
+    from emorl.data.readers.images import find_pictures
 
     if pictures.is_file():
         return pictures.parent, [pictures.name], ""

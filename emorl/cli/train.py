@@ -12,6 +12,7 @@ from emorl.cli import INTERRUPTED
 from emorl.paths import is_path
 from emorl.runs import RunFolder
 from emorl.runs.lock import require_usable
+from emorl.suggestions import near
 from emorl.terminal import Terminal
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def run(arguments: list[str]) -> int:
 
     config = load_config(path, options.model, overrides)
     if not _has_images(overrides):
-        _require_named_images(config, path)
+        _require_named_images(config.data.train, path)
     require_files(config.data)
     if is_own(path):
         config = _following(config, path, options.model, overrides)
@@ -137,8 +138,8 @@ def _has_images(overrides: Sequence[str]) -> bool:
     return any(override.startswith("--data.train=") for override in overrides)
 
 
-def _require_named_images(config: RunConfig, path: Path) -> None:
-    """Refuse a configuration whose images are not there, before anything is opened.
+def _require_named_images(train: str, path: Path) -> None:
+    """Refuse a configuration whose images are not there.
 
     Raises:
         ValueError: with the option that names others.
@@ -146,14 +147,14 @@ def _require_named_images(config: RunConfig, path: Path) -> None:
     from emorl.data import GENERATORS
     from emorl.data.open import WHERE, data_files
 
-    if config.data.train in GENERATORS:
+    if train in GENERATORS:
         return
     try:
-        data_files(config.data.train)
+        data_files(train)
     except ValueError:
         raise ValueError(
-            f"--data.train: expected a file, a folder or one of {', '.join(GENERATORS)}, since "
-            f"there is no {config.data.train}, which {path.name} names; {WHERE}"
+            f"--data.train: expected a file, a folder or a generator, since {path.name}'s {train} "
+            f"is not there{near(train, GENERATORS)}; {WHERE}"
         ) from None
 
 

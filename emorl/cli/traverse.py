@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from emorl.cli.arguments import Parser, local_path, whole_number
 from emorl.cli.held_out import add_data_options, data_of, open_images, read_from, spec_of
+from emorl.extras import require_package
 from emorl.runs.files import replacing, require_place, write_atomically
 from emorl.runs.folder import own_run, run_of
 from emorl.runs.outputs import PICTURE, TRAVERSALS, require_output
@@ -16,6 +17,9 @@ from emorl.runs.trained import short_name
 from emorl.terminal import tracked
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
+    from emorl.models import ObjectCentricModel
     from emorl.report.tiles import Bytes
 
 _DESCRIPTION = (
@@ -33,18 +37,10 @@ def run(arguments: list[str]) -> int:
     place = _place(options)
     _require_free(options, place, [], read_from(options.data))
     if options.mp4:
-        import imageio_ffmpeg  # noqa: F401  it would be missed after the work otherwise
+        require_package("imageio_ffmpeg")  # it would be missed after the work otherwise
 
-    from emorl.evaluation.traversals import (
-        active,
-        activeness,
-        infer,
-        ranges,
-        recompose,
-        traverse,
-    )
+    from emorl.evaluation.traversals import active, activeness, infer, ranges
     from emorl.models import find_model
-    from emorl.report.traversals import traversal_frames, traversal_sheet
     from emorl.training.config import TrainerConfig
     from emorl.training.devices import make_accelerator
 
@@ -77,18 +73,10 @@ def run(arguments: list[str]) -> int:
     }
     written = [_json(place / "traversals.json", record)]
     inputs = dataset.read_images(range(len(shown)))
+    ends = low, high
     for index in tracked(range(len(shown)), "drawing", "image"):
-        own = recompose(model, shown[index])
-        slots = own.labels().unique().tolist()
-        traversals = traverse(
-            model, shown[index], dimensions, low, high, options.values, chosen=slots
-        )
-        pictures = _pictures(place, 1, options.mp4, first=index)
-        written += _draw(
-            pictures,
-            traversal_sheet(inputs[index], own, traversals, activity),
-            traversal_frames(inputs[index], own, traversals),
-        )
+        drawn = _drawn(model, inputs[index], shown[index], dimensions, ends, activity, options)
+        written += _write(_pictures(place, 1, options.mp4, first=index), *drawn)
     accelerator.end_training()
     print(*(f"written: {path}" for path in written), sep="\n")
     return 0
@@ -147,7 +135,29 @@ def _pictures(place: Path, images: int, films: bool, *, first: int = 0) -> list[
     ]
 
 
-def _draw(pictures: list[Path], sheet: Bytes, frames: list[Bytes]) -> list[Path]:
+def _drawn(
+    model: ObjectCentricModel,
+    image: Tensor,
+    slots: Tensor,
+    dimensions: Tensor,
+    ends: tuple[Tensor, Tensor],
+    activity: Tensor,
+    options: argparse.Namespace,
+) -> tuple[Bytes, list[Bytes]]:
+    """One image's sheet, and its frames."""
+    from emorl.evaluation.traversals import recompose, traverse
+    from emorl.report.traversals import traversal_frames, traversal_sheet
+
+    own = recompose(model, slots)
+    chosen = own.labels().unique().tolist()
+    traversals = traverse(model, slots, dimensions, *ends, options.values, chosen=chosen)
+    return (
+        traversal_sheet(image, own, traversals, activity),
+        traversal_frames(image, own, traversals),
+    )
+
+
+def _write(pictures: list[Path], sheet: Bytes, frames: list[Bytes]) -> list[Path]:
     """Write one image's pictures."""
     from emorl.report.tiles import gif, png, write_mp4
 

@@ -22,6 +22,7 @@ from emorl.paths import local
 
 _BATCH = 32
 _TIMED = 64  # images whose reading is timed
+_NAMED = 100  # images that cannot be read
 
 
 def check(
@@ -71,7 +72,7 @@ def open_checked(
     crop: str | Sequence[int] | None,
     size: int | Sequence[int] | None,
 ) -> ObjectDataset:
-    """The images to check; damaged pictures of a folder are an error only when they are read.
+    """The images to check; a folder's pictures that cannot be used are left for when they are read.
 
     Raises:
         ValueError: as `check` does.
@@ -86,9 +87,17 @@ def open_checked(
     return open_dataset(spec, split=split, value_range=value_range, crop=crop, size=size)
 
 
-def readable(dataset: ObjectDataset, images: int) -> list[int]:
-    """Which of the first images can be read."""
-    return _look(dataset, images).read
+def readable(dataset: ObjectDataset, wanted: int) -> list[int]:
+    """The places of the first images that can be read."""
+    found: list[int] = []
+    indices = range(dataset.count(wanted))
+    while indices and len(found) < wanted:
+        unread: dict[int, str] = {}
+        for _ in _read(dataset, indices, unread):
+            pass
+        found += [index for index in indices if index not in unread]
+        indices = range(indices.stop, dataset.count(indices.stop + wanted))
+    return found[:wanted]
 
 
 def splits_of(spec: str | Path) -> list[str]:
@@ -247,7 +256,9 @@ def _unreadable(found: _Found) -> list[str]:
         return []
     images = _images(len(found.read) + len(found.unread))
     heading = f"  cannot be read: {len(found.unread)} of {images}; mend or remove:"
-    return [heading, *(f"    {reason}" for reason in found.unread.values())]
+    reasons = [f"    {reason}" for reason in found.unread.values()]
+    more = [f"    and {len(reasons) - _NAMED} more"] if len(reasons) > _NAMED else []
+    return [heading, *reasons[:_NAMED], *more]
 
 
 def _speed(dataset: ObjectDataset, readable: Sequence[int]) -> str:

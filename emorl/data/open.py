@@ -169,7 +169,7 @@ def open_folder(
 ) -> FileDataset:
     """The reader of a folder of pictures, ClevrTex's or any, which frames each by itself.
 
-    A lenient one can be opened where some of its first pictures are damaged.
+    A lenient one can be opened where some of its first pictures cannot be used.
 
     Raises:
         ValueError: as `emorl.data.readers.images.ImageFolder` does.
@@ -179,7 +179,15 @@ def open_folder(
 
     asked = None if value_range is None else as_range(value_range, "value_range")
     reader = ClevrTex if is_clevrtex(path) else ImageFolder
-    return reader(path, split, crop, size, asked, lenient)
+    return reader(path, split, crop, size, asked, lenient=lenient)
+
+
+def passed_over(path: Path) -> str:
+    """The files of a folder of pictures that are not read, by ending; "" if there are none."""
+    from emorl.data.readers.clevrtex import is_clevrtex
+    from emorl.data.readers.images import other_files
+
+    return other_files(path) if path.is_dir() and not is_clevrtex(path) else ""
 
 
 def data_files(spec: str | Path) -> list[Path]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from emorl.extras import require_package
 from emorl.metrics.factors import Floats
 
 
@@ -71,6 +72,7 @@ def _linear_map(pairs: Sequence[tuple[Floats, Floats]], ridge: float) -> Any:
 
 
 def _best_slots(targets: Floats, predictions: Floats) -> NDArray[np.int64]:
+    require_package("scipy")
     from scipy.optimize import linear_sum_assignment
 
     distance = ((targets[:, None] - predictions[None]) ** 2).sum(axis=2)  # [E, K]

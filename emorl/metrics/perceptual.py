@@ -32,7 +32,8 @@ class PerceptualDistance:
     """
 
     def __init__(self, network: Network = "alex", device: torch.device | str = "cpu") -> None:
-        require_package("torchmetrics")
+        for package in ("torchmetrics", "torchvision"):
+            require_package(package)
         from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
         require_weights(network)

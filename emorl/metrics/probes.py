@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, get_args
 
+from emorl.extras import require_package
 from emorl.metrics.factors import Factor, Floats, halves, state_of
 
 Probe = Literal["linear", "mlp"]
@@ -37,6 +38,7 @@ def probe(
     if kind not in get_args(Probe):
         raise ValueError(f"kind: expected linear or mlp, got {kind!r}")
     parts = halves(codes, factors)
+    require_package("sklearn")
     from sklearn.preprocessing import StandardScaler
 
     scaler = StandardScaler().fit(parts.train)

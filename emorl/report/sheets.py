@@ -53,7 +53,7 @@ def contact_sheet(batch: Batch, title: str) -> Figure:
             places = [*grid[row, first : first + len(widths)]]
             _draw(places, batch, number)
             if tables:
-                _write(places[-1], tables[number])
+                _write(places[-1], tables[number], coloured=batch.mask is not None)
     return figure
 
 
@@ -72,7 +72,7 @@ def _draw(axes: Sequence[Axes], batch: Batch, number: int) -> None:
         axes[1].imshow(paint(labels, colours, image), interpolation="nearest")
 
 
-def _write(axes: Axes, table: _Table) -> None:
+def _write(axes: Axes, table: _Table, *, coloured: bool) -> None:
     """Write an image's table, before each entity's line its number and its segment's colour."""
     entities = [entity for entity, _ in table if entity is not None]
     colours = segment_colours(range(max(entities, default=0) + 1))
@@ -81,8 +81,9 @@ def _write(axes: Axes, table: _Table) -> None:
         height = 1 - line * _LINE / _INCHES
         axes.text(0, height, " " * _NUMBER + text, style)
         if entity is not None:
-            axes.text(0, height, "\N{BLACK SQUARE}", style, color=colours[entity])
             axes.text(0, height, f"{entity:>{_NUMBER}}", style)
+            if coloured:
+                axes.text(0, height, "\N{BLACK SQUARE}", style, color=colours[entity])
 
 
 def _table(factors: dict[str, Tensor]) -> _Table:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from emorl.paths import real
-from emorl.runs.trained import is_among_trained
+from emorl.runs.trained import require_apart
 
 _UNFINISHED = re.compile(r"\.unfinished-.*\.(\d+)\.[0-9a-f]{8}")
 _DAMAGED = ".damaged"
@@ -101,8 +101,7 @@ def require_place(path: Path, option: str) -> None:
     Raises:
         ValueError: if it cannot, or belongs among the trained models that come along.
     """
-    if is_among_trained(real(path)):
-        raise ValueError(f"{option}: expected a place apart from the trained models, got {path}")
+    require_apart(path, option)
     if path.is_dir():
         raise ValueError(f"{option}: expected a file, got a folder: {path}")
     if path.exists() and not path.is_file():

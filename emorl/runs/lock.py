@@ -10,10 +10,9 @@ import weakref
 from pathlib import Path
 from typing import IO
 
-from emorl.paths import real
 from emorl.runs.files import clean, remove_empty
 from emorl.runs.folder import RunFolder, by_step, kind_of
-from emorl.runs.trained import is_among_trained
+from emorl.runs.trained import require_apart
 
 _OWNER = re.compile(r"(process \d+\n?)?")
 _LONGEST = 64  # characters that are read of what may be another's file
@@ -84,8 +83,7 @@ def require_usable(run: RunFolder, *, resume: bool) -> None:
     Raises:
         ValueError: in one line.
     """
-    if is_among_trained(real(run.path)):
-        raise ValueError(f"--out: expected a place apart from the trained models, got {run.path}")
+    require_apart(run.path, "--out")
     _require_no_file(run)
     if is_unused(run):
         return

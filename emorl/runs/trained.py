@@ -55,6 +55,17 @@ def is_among_trained(place: Path) -> bool:
     return TRAINED in place.parents
 
 
+def require_apart(path: Path, option: str) -> None:
+    """Refuse to write among the trained models.
+
+    Raises:
+        ValueError: naming the option.
+    """
+    place = real(path)
+    if place == TRAINED or is_among_trained(place):
+        raise ValueError(f"{option}: expected a place apart from the trained models, got {path}")
+
+
 def hint(path: Path) -> str:
     """What to add to an error about a path that may be a mistyped name: the names there are."""
     known = trained_names()

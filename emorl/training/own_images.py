@@ -10,6 +10,7 @@ from statistics import median
 import torch
 
 from emorl.data import ObjectDataset
+from emorl.data.open import passed_over
 from emorl.data.transforms import Shape, shape_of
 from emorl.memory import most_allocated
 from emorl.memory import size as in_bytes
@@ -59,7 +60,7 @@ def follow(config: RunConfig, given: Mapping[str, str]) -> tuple[list[str], list
     if "trainer.eval_every" not in given and held_out_images(data) is None:
         options["trainer.eval_every"] = "0"
         lines.append("no images to measure on: none belongs to the split val")
-    if others := _passed_over(local(data.train)):
+    if others := passed_over(local(data.train)):
         lines.append(f"passed over: {others}")
     return [f"--{key}={value}" for key, value in options.items() if key not in given], lines
 
@@ -123,14 +124,6 @@ def _shapes(data: DataConfig) -> list[Shape]:
     from emorl.data.readers.images import shapes_of
 
     return shapes_of(folder, data.split, data.crop)
-
-
-def _passed_over(path: Path) -> str:
-    """The files of a folder that are no pictures; "" if there are none, or it is no folder."""
-    from emorl.data.readers.clevrtex import is_clevrtex
-    from emorl.data.readers.images import passed_over
-
-    return passed_over(path) if path.is_dir() and not is_clevrtex(path) else ""
 
 
 def _list(shape: Shape) -> str:

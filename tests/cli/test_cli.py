@@ -95,7 +95,7 @@ def test_train_help_has_every_option_with_its_default(capsys):
         ("train --out no --resume auto", "no holds no run to resume"),
         (
             "train --config multi_dsprites",
-            "there is no multi_dsprites_colored_on_grayscale.h5, which",
+            "multi_dsprites.yaml's multi_dsprites_colored_on_grayscale.h5 is not there",
         ),
         ("evaluate", "the following arguments are required: RUN|CHECKPOINT"),
         ("evaluate no", "emorl evaluate: no: no such folder"),

@@ -368,3 +368,12 @@ def test_each_evaluation_of_a_run_is_kept(run, capsys):
     assert evaluate(run, "--images", "3") == 2
     assert "holds lpips, which would be lost; move it away" in complaint(capsys)
     assert json.loads(path.read_text()) == result
+
+
+def test_a_configuration_that_misspells_its_images(tmp_path, capsys):
+    config = tmp_path / "mine.yaml"
+    config.write_text("data: {train: tetrominos}")
+    assert main(["train", "--config", str(config), "--out", str(tmp_path / "run")]) == 2
+    told = "since mine.yaml's tetrominos is not there; did you mean tetrominoes?"
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

@@ -18,7 +18,7 @@ def help_of(command: str, capsys) -> str:
 
 
 @pytest.mark.parametrize("command", [*PARSED, *OF_DATA])
-def test_each_command_says_what_holds_without_an_option(command, capsys):
+def test_no_default_is_told_in_pythons_words(command, capsys):
     text = help_of(command, capsys)
     assert text.startswith(f"usage: emorl {command}")
     for value in ("None", "False", "[])"):

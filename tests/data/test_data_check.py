@@ -16,7 +16,7 @@ from record_writing import TFRECORDS
 
 from emorl.cli import main
 from emorl.data import GENERATORS, check, open_dataset, splits
-from emorl.data.check import splits_of
+from emorl.data.check import open_checked, readable, splits_of
 from emorl.data.generators.tetromino_shapes import FRAME
 from emorl.data.questions import answers
 
@@ -225,6 +225,41 @@ def test_all_pictures_that_cannot_be_read_are_listed(tmp_path, capsys):
     assert sheet.read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_sheet_shows_the_first_pictures_that_can_be_read(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for number in range(12):
+        (folder / f"{number:02}.png").write_bytes(b"no picture")
+    for number in (12, 14, 15):
+        Image.fromarray(np.eye(6, dtype=np.uint8) * number).save(folder / f"{number:02}.png")
+    dataset = open_checked(folder, "all", value_range=None, crop=None, size=None)
+    assert readable(dataset, 8) == [12, 13, 14]
+    assert readable(dataset, 2) == [12, 13]
+    sheet = tmp_path / "sheet.png"
+    assert main(f"data check {folder} --sheet {sheet}".split()) == 0
+    assert sheet.is_file()
+
+
+def test_a_picture_of_another_size_is_listed_with_the_option_that_resizes_it(tmp_path):
+    for number, side in enumerate((6, 6, 7, 6)):
+        Image.fromarray(np.eye(side, dtype=np.uint8) * 9).save(tmp_path / f"{number}.png")
+    report = check(tmp_path)
+    assert "checked 3\n" in report
+    assert (
+        "2.png: expected 6x6 pixels as the first picture has, got 7x7; data.size (--size)" in report
+    )
+
+
+def test_a_long_list_of_what_cannot_be_read_ends(tmp_path):
+    Image.fromarray(np.eye(6, dtype=np.uint8) * 9).save(tmp_path / "good.png")
+    for number in range(120):
+        (tmp_path / f"{number:03}.png").write_bytes(b"no picture")
+    report = check(tmp_path)
+    assert "cannot be read: 120 of 121 images" in report
+    assert report.endswith("\n    and 20 more")
+    assert report.count("not a picture") == 100
+
+
 def test_label_maps_and_descriptions_that_cannot_be_read_are_listed(tmp_path):
     OWN["ClevrTex"](tmp_path / "a")
     descriptions = sorted(tmp_path.rglob("*.json"))
@@ -258,9 +293,15 @@ def test_other_files_of_a_folder_are_counted(tmp_path):
     for name in ("a.png", "b.gif", "c/d.GIF", "e.tiff", "README", ".hidden.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         Image.fromarray(np.eye(4, dtype=np.uint8) * 9).save(tmp_path / name, format="PNG")
-    assert "passed over: 2 .gif, 1 .tiff, 1 without ending\n" in check(tmp_path)
+    assert "passed over: 2 .gif, 1 .tiff, 1 other\n" in check(tmp_path)
+    for number in range(9):
+        (tmp_path / f"1.2.840.{number}").touch()
+        (tmp_path / f"x.end{number}").touch()
+    (tmp_path / "x.g\nif").touch()
+    told = "2 .gif, 1 .end0, 1 .end1, 1 .end2, 1 .end3, 17 others"
+    assert f"passed over: {told}\n" in check(tmp_path)
     (tmp_path / "a.png").unlink()
-    with pytest.raises(ValueError, match=r"without pictures .*; it holds 2 \.gif, 1 \.tiff, 1 wi"):
+    with pytest.raises(ValueError, match=r"without pictures .*; it holds 2 \.gif, 1 \.end0"):
         check(tmp_path)
 
 

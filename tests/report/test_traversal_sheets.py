@@ -77,5 +77,6 @@ def test_a_film_marks_a_slot_when_it_passes_its_own_value():
 def test_any_number_of_values_fits(values):
     images = torch.zeros(values, 3, 35, 35)
     one = [Traversal(0, 0, torch.linspace(-1e-9, 1e9, values), images)]
-    for frame in traversal_frames(IMAGE, decomposition(), one):
-        assert frame.shape[1] >= 3 * 70
+    assert len(traversal_frames(IMAGE, decomposition(), one)) == values
+    sheet = traversal_sheet(IMAGE, decomposition(), one, torch.ones(1))
+    assert sheet.shape[1] >= (1 + values) * 70

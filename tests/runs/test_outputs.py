@@ -21,6 +21,8 @@ from emorl.cli.kept import require_replaceable
 from emorl.data import open_dataset
 from emorl.report.pictures import picture
 from emorl.report.tiles import gif, label_png, png
+from emorl.runs import RunFolder
+from emorl.runs.lock import require_usable
 from emorl.runs.outputs import BENCHMARK, EVALUATION, PAGE, PICTURE, TABLE, require_output
 
 PIXELS = np.zeros((4, 4, 3), dtype=np.uint8)
@@ -171,6 +173,8 @@ def test_nothing_is_written_among_trained_models(tmp_path, monkeypatch, capsys, 
         assert main([*command.split(), "--out", str(folder / name)]) == 2
         assert "--out: expected a place apart from the trained models" in capsys.readouterr().err
     assert [*folder.iterdir()] == [folder / "config.yaml"]
+    with pytest.raises(ValueError, match="--out: expected a place apart from the trained models"):
+        require_usable(RunFolder(models), resume=False)
 
 
 def test_others_folders_may_use_the_same_names(tmp_path):

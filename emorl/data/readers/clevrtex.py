@@ -59,6 +59,7 @@ class ClevrTex(PictureFiles):
         crop: str | Sequence[int] | None = None,
         size: int | Sequence[int] | None = None,
         value_range: ValueRange | None = None,
+        *,
         lenient: bool = False,
     ) -> None:
         scenes = scenes_of(path)
@@ -70,7 +71,7 @@ class ClevrTex(PictureFiles):
         pictures = [str(path / name) for name in chosen]
         masks = [f"{picture.removesuffix('.png')}_flat.png" for picture in pictures]
         self._sizes = _SIZES_UNSPLIT if variants == [_UNSPLIT] else _SIZES
-        super().__init__(path, pictures, masks, crop, size, value_range, lenient)
+        super().__init__(path, pictures, masks, crop, size, value_range, lenient=lenient)
         self.is_whole = variants == [_UNSPLIT] or split == ALL
         if not self.is_whole:
             self.part = f"{split}: {len(chosen):,} of {len(names):,} scenes, as published"

@@ -13,6 +13,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import os
+import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -33,15 +34,17 @@ from emorl.data.readers.pictures import (
     framed,
     read_colours,
     read_header,
+    read_headers,
     read_labels,
     require_bright,
-    undamaged,
 )
 from emorl.data.splits import ALL
 from emorl.data.transforms import CENTRE, Box, Shape, centred, cut, method_of, shape_of
 from emorl.data.values import BYTES, LOOKED_AT, PixelValues, ValueRange
 
 _SPLIT_IN = 10  # parts, of which one is "test", one "val", the rest "train"
+_ENDING = re.compile(r"\.[a-z][a-z0-9]{1,4}")
+_NAMED = 5  # endings
 _FINER = 2  # times the asked size, at which a JPEG may be decoded before it is resized
 
 
@@ -58,7 +61,7 @@ class PictureFiles(FileDataset):
         crop: as in `emorl.data.transforms.cut`.
         size: height and width; one number for squares.
         value_range: what the numbers mean, if not what their format says.
-        lenient: whether damaged files among the first are an error only when they are read.
+        lenient: whether the first that cannot be used are an error only when they are read.
 
     Raises:
         ValueError: naming the file, if one of the first cannot be used.
@@ -74,7 +77,8 @@ class PictureFiles(FileDataset):
         crop: str | Sequence[int] | None,
         size: int | Sequence[int] | None,
         value_range: ValueRange | None,
-        lenient: bool,
+        *,
+        lenient: bool = False,
     ) -> None:
         self.path, self.name = path, path.name
         self.pictures, self.masks, self.crop = [*pictures], [*masks], crop
@@ -87,16 +91,16 @@ class PictureFiles(FileDataset):
         reason = "as value_range says" if told else "as their format says"
         self.values = PixelValues(value_range or BYTES, reason, told=True)
         self._asked = self.values if told else None
-        first, maps = self.pictures[:LOOKED_AT], self.masks[:LOOKED_AT]
-        if lenient:
-            first, maps = undamaged(first) or first, undamaged(maps)
-        headers = {picture: read_header(picture) for picture in first}
-        self.image_size = self._shape or _cropped(first[0], headers[first[0]].shape, crop)
-        for picture, header in headers.items():
-            self._frame(picture, header.shape)
+        headers = read_headers(self.pictures[:LOOKED_AT], lenient=lenient)
+        first, header = next(iter(headers.items()))
+        self.image_size = self._shape or _cropped(first, header.shape, crop)
+        if not lenient:
+            for picture, header in headers.items():
+                self._frame(picture, header.shape)
         if not told:
-            require_bright(headers)
-        deep = any(read_header(mask).is_16_bit for mask in maps)
+            require_bright(headers, lenient=lenient)
+        maps = read_headers(self.masks[:LOOKED_AT], lenient=lenient)
+        deep = any(header.is_16_bit for header in maps.values())
         self._most = np.iinfo(np.int32 if deep else np.uint8).max
 
     def __len__(self) -> int:
@@ -219,18 +223,19 @@ class ImageFolder(PictureFiles):
         crop: str | Sequence[int] | None = None,
         size: int | Sequence[int] | None = None,
         value_range: ValueRange | None = None,
+        *,
         lenient: bool = False,
     ) -> None:
         path = Path(os.path.abspath(path))
         pictures, masks, total = _listed(path, split)
-        super().__init__(path, pictures, masks, crop, size, value_range, lenient)
+        super().__init__(path, pictures, masks, crop, size, value_range, lenient=lenient)
         self.is_whole = split == ALL
         if len(pictures) < total:
             self.part = f"{split}: {len(pictures):,} of {total:,} pictures"
 
     def describe(self) -> list[str]:
         """Also which other files the folder holds."""
-        others = passed_over(self.path)
+        others = other_files(self.path)
         return [*super().describe(), *([f"passed over: {others}"] if others else [])]
 
     def _factors(self, indices: Sequence[int]) -> dict[str, Tensor]:
@@ -254,15 +259,18 @@ def find_pictures(folder: Path) -> list[str]:
     return [name for name in names if name not in maps]
 
 
-def passed_over(folder: Path) -> str:
-    """The files below a folder that are not read, by ending: "2 .gif, 1 .txt"; "" if none are.
+def other_files(folder: Path) -> str:
+    """The files below a folder that are no pictures, by ending: "2 .gif, 1 other"; "" for none.
 
     What is hidden and links to folders are not counted.
     """
-    endings = Counter(path.suffix.lower() or "without ending" for path in _files(folder))
-    return ", ".join(
-        f"{n} {ending}" for ending, n in sorted(endings.items()) if ending not in ENDINGS
-    )
+    endings = Counter(path.suffix.lower() for path in _files(folder))
+    others = {ending: n for ending, n in endings.items() if ending not in ENDINGS}
+    usual = [ending for ending in others if _ENDING.fullmatch(ending)]
+    named = sorted(usual, key=lambda ending: (-others[ending], ending))[:_NAMED]
+    rest = sum(others.values()) - sum(others[ending] for ending in named)
+    told = [f"{others[ending]} {ending}" for ending in named]
+    return ", ".join([*told, *([f"{rest} other{'s' * (rest > 1)}"] if rest else [])])
 
 
 def shapes_of(
@@ -289,7 +297,7 @@ def _picture_files(folder: Path) -> list[str]:
         raise ValueError(f"{folder}: expected a folder of pictures, got no folder")
     found = [path for path in _files(folder) if path.suffix.lower() in ENDINGS]
     if not found:
-        others = passed_over(folder)
+        others = other_files(folder)
         got = f"; it holds {others}" if others else ""
         raise ValueError(f"{folder}: a folder without pictures ({', '.join(ENDINGS)}){got}")
     return sorted(path.relative_to(folder).as_posix() for path in found)

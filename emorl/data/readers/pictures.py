@@ -68,6 +68,30 @@ def read_header(path: str | Path) -> Header:
         return Header(_shown_shape(file), file.mode)
 
 
+def read_headers(paths: Sequence[str], *, lenient: bool) -> dict[str, Header]:
+    """The headers of some files.
+
+    Args:
+        paths: of the files.
+        lenient: leave out those that have none, unless that is all.
+
+    Raises:
+        ValueError: as `read_header` does.
+    """
+    headers: dict[str, Header] = {}
+    wrong: list[ValueError] = []
+    for path in paths:
+        try:
+            headers[path] = read_header(path)
+        except ValueError as error:
+            wrong.append(error)
+            if not lenient:
+                break
+    if wrong and not (lenient and headers):
+        raise wrong[0]
+    return headers
+
+
 def read_colours(
     path: str | Path, values: PixelValues | None, least: Shape | None = None
 ) -> NDArray[np.uint8]:
@@ -126,18 +150,16 @@ def read_labels(path: str | Path, shape: Shape, most: int) -> NDArray[Any]:
         return labels_of(labels // _scale(path) if file.mode == "L" else labels, most)
 
 
-def undamaged(paths: Sequence[str]) -> list[str]:
-    """Those of some files that can be read as pictures."""
-    return [path for path in paths if _is_readable(path)]
-
-
-def require_bright(pictures: Mapping[str, Header] | Mapping[Path, Header]) -> None:
+def require_bright(
+    pictures: Mapping[str, Header] | Mapping[Path, Header], *, lenient: bool = False
+) -> None:
     """Refuse pictures that would all look black, since they go from 0 to less than they could.
 
     That are grey of 16 bits which goes from 0 to 255, and bytes from 0 to 1.
 
     Args:
         pictures: the first pictures by path.
+        lenient: pass over those that are damaged.
 
     Raises:
         ValueError: naming the first.
@@ -146,7 +168,12 @@ def require_bright(pictures: Mapping[str, Header] | Mapping[Path, Header]) -> No
         paths = [p for p, h in pictures.items() if h.is_16_bit == deep and h.mode != _BITS]
         brightest = 0
         for path in paths:
-            if (brightest := max(brightest, _brightest(path))) > most:
+            try:
+                brightest = max(brightest, _brightest(path))
+            except ValueError:
+                if not lenient:
+                    raise
+            if brightest > most:
                 break
         if 0 < brightest <= most:
             raise ValueError(
@@ -164,16 +191,6 @@ def framed(pixels: NDArray[Any], box: Box, shape: Shape, method: str) -> NDArray
         return region
     small = Image.fromarray(region).resize(shape[::-1], Image.Resampling[method.upper()])
     return np.array(small)
-
-
-def _is_readable(path: str) -> bool:
-    try:
-        with _opened(path) as file:
-            _require_checksums(file, path)
-            file.load()
-    except ValueError:
-        return False
-    return True
 
 
 def _brightest(path: str | Path) -> int:
