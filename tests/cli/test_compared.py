@@ -12,7 +12,11 @@ from emorl.cli.compared import Compared, compare, configuration_of
 from emorl.runs.trained import TRAINED, located
 from emorl.training.config_file import find_config, load_config, save_config
 
-NAMES = ["tetrominoes-laptop", "slot_attention/tetrominoes-laptop", "tetrominoes-laptop-seed1"]
+NAMES = [
+    "tetrominoes-laptop-seed0",
+    "slot_attention/tetrominoes-laptop",
+    "tetrominoes-laptop-seed1",
+]
 
 
 def rows_of(text: str) -> dict[str, list[str]]:
@@ -89,7 +93,7 @@ def test_trained_models_are_called_by_their_names(tmp_path, capsys):
     assert "\nefficient_morl/tetrominoes-laptop-seed1\ntetrominoes (test)" in printed
     assert [*rows_of(printed.partition("\nrun ")[2])][1:4] == [
         "slot_attention/tetrominoes-laptop",
-        "efficient_morl/tetrominoes-laptop",
+        "efficient_morl/tetrominoes-laptop-seed0",
         "efficient_morl/tetrominoes-laptop-seed1",
     ]
     stored = json.loads(place.read_text())["results"]
