@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from emorl.cli.arguments import Parser, local_path
 from emorl.runs import RunFolder
 from emorl.runs.files import require_place
-from emorl.runs.folder import is_lone_model, run_of
+from emorl.runs.folder import holds, run_of
 from emorl.runs.outputs import PAGE, require_kind, require_output
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _place(options: argparse.Namespace) -> Path:
         require_output(options.out, "--out", PAGE)
         place: Path = options.out
         return place
-    if is_lone_model(options.run):
+    if holds(options.run) == "model":
         raise ValueError(f"--out: needed, since {options.run} is no run")
     folder = RunFolder(options.run)
     place = folder.comparison if options.other else folder.report

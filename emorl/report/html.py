@@ -6,14 +6,14 @@ import os
 import platform
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import emorl
-from emorl.paths import local, real
+from emorl.paths import local
+from emorl.report.absences import Absences, absences, unread
 from emorl.report.curves import LINES, curve_data
 from emorl.report.tables import differences, evaluation_tables, facts_table
 from emorl.report.templates import embedded, render
@@ -21,8 +21,8 @@ from emorl.report.viewer import View
 from emorl.runs import RunFolder
 from emorl.runs.contents import RunContents, read_contents
 from emorl.runs.files import write_atomically
-from emorl.runs.folder import is_lone_model, step_of
-from emorl.runs.trained import is_trained, located, short_name
+from emorl.runs.folder import holds, step_of
+from emorl.runs.trained import is_trained, short_name
 
 CAPTIONS = {
     "decomposition": (
@@ -43,6 +43,9 @@ CAPTIONS = {
     ),
     "masks": ("Masks", "The share of each pixel that each slot explains, from 0 to 1."),
 }
+
+_Viewed = tuple[dict[str, Any] | None, Exception | None]
+"""What the viewer shows of a run, or why it shows nothing."""
 
 
 def write_report(
@@ -68,65 +71,64 @@ def write_report(
         The path of the report, which is written whole or not at all.
 
     Raises:
-        ValueError: if a folder is not a run's, or a place is needed.
+        ValueError: if a folder is neither a run's nor a model's, or a place is needed.
     """
-    if place is None and is_lone_model(run_dir):
+    if place is None and holds(run_dir) == "model":
         raise ValueError(f"place: needed, since {run_dir} is no run")
-    folders = [RunFolder(located(folder)) for folder in (run_dir, other) if folder is not None]
-    runs = [read_contents(folder.path) for folder in folders]
-    parts = [
-        _parts(run, name, view_of and partial(view_of, folder.path))
-        for run, name, folder in zip(runs, _names(folders), folders, strict=True)
-    ]
-    evaluations, curves = evaluation_tables(runs), curve_data([run.rows for run in runs])
-    there = {
-        "viewer": any(part["view"] for part in parts),
-        "evaluation": bool(evaluations),
-        "curves": bool(curves),
-        "pictures": any(run.pictures for run in runs),
-    }
-    page = render(
+    runs = [read_contents(path) for path in (run_dir, other) if path is not None]
+    page = _page(runs, view_of)
+    if place is None:
+        folder = RunFolder(run_dir)
+        place = folder.report if other is None else folder.comparison
+    return write_atomically(local(place), page.encode())
+
+
+def _page(runs: Sequence[RunContents], view_of: Callable[[Path], View] | None) -> str:
+    return render(
         Path(__file__).with_name("report.html"),
-        runs=[{**p, "lacks": _lacks(run, there)} for run, p in zip(runs, parts, strict=True)],
+        runs=_sides(runs, [_view(run, view_of) for run in runs]),
         about=_about(runs),
         facts=facts_table(runs),
         differences=differences([run.config for run in runs]),
-        evaluations=evaluations,
-        curves=curves,
+        evaluations=evaluation_tables(runs),
+        curves=curve_data([run.rows for run in runs]),
         line_colours=LINES,
         written=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         machine=_machine(),
         version=emorl.__version__,
     )
-    own = folders[0].report if other is None else folders[0].comparison
-    return write_atomically(own if place is None else local(place), page.encode())
 
 
-def _parts(run: RunContents, name: str, make_view: Callable[[], View] | None) -> dict[str, Any]:
-    """What the template shows of one run alone."""
-    view = None
-    if make_view is not None:
-        try:
-            view = make_view().as_json()
-        except (ValueError, OSError, RuntimeError) as error:  # the last: of torch, as for memory
-            run.absent["viewer"] = f"There is no viewer: {error}."
-    if run.rows and not curve_data([run.rows]):
-        run.absent["curves"] = "metrics.jsonl has no values that make a curve."
-    return {
-        "name": name,
-        "is_run": run.is_run,
-        "config_text": run.config_text,
-        "absent": run.absent,
-        "view": view,
-        "pictures": [_picture(path) for path in run.pictures],
-        "picture_step": step_of(run.pictures[0].parent) if run.pictures else None,
-    }
+def _view(run: RunContents, view_of: Callable[[Path], View] | None) -> _Viewed:
+    try:
+        return view_of(run.folder.path).as_json() if view_of else None, None
+    except (ValueError, OSError, RuntimeError) as error:  # the last: of torch, as for memory
+        return None, error
 
 
-def _lacks(run: RunContents, there: dict[str, bool]) -> list[str]:
+def _sides(runs: Sequence[RunContents], views: Sequence[_Viewed]) -> list[dict[str, Any]]:
+    """What the template shows of each run alone."""
+    absent = [absences(run, error) for run, (_, error) in zip(runs, views, strict=True)]
+    return [
+        {
+            "name": name,
+            "is_run": run.is_run,
+            "config_text": run.config_text,
+            "lacks": _lacks(run, own, absent),
+            "absent": own,
+            "view": view,
+            "pictures": [_picture(path) for path in run.pictures],
+            "picture_step": step_of(run.pictures[0].parent) if run.pictures else None,
+        }
+        for run, name, own, (view, _) in zip(runs, _names(runs), absent, views, strict=True)
+    ]
+
+
+def _lacks(run: RunContents, own: Absences, absent: Sequence[Absences]) -> list[str]:
     """What a run should have, in sentences; what another one has is told in its section."""
-    expected = [part for part in run.absent if run.is_run or part == "viewer"]
-    return [*run.missing, *(run.absent[part] for part in expected if not there[part])]
+    expected = Absences._fields if run.is_run else ("viewer",)
+    parts = [part for part in expected if all(getattr(side, part) for side in absent)]
+    return [*unread(run), *(getattr(own, part) for part in parts)]
 
 
 def _about(runs: Sequence[RunContents]) -> str:
@@ -141,14 +143,15 @@ def _about(runs: Sequence[RunContents]) -> str:
     )
 
 
-def _names(folders: list[RunFolder]) -> list[str]:
+def _names(runs: Sequence[RunContents]) -> list[str]:
     """The trained models' names, and runs' with as many of the folders above as tell them apart."""
-    parts = [_parts_of(real(folder.path)) for folder in folders]
+    folders = [run.folder.path for run in runs]
+    parts = [_parts_of(folder) for folder in folders]
     lengths = range(1, max(map(len, parts)) + 1)
     named = [[str(Path(*own[-length:])) for own in parts] for length in lengths]
     apart = next((names for names in named if len({*names}) == len(names)), named[0])
     return [
-        short_name(folder.path) if is_trained(folder.path) else name
+        short_name(folder) if is_trained(folder) else name
         for folder, name in zip(folders, apart, strict=True)
     ]
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from emorl.data import GENERATORS
-from emorl.fields import shown
+from emorl.report.absences import not_measured
 from emorl.report.meanings import is_term, meaning
 from emorl.runs.contents import RunContents
 
 # Of an evaluation; the rest is how it was made.
 _RESULTS = ("metrics", "notes", "seeds", "representation")
-# Of `emorl evaluate`, by option.
-_USUAL = {"split": "test", "protocol": "sample", "images": 320, "samples": 1, "seed": 0}
 
 Rows = list[tuple[str, list[str]]]
 """Of a table: what a row is of, and what each run has there."""
@@ -102,15 +99,15 @@ def _flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any
 def _differing(values: Sequence[Mapping[str, Any]]) -> Rows:
     """The rows of what is not the same everywhere; "-" where there is nothing of the kind."""
     keys = dict.fromkeys(key for of_run in values for key in of_run)
-    return [
-        (key, [_text(of_run[key]) if key in of_run else "-" for of_run in values])
-        for key in keys
-        if len({repr(of_run[key]) if key in of_run else "" for of_run in values}) > 1
+    rows = [
+        (key, [_text(of_run[key]) if key in of_run else "-" for of_run in values]) for key in keys
     ]
+    return [(key, texts) for key, texts in rows if len({*texts}) > 1]
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else shown(value)
+    """A value in full, as JSON, where 1 is not "1"."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def evaluation_tables(runs: Sequence[RunContents]) -> list[dict[str, Any]]:
@@ -137,7 +134,7 @@ def _evaluation(name: str, runs: Sequence[RunContents]) -> dict[str, Any]:
         "facts": [(k, v) for k, v in settings[0].items() if k not in dict(differing)],
         "differences": differing,
         "absent": {
-            number: _not_measured(run, found[0])
+            number: not_measured(run, name, runs[columns[0]])
             for number, run in enumerate(runs)
             if number not in columns
         },
@@ -145,21 +142,6 @@ def _evaluation(name: str, runs: Sequence[RunContents]) -> dict[str, Any]:
         "metrics": [row for row in rows if not is_term(row["name"])],
         "terms": [row for row in rows if is_term(row["name"])],
     }
-
-
-def _not_measured(run: RunContents, evaluation: Mapping[str, Any]) -> str:
-    """That a run lacks an evaluation, and the command that makes it."""
-    data = str(evaluation.get("data"))
-    options = [f"--data {shlex.quote(data)}"] if data in GENERATORS or data.startswith("/") else []
-    options += [
-        f"--{key} {shlex.quote(str(evaluation[key]))}"
-        for key, usual in _USUAL.items()
-        if evaluation.get(key) not in (None, usual)
-    ]
-    command = " ".join(["emorl evaluate", run.target, *options])
-    if run.keeps:
-        return f"Not measured so: `{command}` does, `emorl report` adds it."
-    return f"A trained model keeps no evaluations: `{command}` prints one."
 
 
 def _settings(evaluation: dict[str, Any]) -> list[tuple[str, Any]]:

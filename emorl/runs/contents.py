@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from emorl.paths import real
 from emorl.runs.files import read_json
-from emorl.runs.folder import CONFIG, RunFolder, by_step, own_run, run_of, step_of
-from emorl.runs.trained import hint, short_name
+from emorl.runs.folder import CONFIG, RunFolder, by_step, holds, run_of, step_of
+from emorl.runs.trained import hint, located
 from emorl.runs.yaml_file import read_text
 
 PICTURES = ("decomposition", "stages", "attention", "masks")
@@ -22,59 +22,55 @@ class RunContents:
     """The parts of a run, or of a trained model, for its report.
 
     Attributes:
-        target: the folder as commands take it, or a trained model's name.
+        folder: absolute, without links.
         is_run: whether there is, or will be, a log; a model folder or a checkpoint has none.
-        keeps: whether `emorl evaluate` keeps its results there.
         step: of a checkpoint.
-        config_text: config.yaml, or the model's config.json, as it is.
+        config_text: config.yaml, or the model's config.json, as it is; None if there is none.
         config: the same, parsed.
         rows: of metrics.jsonl, by step; where a step was logged twice, the later row.
+        torn_rows: how many of its lines cannot be read.
         evaluations: file name without ending -> contents of evaluation/*.json.
         pictures: PNG files of the newest step that has any.
-        missing: a sentence for each part that cannot be read.
-        absent: "viewer", "evaluation", "curves" or "pictures" -> a sentence, where there is none.
+        unread: names of files that cannot be read, as evaluation/test.json.
     """
 
-    target: str = ""
-    is_run: bool = True
-    keeps: bool = True
+    folder: RunFolder
+    is_run: bool
     step: int | None = None
-    config_text: str = ""
+    config_text: str | None = None
     config: dict[str, Any] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
+    torn_rows: int = 0
     evaluations: dict[str, dict[str, Any]] = field(default_factory=dict)
     pictures: list[Path] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    absent: dict[str, str] = field(default_factory=dict)
+    unread: list[str] = field(default_factory=list)
 
 
-def read_contents(run_dir: str | Path) -> RunContents:
-    """Read the contents of the folder of a run, a checkpoint or a model.
+def read_contents(path: str | Path) -> RunContents:
+    """Read the contents of the folder of a run, a checkpoint or a model, or of a name.
 
     Raises:
         ValueError: if the folder holds neither a configuration nor metrics.
     """
-    folder = RunFolder(run_dir)
-    model = folder.path / CONFIG
-    if not any(path.is_file() for path in (folder.config, folder.metrics, model)):
+    given = located(path)
+    folder, kind = RunFolder(real(given)), holds(given)
+    if kind is None:
         raise ValueError(
-            f"{folder.path}: expected a run with {folder.config.name} or {folder.metrics.name}, "
+            f"{given}: expected a run with {folder.config.name} or {folder.metrics.name}, "
             "or a model, got "
-            + ("a folder without them" if folder.path.is_dir() else "no folder")
-            + hint(folder.path)
+            + ("a folder without them" if given.is_dir() else "no folder")
+            + hint(given)
         )
-    run = RunContents(
-        target=shlex.quote(short_name(folder.path)),
-        is_run=folder.metrics.is_file() or not model.is_file(),
-        keeps=own_run(folder.path) is not None,
-    )
+    run = RunContents(folder, is_run=kind == "run")
     if run.is_run:
         _read_config(folder.config, run)
     else:
         _read_model(folder.path, run)
     _read_rows(folder.metrics, run)
     _read_evaluations(folder.evaluations, run)
-    _find_pictures(folder.pictures, run)
+    for step in by_step(folder.pictures):
+        found = [step / f"{name}.png" for name in PICTURES]
+        run.pictures = [picture for picture in found if picture.is_file()] or run.pictures
     return run
 
 
@@ -91,7 +87,6 @@ def _read_model(folder: Path, run: RunContents) -> None:
 
 def _read_config(path: Path, run: RunContents) -> None:
     if not path.is_file():
-        run.missing.append(f"{path.name} is not there: what was trained is not known.")
         return
     run.config_text = _text_of(path)
     try:
@@ -101,24 +96,18 @@ def _read_config(path: Path, run: RunContents) -> None:
     if isinstance(config, dict):
         run.config = config
     else:
-        run.missing.append(f"{path.name} cannot be read as YAML.")
+        run.unread.append(path.name)
 
 
 def _read_rows(path: Path, run: RunContents) -> None:
-    rows, torn = {}, 0
+    rows = {}
     for line in _text_of(path).splitlines() if path.is_file() else []:
         try:
             row = _row(line)
             rows[float(row["step"])] = row
         except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError):
-            torn += 1
+            run.torn_rows += 1
     run.rows = [rows[step] for step in sorted(rows)]
-    if torn:
-        run.missing.append(f"{path.name}: {torn} of its lines cannot be read.")
-    if not rows and run.is_run:
-        run.absent["curves"] = f"{path.name} has no rows yet: there are no curves."
-    elif not rows:
-        run.absent["curves"] = "There is no log of its training."
 
 
 def _row(line: str) -> dict[str, Any]:
@@ -145,19 +134,6 @@ def _read_evaluations(folder: Path, run: RunContents) -> None:
             if not all(metrics) or not isinstance(evaluation.get("notes", []), list):
                 raise ValueError
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            run.missing.append(f"{folder.name}/{path.name} is not an evaluation that can be read.")
+            run.unread.append(f"{folder.name}/{path.name}")
         else:
             run.evaluations[path.stem] = evaluation
-    if not run.evaluations:
-        run.absent["evaluation"] = (
-            f"There is no evaluation: `emorl evaluate {run.target}` makes one, `emorl report` "
-            "adds it."
-        )
-
-
-def _find_pictures(folder: Path, run: RunContents) -> None:
-    for step in by_step(folder):
-        found = [step / f"{name}.png" for name in PICTURES]
-        run.pictures = [path for path in found if path.is_file()] or run.pictures
-    if not run.pictures:
-        run.absent["pictures"] = "There are no pictures of its training."

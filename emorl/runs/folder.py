@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
+from typing import Literal
 
 from emorl.paths import local, real
-from emorl.runs.trained import is_trained, located
+from emorl.runs.trained import located
 
 CONFIG, WEIGHTS = MODEL_FILES = ("config.json", "model.safetensors")
 """What `save_pretrained` writes; a checkpoint is a model folder with a state."""
@@ -88,17 +89,20 @@ def run_of(path: str | Path) -> RunFolder | None:
     return run if run.config.is_file() else None
 
 
+def holds(path: str | Path) -> Literal["run", "model"] | None:
+    """What a folder, or what a name stands for, is of: a run, which keeps results, or a model.
+
+    A model may have the configuration that it was trained with beside it; only runs have logs.
+    """
+    run = RunFolder(located(path))
+    if (run.path / CONFIG).is_file() and not run.metrics.is_file():
+        return "model"
+    return "run" if run.config.is_file() or run.metrics.is_file() else None
+
+
 def own_run(path: Path) -> RunFolder | None:
     """The run of a run folder, which keeps results; None for all else that a model comes from."""
-    run = RunFolder(path)
-    return run if run.config.is_file() and not is_trained(path) else None
-
-
-def is_lone_model(path: str | Path) -> bool:
-    """Whether a path, or a name, is that of a model folder or a checkpoint, which is no run."""
-    folder = located(path)
-    is_run = own_run(folder) is not None or RunFolder(folder).metrics.is_file()
-    return (folder / CONFIG).is_file() and not is_run
+    return RunFolder(path) if holds(path) == "run" else None
 
 
 def by_step(folder: Path) -> list[Path]:

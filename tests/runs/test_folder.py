@@ -11,7 +11,7 @@ import emorl
 from emorl.runs import RunFolder
 from emorl.runs.contents import read_contents
 from emorl.runs.files import clean, replacing, write_atomically
-from emorl.runs.folder import by_step, step_of
+from emorl.runs.folder import by_step, holds, own_run, step_of
 
 PACKAGE = Path(emorl.__file__).parent
 
@@ -80,6 +80,29 @@ def test_what_a_killed_process_leaves_is_hidden_and_cleaned(tmp_path):
     assert all(path.name.startswith(".") for path in left)
     clean(tmp_path)
     assert not any(path.exists() for path in left)
+
+
+@pytest.mark.parametrize(
+    ("files", "kind"),
+    [
+        (["config.yaml"], "run"),
+        (["metrics.jsonl"], "run"),
+        (["config.yaml", "metrics.jsonl"], "run"),
+        (["config.json", "model.safetensors"], "model"),
+        (["config.json", "model.safetensors", "config.yaml"], "model"),
+        (["model.safetensors"], None),
+    ],
+)
+def test_what_a_folder_holds(tmp_path, files, kind):
+    for name in files:
+        (tmp_path / name).touch()
+    assert holds(tmp_path) == kind
+    assert (own_run(tmp_path) is not None) == (kind == "run")
+
+
+def test_what_names_and_no_folders_hold(tmp_path):
+    assert holds("tetrominoes-laptop") == "model"
+    assert holds(tmp_path / "nowhere") is None
 
 
 def test_rows_and_evaluations_with_values_of_other_types_are_left_out(tmp_path):
