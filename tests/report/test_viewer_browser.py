@@ -317,6 +317,25 @@ def test_it_is_readable(fresh: Opened, scheme: str, width: int) -> None:
     assert (paper < 150 and ink > 600) if scheme == "dark" else (paper > 700 and ink < 150)
 
 
+def test_a_phone_breaks_no_heading_of_numbers(fresh: Opened, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("model: efficient_morl")
+    (tmp_path / "evaluation").mkdir()
+    metrics = {"fg_ari": {"mean": 0.5, "std": 0.25, "count": 320}}
+    (tmp_path / "evaluation" / "test.json").write_text(json.dumps({"metrics": metrics}))
+    browser = fresh.page.context.browser
+    assert browser is not None
+    page = browser.new_page(viewport={"width": 360, "height": 800})
+    page.goto(write_report(tmp_path).as_uri())
+    script = """all => all.map((heading) => {
+        const text = document.createRange();
+        text.selectNodeContents(heading);
+        return text.getClientRects().length;
+    })"""
+    lines = page.locator("th").evaluate_all(script)
+    page.close()
+    assert lines == [1] * 5
+
+
 def test_every_control_has_a_name_and_the_keyboard(fresh: Opened) -> None:
     script = """() => [...document.querySelectorAll("select, input, button, summary")].map(
         (c) => [c.tabIndex, (c.labels?.[0] ?? c).textContent.trim()])"""
