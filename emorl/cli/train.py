@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> int:
     asked_help = {"-h", "--help"} & {*arguments}
     options, overrides = _split([a for a in arguments if a not in ("-h", "--help")])
     if asked_help:
-        return _print_help(options.model)
+        return _print_help(options, overrides)
     path = _config_path(options, overrides)
     if options.out and os.environ.get("WORLD_SIZE", "1") == "1":  # else another may have begun
         require_usable(RunFolder(options.out), resume=options.resume is not None)
@@ -114,24 +114,20 @@ def _config_path(options: _Options, overrides: Sequence[str]) -> Path:
     """The configuration's file; images alone are enough for one of them."""
     from emorl.training.options import YOUR_IMAGES, config_names, find_config
 
-    has_images = _has_images(overrides)
-    if options.config is None and options.out and options.resume:
-        run = RunFolder(options.out)
-        if not run.config.is_file() and has_images:
-            return find_config(YOUR_IMAGES, options.model)
-        if not run.config.is_file():
-            raise ValueError(
-                f"--out: {run.path} holds no run to resume; to begin one give --config"
-            )
+    if options.config is not None:
+        return find_config(options.config, options.model)
+    run = RunFolder(options.out) if options.out else None
+    if run and options.resume and run.config.is_file():
         return run.config
-    if options.config is None and has_images:
+    known = config_names(options.model)
+    if _has_images(overrides) and YOUR_IMAGES in known:
         return find_config(YOUR_IMAGES, options.model)
-    if options.config is None:
-        names = ", ".join(config_names(options.model))
-        raise ValueError(
-            f"--config: a file or one of {names} is needed, or --data.train FOLDER for your images"
-        )
-    return find_config(options.config, options.model)
+    if run and options.resume:
+        raise ValueError(f"--out: {run.path} holds no run to resume; to begin one give --config")
+    if run:
+        require_usable(run, resume=False)
+    others = ", or --data.train FOLDER for your images" if YOUR_IMAGES in known else ""
+    raise ValueError(f"--config: a file or one of {', '.join(known)} is needed{others}")
 
 
 def _has_images(overrides: Sequence[str]) -> bool:
@@ -158,11 +154,15 @@ def _require_named_images(train: str, path: Path) -> None:
         ) from None
 
 
-def _print_help(model: str | None) -> int:
+def _print_help(options: _Options, overrides: Sequence[str]) -> int:
+    from emorl.training.config_file import load_config
     from emorl.training.config_help import describe_keys, option
     from emorl.training.options import DEFAULT_MODEL, YOUR_IMAGES, config_names
 
-    model = model or DEFAULT_MODEL
+    config = None
+    if options.config is not None or _has_images(overrides):
+        config = load_config(_config_path(options, overrides), options.model)
+    model = config.model if config else options.model or DEFAULT_MODEL
     names = ", ".join(config_names(model))
     print(f"usage: {_USAGE}\n\nTrain a model.\n")
     print(
@@ -173,5 +173,7 @@ def _print_help(model: str | None) -> int:
     print(option("--model", f"the model's name (default: the file's, or {DEFAULT_MODEL})"))
     print(option("--out", "the run's folder (default: runs/MODEL/CONFIG)"))
     print(option("--resume", "auto: go on from the newest checkpoint, or begin if there is none"))
-    print(f"\n{describe_keys(model)}")
+    whose = "of this configuration" if config else "where the configuration sets none"
+    print(f"\nIts keys, with the values {whose} (--config NAME --help has NAME's):")
+    print(f"\n{describe_keys(model, config)}")
     return 0

@@ -6,6 +6,7 @@ import glob
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -147,6 +148,7 @@ def open_file(
         from emorl.data.readers.arrays import ArrayDataset
 
         return ArrayDataset(path, asked)
+    from emorl.data.readers.pictures import read_header
     from emorl.data.readers.tfrecord import TFRecordDataset
     from emorl.data.readers.tfrecord_container import is_compressed
 
@@ -154,6 +156,9 @@ def open_file(
         start = file.read(_HEADER)
     if is_compressed(start[:12]) is None:
         found = f"a file that starts with {start[:4].hex(' ')}" if start else "an empty file"
+        with suppress(ValueError):
+            read_header(path)
+            found = "a picture, of which the folder is to be named"
         raise ValueError(f"{path}: expected {FORMATS}; got {found}")
     return TFRecordDataset([path, *others], asked, split)
 

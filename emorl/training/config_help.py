@@ -10,20 +10,26 @@ from collections.abc import Iterator
 from typing import Any, get_type_hints
 
 from emorl.fields import in_words, shown
-from emorl.training.config import GECOConfig
+from emorl.training.config import GECOConfig, RunConfig
 from emorl.training.config_keys import parts_of
 
 _WIDTH, _INDENT = 90, 24
 
 
-def describe_keys(model: str) -> str:
-    """Every key of a run of the model: what it is, what it expects, its default.
+def describe_keys(model: str, config: RunConfig | None = None) -> str:
+    """Every key of a run of the model: what it is, what it expects, its value.
+
+    Args:
+        model: the model's name.
+        config: whose values are told; None for those that hold where a configuration sets none.
 
     Raises:
         ValueError: if there is no such model.
     """
     groups = [*parts_of(model).items(), ("trainer.geco", GECOConfig)]
-    return "\n\n".join("\n".join(_describe_group(part, kind)) for part, kind in groups)
+    return "\n\n".join(
+        "\n".join(_describe_group(part, kind, _part_of(config, part))) for part, kind in groups
+    )
 
 
 def option(name: str, text: str) -> str:
@@ -45,17 +51,27 @@ def attributes_of(kind: type) -> dict[str, str]:
     return texts
 
 
-def _describe_group(part: str, kind: type) -> Iterator[str]:
+def _part_of(config: RunConfig | None, part: str) -> Any:
+    """A part of a configuration, "trainer.geco" for example; None if there is none."""
+    found: Any = config
+    for name in part.split("."):
+        found = getattr(found, name, None)
+    return found
+
+
+def _describe_group(part: str, kind: type, values: Any) -> Iterator[str]:
     texts, hints = attributes_of(kind), get_type_hints(kind)
     about, _, _ = (kind.__doc__ or "").strip().partition("\n")  # without docstrings: python -OO
     yield f"{part}: {about}"
     for field in dataclasses.fields(kind):
         about = texts.get(field.name, "").rstrip(".")
-        default = _default(field)
+        default = _default(field, values)
         yield option(f"--{part}.{field.name}", f"{about} ({in_words(hints[field.name])}{default})")
 
 
-def _default(field: dataclasses.Field[Any]) -> str:
+def _default(field: dataclasses.Field[Any], values: Any) -> str:
+    if values is not None:
+        return f"; default: {shown(getattr(values, field.name))}"
     if field.default is not dataclasses.MISSING:
         return f"; default: {shown(field.default)}"
     if field.default_factory is not dataclasses.MISSING:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import warnings
 from collections.abc import Generator, Sequence
 from typing import Any
 
@@ -26,19 +27,21 @@ def step_images(
         OSError: likewise.
         RuntimeError: torch's, if a worker was killed or there is no shared memory for its batch.
     """
-    loader = DataLoader(
-        _Answering(dataset),
-        batch_sampler=sampler,
-        collate_fn=_shared,
-        num_workers=workers,
-        worker_init_fn=_ignore_signals,
-        pin_memory=pin_memory,
-    )
     # Here, lest the loader's own be the first, which imports a module: torch would take the error
     # of a worker that is killed meanwhile for that import's.
     with record_function("step_images"):
         pass
-    answers = iter(loader)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # more than processors
+        loader = DataLoader(
+            _Answering(dataset),
+            batch_sampler=sampler,
+            collate_fn=_shared,
+            num_workers=workers,
+            worker_init_fn=_ignore_signals,
+            pin_memory=pin_memory,
+        )
+        answers = iter(loader)
     try:
         for answer in answers:
             if isinstance(answer, Exception):

@@ -100,7 +100,9 @@ def _prepare(
         lock=lock,
     )
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
+    if trainer.is_done:
+        trainer.notes = ["all steps are done: nothing is trained, and config.yaml stays as it is"]
+    elif accelerator.is_main_process:
         save_config(config, run.config)
         keep(run, trace)
     return trainer

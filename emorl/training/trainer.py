@@ -131,6 +131,15 @@ class Trainer:
         elif found := by_step(self.run_folder.checkpoints):
             raise ValueError(f"{found[-1]}: of another run; resume=True goes on from it")
         require_one_step(self.accelerator, self.step, self.run_folder.path)
+        if self.step > config.steps:
+            raise ValueError(
+                f"trainer.steps: expected at least {self.step}, which are done, got {config.steps}"
+            )
+
+    @property
+    def is_done(self) -> bool:
+        """Whether no step is left, since the checkpoint it goes on from is the last step's."""
+        return self.step == self.config.steps and self.last_checkpoint is not None
 
     def run(self) -> TrainingResult:
         """Train to the last step, or until Ctrl-C, SIGTERM or SIGHUP, and save.
@@ -157,6 +166,9 @@ class Trainer:
         try:
             if observer:
                 observer.say([*self.notes, *self._warnings()])
+            if self.is_done:
+                assert self.last_checkpoint is not None
+                return TrainingResult(self.step, self.config.steps, self.last_checkpoint, False)
             with StopRequest() as stop:
                 with closing(self._batches()) as batches:
                     interrupted = self._loop(batches, stop, observer)

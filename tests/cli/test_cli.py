@@ -80,6 +80,16 @@ def test_train_help_has_every_option_with_its_default(capsys):
 
 
 @pytest.mark.parametrize(
+    ("line", "steps"),
+    [("--config smoke", 20), ("--data.train no", 20_000), ("", 300_000)],
+)
+def test_train_help_has_the_configurations_values(line, steps, capsys):
+    assert main(["train", *line.split(), "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"steps of the whole run (a whole number; default: {steps})" in text
+
+
+@pytest.mark.parametrize(
     ("line", "message"),
     [
         ("trian", "emorl: unknown command trian; did you mean train?"),
@@ -106,6 +116,10 @@ def test_train_help_has_every_option_with_its_default(capsys):
         ("convert no.pth --config no.json --out x", "no such file: no.json"),
         ("data chekc", "unknown argument chekc; did you mean check?"),
         ("data check no", "no: neither a file nor a generator"),
+        (
+            "train --model monet --data.train no",
+            "--config: a file or one of clevr6, multi_dsprites, smoke, ",
+        ),
         ("data generate tetromino --out a.h5 --images 3", "did you mean tetrominoes?"),
         ("data generate tetrominoes --out a.h5", "required: --images"),
         ("info --all", "unknown argument --all"),
@@ -336,12 +350,37 @@ def test_the_written_configuration_runs_again(run_dir, tmp_path):
     assert (again / weights).read_bytes() == (run_dir / weights).read_bytes()
 
 
+@pytest.mark.parametrize("change", ["learning_rate=0.5", "seed=3", "optimizer=muon"])
+def test_a_finished_run_keeps_its_record(run_dir, tmp_path, capsys, change):
+    copy = tmp_path / "copy"
+    shutil.copytree(run_dir, copy)
+    kept = {p: p.read_bytes() for p in (copy / "config.yaml", copy / "data.json")}
+    code = main(["train", "--out", str(copy), "--resume", "auto", f"--trainer.{change}"])
+    told = capsys.readouterr()
+    if change.startswith("optimizer"):
+        assert code == 2
+    else:
+        assert code == 0
+        assert "nothing is trained, and config.yaml stays as it is" in told.err
+        assert "changed since" not in told.err
+    assert {p: p.read_bytes() for p in kept} == kept
+
+
+def test_a_run_cannot_have_fewer_steps_than_are_done(run_dir, tmp_path, capsys):
+    copy = tmp_path / "copy"
+    shutil.copytree(run_dir, copy)
+    config = (copy / "config.yaml").read_bytes()
+    assert main(["train", "--out", str(copy), "--resume", "auto", "--trainer.steps", "1"]) == 2
+    assert "trainer.steps: expected at least 2, which are done, got 1" in complaint(capsys)
+    assert (copy / "config.yaml").read_bytes() == config
+
+
 def test_a_run_goes_on_without_its_configuration(run_dir, tmp_path, capsys):
     copy = tmp_path / "copy"
     shutil.copytree(run_dir, copy)
-    assert main(["train", "--out", str(copy)]) == 2
-    assert main(["train", "--config", "smoke", "--out", str(copy)]) == 2
-    assert "holds a run; go on with --resume auto" in capsys.readouterr().err
+    for given in ([], ["--config", "smoke"]):
+        assert main(["train", *given, "--out", str(copy)]) == 2
+        assert "holds a run; go on with --resume auto" in capsys.readouterr().err
     options = ["--out", str(copy), "--resume", "auto", "--trainer.steps", "3"]
     assert main(["train", *options]) == 0
     text = capsys.readouterr().err

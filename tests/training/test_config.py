@@ -19,7 +19,7 @@ NAMES = {
     "efficient_morl": sorted(
         [*COMMON, "clevr6-laptop", "clevrtex", "multi_dsprites-laptop", "your-images"]
     ),
-    "slot_attention": sorted([*COMMON, "clevr6-laptop", "multi_dsprites-laptop"]),
+    "slot_attention": sorted([*COMMON, "clevr6-laptop", "multi_dsprites-laptop", "your-images"]),
     "slot_mlp": COMMON,
 }
 

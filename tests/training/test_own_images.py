@@ -123,6 +123,16 @@ def test_a_folder_of_photographs_is_enough(tmp_path, capsys, monkeypatch):
     assert "fg_ari" not in result["metrics"]
 
 
+def test_slot_attention_follows_a_folder_too(tmp_path, capsys):
+    folder = photographs(tmp_path / "photos", (16, 16), (16, 16), labels=3)
+    run = tmp_path / "run"
+    line = ["train", "--model", "slot_attention", "--data.train", str(folder), "--out", str(run)]
+    assert main([*line, *TINY, "--trainer.steps=2"]) == 0
+    assert "slots: 3, since the first 2 label maps have up to 3 labels" in capsys.readouterr().out
+    config = load_config(run / "config.yaml")
+    assert (config.model, config.network.image_size) == ("slot_attention", (16, 16))
+
+
 @pytest.mark.parametrize("labels", [0, 3])
 def test_runs_are_measured_where_there_are_label_maps(labels, tmp_path):
     folder = photographs(tmp_path / "photos", (16, 16), labels=labels)
