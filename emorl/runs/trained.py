@@ -67,8 +67,8 @@ def require_apart(path: Path, option: str) -> None:
 
 
 def hint(path: Path) -> str:
-    """What to add to an error about a path that may be a mistyped name: the names there are."""
-    known = trained_names()
+    """What to add to an error about a path that may be a mistyped name: names, without seeds."""
+    known = [name for name in trained_names() if "-seed" not in name]
     if os.path.lexists(path) or path.is_absolute() or len(path.parts) > 2 or not known:
         return ""
     return f"; trained models that come along: {', '.join(known)}"
