@@ -215,9 +215,10 @@ def test_gradients_of_each_image(name: str) -> None:
         torch.manual_seed(3)
         return [*torch.autograd.grad(module(image), [*module.parameters()])]
 
+    unit = 2 * torch.finfo(torch.float64).eps  # mapped, convolutions add in another order, too
     for i in range(3):
         image, whole = images[i : i + 1], Loss(model)
-        rounding = rounding_of(gradients, whole, image.clamp(1e-9, 1 - 1e-9))
+        rounding = rounding_of(gradients, whole, image.clamp(1e-9, 1 - 1e-9), unit)
         ours = [found[key][i] for key, _ in whole.named_parameters()]
         assert_rounded(ours, gradients(whole, image), rounding)
     images[2, 0, 0, 0] = 1.5
