@@ -97,6 +97,11 @@ def shown(value: Any) -> str:
     return _SHORT.repr([*value] if isinstance(value, tuple) else value)
 
 
+def escaped(text: str) -> str:
+    """Text of one line: what does not print is an escape."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def _typed(values: tuple[Any, ...]) -> list[tuple[type, Any]]:
     """Values and their types: to Python, true is 1."""
     return [(type(value), value) for value in values]

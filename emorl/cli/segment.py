@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from emorl.cli.arguments import Parser, local_path, number_range, whole_number
+from emorl.fields import escaped
 from emorl.paths import real
 from emorl.runs.files import write_atomically
 from emorl.runs.outputs import PICTURE, require_output
@@ -24,6 +26,7 @@ _DESCRIPTION = (
     "DIR/contact.png. A folder's picture that cannot be read is named and left out."
 )
 _MOST_SLOTS = 256  # whose numbers fit into the labels of a PNG
+_LONGEST_NAME = 222  # bytes: with ".png", and what a name has while it is written, up to 255
 _SHEET, _COLUMNS, _SIDE = 48, 4, 160  # pictures on a contact sheet, pairs in a row, pixels
 
 
@@ -33,10 +36,14 @@ def run(arguments: list[str]) -> int:
     require_output(options.out / "contact.png", "--out", PICTURE)
     _require_apart(options.out, options.pictures)
 
-    folder, names, others = _listed(options.pictures)
+    folder, listed, others = _listed(options.pictures)
+    names = [name for name in listed if _is_short(name)]
+    for name in listed:
+        if not _is_short(name):
+            error = f"{folder / name}: expected a name of up to {_LONGEST_NAME} bytes"
+            _leave_out(ValueError(error), lone=options.pictures.is_file())
     _require_different_names(folder, names)
-    for place in (place for name in names for place in _places(options.out, name)):
-        require_output(place, "--out", PICTURE)
+    _require_own_places(options.out, options.pictures, folder, names)
     tiles, written = [], 0
     for name, result in zip(names, _segmented(options, folder, names), strict=True):
         if isinstance(result, ValueError):
@@ -47,9 +54,9 @@ def run(arguments: list[str]) -> int:
         if written <= _SHEET:
             tiles.append(tile)
     if not tiles:
-        raise ValueError(f"{folder}: no picture that can be read, {len(names)} that cannot")
+        raise ValueError(f"{folder}: no picture that can be read, {len(listed)} that cannot")
     sheet = _contact_sheet(tiles, options.out / "contact.png")
-    found = _in_words(written, len(names) - written, others)
+    found = _in_words(written, len(listed) - written, others)
     places = f"{options.out / 'labels'} and {options.out / 'overlays'}; {sheet}"
     print(f"written: {found}, in {places}")
     return 0
@@ -118,7 +125,7 @@ def _leave_out(error: ValueError, *, lone: bool) -> None:
 
     if lone:
         raise error
-    tqdm.write(f"left out: {error}", file=Terminal(sys.stderr))
+    tqdm.write(f"left out: {escaped(str(error))}", file=Terminal(sys.stderr))
 
 
 def _in_words(written: int, unread: int, others: str) -> str:
@@ -158,6 +165,10 @@ def _result_name(name: str) -> str:
     return name if name.lower().endswith(".png") else f"{name}.png"  # a.jpg and a.png are two
 
 
+def _is_short(name: str) -> bool:
+    return len(os.fsencode(PurePath(name).name)) <= _LONGEST_NAME
+
+
 def _require_different_names(folder: Path, names: list[str]) -> None:
     owners: dict[str, str] = {}
     for name in names:
@@ -167,6 +178,26 @@ def _require_different_names(folder: Path, names: list[str]) -> None:
                 f"{folder / name}: expected another name, its results would replace "
                 f"{folder / other}'s"
             )
+    for name in names:
+        for parent in map(str, PurePath(name).parents):
+            if parent in owners:
+                raise ValueError(
+                    f"{folder / owners[parent]}: expected another name, its results would be in "
+                    f"place of the folder of {folder / name}'s"
+                )
+
+
+def _require_own_places(out: Path, pictures: Path, folder: Path, names: list[str]) -> None:
+    """Refuse, before any work, results that links lead to a picture, or to another result."""
+    read = {real(pictures), *(real(folder / name) for name in names)}
+    written: dict[Path, Path] = {}
+    for path in [out / "contact.png", *(x for name in names for x in _places(out, name))]:
+        require_output(path, "--out", PICTURE)
+        place = real(path)
+        if not read.isdisjoint((place, *place.parents)):
+            raise ValueError(f"--out: expected files apart from the pictures, got {path}")
+        if (other := written.setdefault(place, path)) != path:
+            raise ValueError(f"--out: expected different files, got one: {other} and {path}")
 
 
 def _places(out: Path, name: str) -> tuple[Path, Path]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 from PIL.PngImagePlugin import PngInfo
 
 from emorl.extras import require_package
@@ -35,10 +35,10 @@ def label_png(labels: Labels) -> bytes:
     """A label map [H, W] as a PNG whose pixels are the labels, shown in the slots' colours.
 
     Raises:
-        ValueError: for a label above 255, which such a file cannot hold.
+        ValueError: for a label below 0 or above 255, which such a file cannot hold.
     """
-    if labels.size and labels.max() > 255:
-        raise ValueError(f"expected labels up to 255, got {labels.max()}")
+    if labels.size and not 0 <= labels.min() <= labels.max() <= 255:
+        raise ValueError(f"expected labels from 0 to 255, got {labels.min()} to {labels.max()}")
     image = Image.fromarray(labels.astype(np.uint8, copy=False), "P")
     image.putpalette(bytes(colours_of_slots(256).ravel()))
     return _png(image)
@@ -64,10 +64,12 @@ def colours_of_slots(count: int) -> Bytes:
 
 
 def thumbnail(image: Bytes, side: int) -> Bytes:
-    """A picture fitted into a square of that side, on paper."""
-    large = max(image.shape[:2]) > side
-    method = Image.Resampling.BICUBIC if large else Image.Resampling.NEAREST
-    small = ImageOps.contain(Image.fromarray(image), (side, side), method)
+    """A picture fitted into a square of that side, on paper; a pixel wide at least."""
+    height, width = image.shape[:2]
+    longer = max(height, width)
+    method = Image.Resampling.BICUBIC if longer > side else Image.Resampling.NEAREST
+    size = max(1, round(width * side / longer)), max(1, round(height * side / longer))
+    small = Image.fromarray(image).resize(size, method)
     sheet = Image.new("RGB", (side, side), PAPER)
     sheet.paste(small, ((side - small.width) // 2, (side - small.height) // 2))
     return np.asarray(sheet)
@@ -82,7 +84,12 @@ def tiled(
         rows: of pictures, as many in each.
         labels: a text for each row, or none; it may have several lines.
         headers: a text for each column, or none.
+
+    Raises:
+        ValueError: without pictures.
     """
+    if not rows or not rows[0]:
+        raise ValueError(f"expected a picture or more, got {len(rows)} rows without one")
     enlarged = [[_enlarged(picture) for picture in pictures] for pictures in rows]
     height, width = enlarged[0][0].shape[:2]
     left = max(map(_text_width, labels)) + 2 * _GAP if labels else 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -69,3 +71,62 @@ def test_a_contact_sheet_names_its_pictures(tmp_path):
     changed = np.flatnonzero((first != second).any(axis=(1, 2)))
     assert changed.size
     assert changed.min() >= 160
+
+
+def refused(pictures, out, capsys) -> str:
+    """The line by which a folder is refused; nothing is written or replaced."""
+    before = {path: path.read_bytes() for path in out.parent.rglob("*") if path.is_file()}
+    assert segment(pictures, out) == 2
+    assert {path: path.read_bytes() for path in before} == before
+    assert len([path for path in out.parent.rglob("*") if path.is_file()]) == len(before)
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+def test_links_between_pictures_and_results_lose_nothing(tmp_path, capsys):
+    pictures, out = tmp_path / "pictures", tmp_path / "out"
+    pictures.mkdir()
+    Image.new("RGB", (9, 9), "red").save(pictures / "a.png")
+    assert segment(pictures, out) == 0
+    capsys.readouterr()
+    for link, target in (
+        (pictures / "b.png", out / "overlays/b.png"),
+        (out / "labels/a.png", pictures / "a.png"),
+    ):
+        shutil.copy(out / "overlays/a.png", target)
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+        assert "apart from the pictures, got" in refused(pictures, out, capsys)
+        link.unlink()
+
+
+def test_two_results_in_one_place_are_refused(tmp_path, capsys):
+    pictures, out = tmp_path / "pictures", tmp_path / "out"
+    (pictures / "x.jpg.png").mkdir(parents=True)
+    (out / "overlays").mkdir(parents=True)
+    for name in ("x.jpg", "x.jpg.png/y.png"):
+        Image.new("RGB", (9, 9), "red").save(pictures / name)
+    assert "x.jpg: expected another name, its results would be" in refused(pictures, out, capsys)
+    (out / "labels").symlink_to("overlays")
+    line = refused(pictures / "x.jpg", out, capsys)
+    assert "--out: expected different files, got one: " in line
+    assert line.endswith("out/labels/x.jpg.png and " + str(out / "overlays/x.jpg.png"))
+
+
+def test_a_name_without_room_for_an_ending_is_left_out(tmp_path, capsys):
+    names = [250 * "x" + ".png", "a.png"]
+    for name in names:
+        Image.new("RGB", (9, 9), "red").save(tmp_path / name)
+    assert segment(tmp_path, tmp_path.with_name("out")) == 0
+    printed = capsys.readouterr()
+    assert f"left out: {tmp_path / names[0]}: expected a name of up to" in printed.err
+    assert "written: 1 picture, 1 left out" in printed.out
+    assert segment(tmp_path / names[0], tmp_path.with_name("out")) == 2
+
+
+def test_a_line_break_in_a_name_stays_in_the_line(tmp_path, capsys):
+    Image.new("RGB", (9, 9), "red").save(tmp_path / "a.png")
+    (tmp_path / "b\nc.png").write_bytes(b"no")
+    assert segment(tmp_path, tmp_path.with_name("out")) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "b\\nc.png: not a picture" in line

@@ -33,8 +33,9 @@ def test_the_pixels_of_a_label_picture_are_the_labels():
     assert picture.mode == "P"
     assert np.array_equal(np.asarray(picture), LABELS)
     assert picture.convert("RGB").getpixel((2, 0)) == tuple(np.rint(255 * PALETTE[1]).astype(int))
-    with pytest.raises(ValueError, match="labels up to 255, got 256"):
-        label_png(LABELS + 254)
+    for wrong in (LABELS + 254, LABELS - 1):
+        with pytest.raises(ValueError, match="labels from 0 to 255, got"):
+            label_png(wrong)
 
 
 def test_an_overlay_mixes_colours_with_grey_and_draws_outlines():
@@ -54,6 +55,19 @@ def test_outlines_are_seen_in_thumbnails_of_large_pictures_too():
     middle = small[:, 80].astype(int).sum(axis=1)
     assert middle.argmin() == 80
     assert middle[80] < middle[[70, 90]].min() - 100
+
+
+@pytest.mark.parametrize("shape", [(1, 5000), (5000, 1)])
+def test_a_line_is_seen_in_its_thumbnail(shape):
+    small = thumbnail(np.zeros((*shape, 3), dtype=np.uint8), 160)
+    assert small.shape == (160, 160, 3)
+    assert (small == 0).all(2).sum() == 160
+
+
+@pytest.mark.parametrize("rows", [[], [[]]])
+def test_a_sheet_without_pictures_is_refused(rows):
+    with pytest.raises(ValueError, match="expected a picture or more"):
+        tiled(rows)
 
 
 def test_an_overlay_takes_little_more_memory_than_its_picture():

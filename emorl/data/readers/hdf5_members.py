@@ -9,6 +9,8 @@ from typing import Any
 
 import h5py
 
+from emorl.fields import escaped
+
 _LISTED = 12  # names in a complaint
 
 
@@ -87,4 +89,4 @@ def _listed(group: h5py.Group, name: str) -> str:
 def text_of(name: str | bytes) -> str:
     """A name as text of one line: what does not print, or is no UTF-8, is escaped."""
     text = name.decode("utf-8", "backslashreplace") if isinstance(name, bytes) else name
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return escaped(text)
