@@ -17,6 +17,7 @@ from emorl.cli.arguments import (
     whole_number,
 )
 from emorl.cli.held_out import read_from
+from emorl.paths import in_line
 from emorl.runs.files import require_place, write_atomically
 from emorl.runs.outputs import PICTURE, require_output
 from emorl.suggestions import near
@@ -148,7 +149,7 @@ def _write_sheet(dataset: ObjectDataset, path: Path) -> None:
     from emorl.report.sheets import contact_sheet
 
     numbers = readable(dataset, _ON_A_SHEET)
-    title = f"{dataset.name}: images {', '.join(map(str, numbers))}"
+    title = f"{in_line(dataset.name)}: images {', '.join(map(str, numbers))}"
     write_atomically(path, png(contact_sheet(dataset.__getitems__(numbers), title)))
     print(f"written: {path}")
 

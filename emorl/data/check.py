@@ -10,14 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from emorl.data.base import UNBOUNDED, Batch, ObjectDataset
 from emorl.data.open import GENERATORS, is_hdf5, open_dataset, open_folder
-from emorl.data.problems import OVERLAPPING, UNCOVERED, cure, hidden, pixels, problems
+from emorl.data.problems import OVERLAPPING, UNCOVERED, cure, hidden, objects, pixels, problems
 from emorl.data.questions import answers
 from emorl.data.readers.base import FileDataset
 from emorl.data.splits import ALL
+from emorl.fields import escaped
 from emorl.paths import local
 
 _BATCH = 32
@@ -45,23 +46,30 @@ def check(
 
     Returns:
         A few lines per group; the last says "problems: none" or lists them with counts, and by
-        name the images that cannot be read, which are left out of the rest.
+        name the images that cannot be read, which are left out of the rest. Where other groups
+        can be checked, one line of a group that cannot.
 
     Raises:
-        ValueError: if the data set cannot be opened, no image can be read, `images` is less than 1,
-            all of an endless generator are asked for, or a crop or size of a file, which is checked
-            as it is stored.
+        ValueError: if the data set, or each group, cannot be opened or has no image that can be
+            read, `images` is less than 1, all of an endless generator are asked for, or a crop or
+            size of a file, which is checked as it is stored.
     """
     if images is not None and images < 1:
         raise ValueError(f"check: expected at least 1 image, got {images}")
-    reports = []
+    reports, wrong = [], []
     found = splits_of(spec)
     for split in found:
-        dataset = open_checked(spec, split, value_range=value_range, crop=crop, size=size)
-        reports.append(_report(dataset, len(dataset) if images is None else images))
+        try:
+            dataset = open_checked(spec, split, value_range=value_range, crop=crop, size=size)
+            reports.append(_report(dataset, len(dataset) if images is None else images))
+        except ValueError as error:
+            wrong.append(str(error))
+            reports.append(escaped(f"cannot be checked: {wrong[-1]}"))
+    if len(wrong) == len(found):
+        raise ValueError(wrong[0])
     if len(found) == 1:
         return reports[0]
-    return "\n\n".join(f"{s}:\n{report}" for s, report in zip(found, reports, strict=True))
+    return "\n\n".join(f"{escaped(s)}:\n{report}" for s, report in zip(found, reports, strict=True))
 
 
 def open_checked(
@@ -119,17 +127,19 @@ class _Found:
         read: the places of those that could be read.
         unread: of the others, why they could not.
         lowest, highest: values of pixels.
+        objects: how many each image has.
         hidden: images with an object that has no pixel.
         problems: how many images have each.
         has_entities: whether there are masks of each entity.
         factors: by name, of all images, [N, E] or [N, E, n].
-        labels: pixels of each label, [N, L]; None without masks.
+        labels: pixels of each label, as `pixels` counts them, [N, L]; None without masks.
     """
 
     read: list[int] = field(default_factory=list)
     unread: dict[int, str] = field(default_factory=dict)
     lowest: int = 255
     highest: int = 0
+    objects: list[int] = field(default_factory=list)
     hidden: int = 0
     problems: Counter[str] = field(default_factory=Counter)
     has_entities: bool = False
@@ -158,12 +168,13 @@ def _look(dataset: ObjectDataset, images: int) -> _Found:
             for name, values in batch.factors.items():
                 factors.setdefault(name, []).append(values)
             if batch.mask is not None:
+                found.objects += objects(batch.mask)
                 counted.append(pixels(batch.mask))
     found.read = [index for index in range(images) if index not in found.unread]
     if not found.read:
         raise ValueError(found.unread[0])
     found.factors = {name: torch.cat(parts) for name, parts in factors.items()}
-    found.labels = _stacked(counted) if counted else None
+    found.labels = torch.cat(counted) if counted else None
     return found
 
 
@@ -187,11 +198,12 @@ def _report(dataset: ObjectDataset, images: int) -> str:
         *_unreadable(found),
     ]
     return "\n".join(
-        [
+        escaped(line)
+        for line in [
             f"{dataset.name}: {_size(dataset)}, {height}x{width} pixels; checked {len(found.read)}",
             *(stored.describe() if stored else []),
             f"values: {found.lowest} to {found.highest}{_meaning(dataset)}",
-            f"objects: {_histogram(found.labels)}",
+            f"objects: {_histogram(found)}",
             *_hidden(found),
             f"masks: {_masks(found)}",
             f"factors: {named or 'none'}",
@@ -204,23 +216,17 @@ def _report(dataset: ObjectDataset, images: int) -> str:
     )
 
 
-def _histogram(labels: Tensor | None) -> str:
-    """How many images have how many objects, from the pixels [N, L] of each label."""
-    if labels is None:
+def _histogram(found: _Found) -> str:
+    """How many images have how many objects."""
+    if found.labels is None:
         return "no masks"
-    objects = Counter((labels[:, 1:] > 0).sum(1).tolist())
-    shown = ", ".join(f"{n} in {_images(objects[n])}" for n in sorted(objects))
+    images = Counter(found.objects)
+    shown = ", ".join(f"{n} in {_images(images[n])}" for n in sorted(images))
     return f"{shown} (with a pixel or more)"
 
 
 def _images(count: int) -> str:
     return f"{count} image" if count == 1 else f"{count} images"
-
-
-def _stacked(counts: Sequence[Tensor]) -> Tensor:
-    """Pixels of each label of all batches, as wide as the widest."""
-    widest = max(part.shape[1] for part in counts)
-    return torch.cat([nn.functional.pad(part, (0, widest - part.shape[1])) for part in counts])
 
 
 def _read(

@@ -47,9 +47,8 @@ def problems(batch: Batch, entity_masks: Tensor | None) -> dict[str, int]:
     if batch.mask is not None and entities:
         labelled = pixels(batch.mask, entities[0]) > 0
         wrong["labels beyond the entities of the factors"] = labelled[:, entities[0] :].any(1)
-        visible = batch.factors.get("visibility")
-        if visible is not None and len(entities) == 1:
-            unseen = ~(visible > 0) & labelled[:, : entities[0]]
+        if "visibility" in batch.factors and len(entities) == 1:
+            unseen = ~_visible(batch) & labelled[:, : entities[0]]
             wrong["pixels of an object that is not visible"] = unseen[:, 1:].any(1)
     if entity_masks is not None:
         covering = (entity_masks > entity_masks.max() / 2).sum(1).flatten(1)
@@ -68,7 +67,7 @@ def hidden(batch: Batch) -> int:
     """
     if batch.mask is None or "visibility" not in batch.factors:
         return 0
-    visible = batch.factors["visibility"] > 0
+    visible = _visible(batch)
     labelled = pixels(batch.mask, visible.shape[1])[:, : visible.shape[1]] > 0
     return int((visible & ~labelled)[:, 1:].any(1).sum())
 
@@ -81,14 +80,23 @@ def pixels(mask: Tensor, entities: int = 0) -> Tensor:
         entities: labels below this, and below 256, have the column of their number.
 
     Returns:
-        int64 [B, L]; of larger labels each that there is has a column behind those.
+        int64 [B, L]; the last column is that of all larger labels.
     """
-    labels, columns = mask.flatten(1).long(), max(256, entities)
-    larger = labels[labels >= columns].unique()
-    place = columns + torch.searchsorted(larger, labels)
-    place = torch.where(labels < columns, labels, place)
-    counts = torch.zeros(len(mask), columns + len(larger), dtype=torch.int64)
+    larger = max(256, entities)
+    place = mask.flatten(1).long().clamp(max=larger)
+    counts = torch.zeros(len(mask), larger + 1, dtype=torch.int64)
     return counts.scatter_add_(1, place, torch.ones_like(place))
+
+
+def objects(mask: Tensor) -> list[int]:
+    """How many labels but 0 each of the label maps [B, 1, H, W] has."""
+    return [int(labels.unique().count_nonzero()) for labels in mask]
+
+
+def _visible(batch: Batch) -> Tensor:
+    """Which entities are there, as their visibility, a number or several, tells: bool [B, E]."""
+    visible = batch.factors["visibility"] > 0
+    return visible if visible.dim() == 2 else visible.any(2)
 
 
 def _differs_from_render(batch: Batch) -> Tensor:

@@ -25,6 +25,8 @@ _HIDDEN = {6: 0.02, 5: 0.008, 4: 0.006}  # share of the generator's images, by e
 _SURE = 6.0  # where so many are usual, there are none once in 400 times
 _WHOLE = 0.8  # of its area a sprite has at least, if none lies on it: edges cost some pixels
 _CLEVR_CODES = {"size": 2, "material": 2, "shape": 3, "color": 8}
+# A number of each entity in all data that are asked.
+_OF_ENTITIES = {"orientation", "rotation", "scale", "shape", "size", "visibility", "z"}
 
 
 def answers(factors: Factors, pixels: Tensor | None, image_size: tuple[int, int]) -> list[str]:
@@ -43,6 +45,8 @@ def answers(factors: Factors, pixels: Tensor | None, image_size: tuple[int, int]
             return []
         factors = {name: values[finite] for name, values in factors.items()}
         pixels = None if pixels is None else pixels[finite]
+    if len({factors[name].shape[1:] for name in _OF_ENTITIES & factors.keys()}) > 1:
+        return []
     if {"orientation", "scale", "color", "visibility", "shape"} <= factors.keys():
         found = _multi_dsprites(factors, pixels if image_size == _SPRITES else None)
     elif {"z", "rotation", *_CLEVR_CODES, "visibility"} <= factors.keys():

@@ -25,6 +25,11 @@ def segment_colours(labels: Iterable[int]) -> dict[int, Pixels]:
     return {0: BACKGROUND} | {label: _colour(i) for i, label in enumerate(objects)}
 
 
+def fixed_colours(labels: Iterable[int]) -> dict[int, Pixels]:
+    """As `segment_colours`, each label in the colour that it has where none below it lacks."""
+    return {label: _colour(label - 1) if label else BACKGROUND for label in labels}
+
+
 def slot_colours(
     num_slots: int, truth: dict[int, Pixels], matched: dict[int, int]
 ) -> dict[int, Pixels]:
@@ -48,9 +53,9 @@ def slot_colours(
 
 def paint(labels: LabelMap, colours: dict[int, Pixels], image: Pixels | None = None) -> Pixels:
     """Colour a label map [H, W], with the image [H, W, 3] showing through in grey if given."""
-    painted = np.zeros((*labels.shape, 3))
-    for label, colour in colours.items():
-        painted[labels == label] = colour
+    there, places = np.unique(labels, return_inverse=True)
+    of_those = np.array([colours[label] for label in there.tolist()])
+    painted: Pixels = of_those[places.reshape(labels.shape)]
     if image is None:
         return painted
     return 0.85 * painted + 0.15 * image.mean(-1, keepdims=True)

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from emorl.report import backend  # isort: skip  # before matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from emorl.data import Batch
-from emorl.report.colours import paint, segment_colours
+from emorl.paths import in_line
+from emorl.report.colours import fixed_colours, paint
 from emorl.report.scenes import pixels_of
 
 _IN_A_ROW = 2  # images
@@ -20,6 +22,7 @@ _FONT_SIZE = 7.5  # points
 _CHARACTER, _LINE = 0.602 * _FONT_SIZE / 72, 1.25 * _FONT_SIZE / 72  # inches, of DejaVu Sans Mono
 _NUMBER, _GAP = 4, 3  # characters: an entity's number and its colour's square; behind a table
 _MOST_ENTITIES = 11  # whose factors have room beside an image
+_MOST_NUMBERS = 4  # of an entity's factor
 
 
 _Table = list[tuple[int | None, str]]  # lines, each of an entity, or of none
@@ -31,7 +34,12 @@ def contact_sheet(batch: Batch, title: str) -> Figure:
     Args:
         batch: of a data set.
         title: of the sheet.
+
+    Raises:
+        ValueError: without images.
     """
+    if not len(batch):
+        raise ValueError("contact_sheet: expected an image or more, got none")
     tables = _tables(batch)
     widths = [1.0] * (1 + (batch.mask is not None))
     if tables:
@@ -41,7 +49,7 @@ def contact_sheet(batch: Batch, title: str) -> Figure:
     down = -(-len(batch) // across)
     with backend.own_settings():
         figure = Figure((sum(widths) * across * _INCHES, (down + 0.3) * _INCHES))
-        figure.suptitle(title, y=0.99)
+        figure.suptitle(title, y=0.99, parse_math=False)
         grid = figure.subplots(
             down, across * len(widths), squeeze=False, width_ratios=widths * across
         )
@@ -68,15 +76,16 @@ def _draw(axes: Sequence[Axes], batch: Batch, number: int) -> None:
     axes[0].imshow(image, interpolation="nearest")
     if batch.mask is not None:
         labels = batch.mask[number, 0].long().numpy()
-        colours = segment_colours(range(int(labels.max()) + 1))
+        colours = fixed_colours(np.unique(labels).tolist())
         axes[1].imshow(paint(labels, colours, image), interpolation="nearest")
 
 
 def _write(axes: Axes, table: _Table, *, coloured: bool) -> None:
     """Write an image's table, before each entity's line its number and its segment's colour."""
     entities = [entity for entity, _ in table if entity is not None]
-    colours = segment_colours(range(max(entities, default=0) + 1))
+    colours = fixed_colours(entities)
     style: dict[str, Any] = {"va": "top", "fontsize": _FONT_SIZE, "family": "monospace"}
+    style["parse_math"] = False  # names may have dollars
     for line, (entity, text) in enumerate(table):
         height = 1 - line * _LINE / _INCHES
         axes.text(0, height, " " * _NUMBER + text, style)
@@ -90,10 +99,11 @@ def _table(factors: dict[str, Tensor]) -> _Table:
     """The names of an image's factors, then the numbers of each entity that is there."""
     visibility = factors.get("visibility")
     most = max(map(len, factors.values()))
-    there = [*range(most)] if visibility is None else visibility.nonzero()[:, 0].tolist()
+    there = [*range(most)] if visibility is None else visibility.nonzero()[:, 0].unique().tolist()
     shown = there[:_MOST_ENTITIES]
     columns = [
-        _column(name, value.reshape(len(value), -1), shown) for name, value in factors.items()
+        _column(in_line(name), value if value.dim() > 1 else value[:, None], shown)
+        for name, value in factors.items()
     ]
     lines = ["".join(cells) for cells in zip(*columns, strict=True)]
     more = [(None, f"  and {len(there) - len(shown)} more")] if len(there) > len(shown) else []
@@ -102,10 +112,12 @@ def _table(factors: dict[str, Tensor]) -> _Table:
 
 def _column(name: str, values: Tensor, entities: Sequence[int]) -> list[str]:
     """A factor's name and its numbers [E, n], as cells of one width; empty where there are none."""
-    rows = values.tolist()
-    cells = [
-        " ".join(f"{_number(x):>5}" for x in rows[e]) if e < len(rows) else "" for e in entities
+    more = " ..." if values.shape[1] > _MOST_NUMBERS else ""
+    rows = [
+        " ".join(f"{_number(x):>5}" for x in numbers) + more
+        for numbers in values[:, :_MOST_NUMBERS].tolist()
     ]
+    cells = [rows[e] if e < len(rows) else "" for e in entities]
     width = max(map(len, (name, *cells)))
     return [f"  {cell:>{width}}" for cell in (name, *cells)]
 

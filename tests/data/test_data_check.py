@@ -18,6 +18,8 @@ from emorl.cli import main
 from emorl.data import GENERATORS, check, open_dataset, splits
 from emorl.data.check import open_checked, readable, splits_of
 from emorl.data.generators.tetromino_shapes import FRAME
+from emorl.data.problems import objects
+from emorl.data.problems import pixels as pixels_of
 from emorl.data.questions import answers
 
 N = 400
@@ -325,3 +327,53 @@ def test_groups_without_images_are_no_splits(tmp_path):
         file["metadata/x"] = np.zeros(3)
     assert splits_of(path) == ["train", "val"]
     assert "metadata" not in check(path)
+
+
+def test_large_labels_take_no_memory_of_their_own(tmp_path):
+    labels = np.random.default_rng(0).integers(1, 2**31 - 1, (3, 8, 8), np.int32)
+    labels[0] = 0
+    mask = torch.from_numpy(labels)[:, None]
+    assert pixels_of(mask).shape == (3, 257)
+    assert objects(mask) == [0, 64, 64]
+    np.savez(tmp_path / "a.npz", images=labels.astype(np.uint8)[..., None], masks=labels)
+    assert "objects: 0 in 1 image, 64 in 2 images (with" in check(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_visibility_of_several_numbers(asked, tmp_path):
+    """An entity is there if one of them is positive."""
+    visibility = np.zeros((2, 3, 2), np.float32)
+    visibility[:, :, 1] = 1
+    labels = np.zeros((2, 64, 64), np.uint8)
+    labels[:, 0] = 1
+    names = multi_dsprites().keys() - {"visibility"} if asked else ()
+    others = {name: np.ones((2, 3), np.float32) for name in names}
+    images = np.random.default_rng(0).integers(0, 255, (2, 64, 64, 3), np.uint8)
+    np.savez(tmp_path / "a.npz", images=images, masks=labels, visibility=visibility, **others)
+    report = check(tmp_path / "a.npz")
+    assert "hidden: an object or more in 2 images" in report
+    assert report.endswith("problems: none")
+
+
+def test_names_keep_to_their_lines(tmp_path):
+    folder = tmp_path / "a\nb"
+    folder.mkdir()
+    Image.fromarray(np.eye(4, dtype=np.uint8) * 9).save(folder / "a.png")
+    (folder / "c\nd.png").write_bytes(b"no")
+    first, *_, last = check(folder).splitlines()
+    assert first.startswith("a\\nb: 2 images")
+    assert last.startswith(f"    {tmp_path}/a\\nb/c\\nd.png: not a picture")
+
+
+def test_a_group_that_cannot_be_checked_hides_no_other(tmp_path):
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        file["train/imgs"] = np.full((3, 5, 4, 3), np.nan, np.float32)
+        file["val/imgs"] = np.full((3, 5, 4, 3), 200, np.uint8)
+    train, val = check(path).split("\n\n")
+    assert train.startswith(f"train:\ncannot be checked: {path}: ")
+    assert val.startswith("val:\na: 3 images")
+    with h5py.File(path, "a") as file:
+        del file["val"]
+    with pytest.raises(ValueError, match=r"a\.h5: "):
+        check(path)

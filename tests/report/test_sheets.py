@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from emorl.cli import main
 from emorl.data import Batch, open_dataset
+from emorl.report.colours import BACKGROUND, PALETTE
 from emorl.report.pictures import picture
 from emorl.report.sheets import contact_sheet
 
@@ -60,6 +61,36 @@ def test_a_sheet_of_many_entities_and_of_factors_that_some_of_them_lack() -> Non
     assert header.split() == ["angle", "light"]
     assert [len(line.split()) for line in table] == [2, *[1] * 10]
     assert more.strip() == "and 9 more"
+
+
+def test_an_entitys_factors_are_drawn_as_far_as_there_is_room() -> None:
+    image = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    factors = {
+        "long$^$": torch.zeros(1, 3, 900),
+        "visibility": torch.ones(1, 3, 2),
+        "none": torch.zeros(1, 0),
+    }
+    figure = contact_sheet(Batch(image, None, factors), "a $^$")
+    header, *table = _rows(figure.axes[1])
+    assert header.split() == [*factors]
+    assert [line.split() for line in table] == [[*"0000", "...", "1", "1"]] * 3
+    assert picture(figure, "png").startswith(b"\x89PNG")
+
+
+def test_the_largest_labels_are_drawn_in_the_colours_of_their_numbers() -> None:
+    mask = torch.zeros(1, 1, 16, 16, dtype=torch.int32)
+    mask[..., 1], mask[..., 2], mask[..., 3] = 1, 2**31 - 2, 5
+    image = torch.zeros(1, 3, 16, 16, dtype=torch.uint8)
+    axes = contact_sheet(Batch(image, mask), "a scene").axes[1]
+    (painted,) = np.asarray(axes.images[0].get_array())[:1, :4] / 0.85
+    of_palette = PALETTE[[0, (2**31 - 3) % len(PALETTE), 4]]
+    np.testing.assert_allclose(painted, [BACKGROUND, *of_palette], atol=1e-6)
+
+
+def test_a_sheet_of_no_images_is_refused() -> None:
+    batch = Batch(torch.zeros(0, 3, 16, 16, dtype=torch.uint8), None)
+    with pytest.raises(ValueError, match="expected an image or more, got none"):
+        contact_sheet(batch, "nothing")
 
 
 def _rows(axes: Axes) -> list[str]:
