@@ -33,6 +33,16 @@ def real(path: Path) -> Path:
     return Path(os.path.realpath(path))  # Path.resolve raises an error for links in a circle
 
 
+def require_regular(path: str | Path) -> None:
+    """Refuse a device, a pipe or a socket, where reading may never end, and writing loses it.
+
+    Raises:
+        ValueError: if one is there.
+    """
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise ValueError(f"{path}: expected a file, got a device or a pipe")
+
+
 def is_path(text: str) -> bool:
     """Whether text can be a path: not blank, without NUL, and of whole characters alone.
 

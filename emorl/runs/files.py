@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from emorl.paths import real
+from emorl.paths import real, require_regular
 from emorl.runs.trained import require_apart
 
 _UNFINISHED = re.compile(r"\.unfinished-.*\.(\d+)\.[0-9a-f]{8}")
@@ -80,9 +80,10 @@ def read_json(path: Path) -> Any:
     """What a JSON file says.
 
     Raises:
-        ValueError: in one line that names the file, if it is not JSON.
+        ValueError: in one line that names the file, if it is not JSON, or a device or a pipe.
         OSError: if it cannot be read.
     """
+    require_regular(path)
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
@@ -185,8 +186,7 @@ def _place_of(path: Path) -> Path:
     Raises:
         ValueError: if a device, a pipe or a socket is there, which would be replaced.
     """
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise ValueError(f"{path}: expected a file, got a device or a pipe")
+    require_regular(path)
     return real(path) if path.is_symlink() or path.name in ("", "..") else path
 
 

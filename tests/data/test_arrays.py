@@ -188,6 +188,14 @@ def test_masks_are_files_of_the_data_beside_it_or_what_a_link_leads_to(tmp_path)
         open_dataset(images)
 
 
+def test_masks_that_are_a_device_are_not_read(tmp_path):
+    """Nor if they are a pipe, which would never end."""
+    np.save(tmp_path / "a.npy", IMAGES)
+    (tmp_path / "a_masks.npy").symlink_to("/dev/null")
+    with pytest.raises(ValueError, match=r"a_masks\.npy: expected a file, got a device or a pipe"):
+        open_dataset(tmp_path / "a.npy")
+
+
 def test_parts_of_a_conversion_with_other_masks_are_stale(tmp_path, monkeypatch):
     images, masks = tmp_path / "a.npy", tmp_path / "a_masks.npy"
     np.save(images, IMAGES)

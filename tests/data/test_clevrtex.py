@@ -73,7 +73,13 @@ def test_splits_go_by_position(variant, tmp_path):
     assert names["all"] == numbers
 
 
-DAMAGED = {"no": None, "text": "no", "a list": "[1]", "no size": '{"objects": [{"size": "huge"}]}'}
+DAMAGED = {
+    "no": None,
+    "text": "no",
+    "a list": "[1]",
+    "no size": '{"objects": [{"size": "huge"}]}',
+    "400 digits": json.dumps({"objects": [{**OBJECT, "rotation": 10**400}]}),
+}
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
@@ -84,6 +90,16 @@ def test_damaged_descriptions_are_named(kind, tmp_path):
     if (text := DAMAGED[kind]) is not None:
         path.write_text(text)
     with pytest.raises(ValueError, match=f"^{path}: "):
+        open_dataset(tmp_path, split="all")[0]
+
+
+@pytest.mark.parametrize("ending", [".json", "_flat.png"])
+def test_pipes_and_devices_are_not_read(ending, tmp_path):
+    write(tmp_path, 1)
+    path = tmp_path / f"0/CLEVRTEX_full_000000{ending}"
+    path.unlink()
+    path.symlink_to("/dev/null")
+    with pytest.raises(ValueError, match=f"^{path}: expected a file, got a device or a pipe"):
         open_dataset(tmp_path, split="all")[0]
 
 

@@ -94,7 +94,7 @@ def test_read_exactly(stored: Stored, opened: ObjectDataset) -> None:
         assert (opened.read_images(indices).numpy() == images).all()
         assert batch.index.tolist() == indices
     assert opened.read_images([]).shape == (0, *opened[0]["image"].shape)
-    assert len(opened[:0]) == 0
+    assert len(opened.read([])[0]) == len(opened[:0]) == 0
 
 
 def test_masks(stored: Stored, opened: ObjectDataset) -> None:

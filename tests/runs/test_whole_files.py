@@ -15,7 +15,14 @@ from training_fakes import FakeConfig, FakeImages, FakeModel
 
 from emorl.report import write_pictures, write_report
 from emorl.runs import RunFolder, checkpoint
-from emorl.runs.files import clean, filling, replacing, require_place, write_atomically
+from emorl.runs.files import (
+    clean,
+    filling,
+    read_json,
+    replacing,
+    require_place,
+    write_atomically,
+)
 from emorl.training.config import TrainerConfig
 from emorl.training.trainer import Trainer
 
@@ -220,6 +227,13 @@ def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["link.json", "model", "there"]
     assert (tmp_path / "model").is_symlink()
     FakeModel.from_pretrained(tmp_path / "there/model")
+
+
+def test_a_device_is_not_read_as_json(tmp_path):
+    """Nor is a pipe, which would never end."""
+    (tmp_path / "a.json").symlink_to("/dev/null")
+    with pytest.raises(ValueError, match=r"a\.json: expected a file, got a device or a pipe"):
+        read_json(tmp_path / "a.json")
 
 
 def test_a_pipe_is_never_replaced(tmp_path):

@@ -38,7 +38,7 @@ from emorl.data.readers.base import MOST_ENTITIES, FileDataset, as_float32, labe
 from emorl.data.values import LOOKED_AT, ValueRange, decide
 from emorl.fields import shown
 from emorl.memory import require_memory
-from emorl.paths import real
+from emorl.paths import real, require_regular
 
 _IMAGES = ("image", "images", "imgs")
 _MASKS = ("mask", "masks", "label", "labels")
@@ -195,6 +195,7 @@ def _beside(path: Path) -> Path | None:
 
 
 def _mapped(path: Path) -> NDArray[Any]:
+    require_regular(path)
     with path.open("rb") as file:
         _declared(file, os.path.getsize(path), path.name)
     mapped: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)

@@ -24,6 +24,7 @@ from emorl.data.readers.images import PictureFiles, find_pictures
 from emorl.data.readers.pictures import ENDINGS
 from emorl.data.splits import ALL
 from emorl.data.values import ValueRange
+from emorl.paths import require_regular
 
 _SCENE = re.compile(r"CLEVRTEX_([A-Za-z]+)_(\d{6})\.png")
 _UNSPLIT = "outd"
@@ -123,12 +124,13 @@ def _description(picture: str) -> str:
 
 def _entities(path: str, sizes: Mapping[str, float]) -> list[dict[str, float]]:
     """The factors of the background, of each object, and of what is not there."""
+    require_regular(path)
     try:
         objects = json.loads(Path(path).read_bytes())["objects"]
         rows = [_numbers(each, sizes) for each in objects]
     except OSError as error:
         raise ValueError(f"{path}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         text = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path}: not the description of a scene: {text}") from None
     if len(rows) >= _ENTITIES:

@@ -146,6 +146,8 @@ class PictureFiles(FileDataset):
         Raises:
             ValueError: if a file is damaged, not in its range of values, or of another size.
         """
+        if not len(indices):
+            return self.__getitems__(indices), None
         self._require_indices(indices, len(self))
         read = [self._read(index) for index in indices]
         images = torch.from_numpy(np.stack([image for image, _ in read])).permute(0, 3, 1, 2)

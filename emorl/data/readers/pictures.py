@@ -23,6 +23,7 @@ from emorl.data.readers.axes import labels_of
 from emorl.data.transforms import Box, Shape
 from emorl.data.values import SETTINGS, PixelValues
 from emorl.memory import require_memory
+from emorl.paths import require_regular
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 FULL_16 = 2**16 - 1
@@ -209,6 +210,7 @@ def _scale(path: str | Path) -> int:
 @contextmanager
 def _opened(path: str | Path) -> Iterator[Image.Image]:
     """An opened picture; whatever Pillow raises, as one line that begins with the file's name."""
+    require_regular(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's: of what is an error here, or harmless

@@ -105,12 +105,15 @@ class TFRecordDataset(FileDataset):
         """Whether the files are small enough to be kept in memory."""
         return self._kept is not None
 
-    def read(self, indices: Sequence[int]) -> tuple[Batch, Tensor | None]:
+    def read(self, indices: Sequence[int]) -> tuple[Batch, Tensor]:
         """The images at `indices` and their entity masks, uint8 0 or 255 [B, E, H, W].
 
         Raises:
             ValueError: if a record is damaged.
         """
+        if not len(indices):
+            batch, entity_masks = self.read([0])
+            return batch.apply(lambda tensor: tensor[:0]), entity_masks[:0]
         self._require_known(indices)
         scenes = []
         for record, frame, features in self._features(indices, self.layout.keys):
