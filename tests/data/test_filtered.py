@@ -72,3 +72,11 @@ def test_a_conversion_keeps_few_objects(tmp_path, capsys):
     line = ["data", "convert", str(tmp_path / "a.h5"), "--max-objects", "1", "--out"]
     assert main([*line, str(tmp_path / "b.h5")]) == 0
     assert len(open_dataset(tmp_path / "b.h5")) == 4
+
+
+def test_an_entity_is_visible_by_the_largest_of_its_numbers(tmp_path):
+    visibility = np.zeros((3, 3, 2), np.float32)
+    visibility[:, :2, 1] = visibility[1:, 2, 0] = visibility[2] = 1
+    np.savez(tmp_path / "a.npz", images=np.full((3, 4, 4, 3), 200, np.uint8), visibility=visibility)
+    kept = [len(open_dataset(tmp_path / "a.npz", max_objects=most)) for most in (1, 2)]
+    assert kept == [1, 3]

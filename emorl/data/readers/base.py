@@ -46,7 +46,8 @@ class FileDataset(ObjectDataset):
         if "visibility" not in factors:
             known = ", ".join(factors) or "none"
             raise ValueError(f"{self.path}: expected a factor visibility, got {known}")
-        counts = factors["visibility"].sum(1)
+        visible = factors["visibility"]
+        counts = (visible if visible.dim() == 2 else visible.amax(2)).sum(1)
         if not (finite := counts.isfinite()).all():
             where = numbered(indices, int(finite.int().argmin()))
             raise ValueError(
