@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from emorl.cli import FAILURE
 from emorl.cli.arguments import (
     Parser,
     crop,
@@ -123,8 +124,7 @@ def _check(arguments: list[str]) -> int:
     if options.sheet:
         _require_apart(options.sheet, read_from(options.source))
 
-    from emorl.data import check
-    from emorl.data.check import open_checked, splits_of
+    from emorl.data.check import checked, open_checked, splits_of
 
     reading = _reading(options)
     drawn = None
@@ -132,10 +132,11 @@ def _check(arguments: list[str]) -> int:
         drawn = open_checked(options.source, splits_of(options.source)[0], **reading)
         _require_apart(options.sheet, drawn.files())
     images = None if options.all else options.images
-    print(check(options.source, images, **reading))
+    found = checked(options.source, images, **reading)
+    print(found.report)
     if drawn:
         _write_sheet(drawn, options.sheet)
-    return 0
+    return 0 if found.is_readable else FAILURE
 
 
 def _require_apart(sheet: Path, data: Sequence[Path]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from emorl.cli import INTERRUPTED
-from emorl.paths import is_path
+from emorl.paths import is_path, local
 from emorl.runs import RunFolder
 from emorl.runs.lock import require_usable
 from emorl.suggestions import near
@@ -51,8 +52,14 @@ def run(arguments: list[str]) -> int:
     if not _has_images(overrides):
         _require_named_images(config.data.train, path)
     require_files(config.data)
-    if is_own(path):
-        config = _following(config, path, options.model, overrides)
+    with _telling_of_check(config.data.train):
+        if is_own(path):
+            config = _following(config, path, options.model, overrides)
+        return _train(config, path, options)
+
+
+def _train(config: RunConfig, path: Path, options: _Options) -> int:
+    """Train, write the report, and say what was done."""
     out = options.out or f"runs/{config.model}/{path.stem}"
 
     from emorl.cli.report import view_of
@@ -128,6 +135,18 @@ def _config_path(options: _Options, overrides: Sequence[str]) -> Path:
         require_usable(run, resume=False)
     others = ", or --data.train FOLDER for your images" if YOUR_IMAGES in known else ""
     raise ValueError(f"--config: a file or one of {', '.join(known)} is needed{others}")
+
+
+@contextmanager
+def _telling_of_check(train: str) -> Iterator[None]:
+    """Errors about a file of a folder of pictures, which may have more such, say what lists all."""
+    try:
+        yield
+    except ValueError as error:
+        folder = os.path.abspath(local(train))
+        if os.path.isdir(folder) and str(error).startswith(folder + os.sep):
+            raise ValueError(f"{error}; emorl data check {train} lists all such") from None
+        raise
 
 
 def _has_images(overrides: Sequence[str]) -> bool:

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -54,22 +55,48 @@ def check(
             read, `images` is less than 1, all of an endless generator are asked for, or a crop or
             size of a file, which is checked as it is stored.
     """
+    return checked(spec, images, value_range=value_range, crop=crop, size=size).report
+
+
+class Checked(NamedTuple):
+    """What a check found.
+
+    Attributes:
+        report: as `check` returns it.
+        is_readable: whether all images that were looked at can be read.
+    """
+
+    report: str
+    is_readable: bool
+
+
+def checked(
+    spec: str | Path,
+    images: int | None = 1000,
+    *,
+    value_range: Sequence[float] | None = None,
+    crop: str | Sequence[int] | None = None,
+    size: int | Sequence[int] | None = None,
+) -> Checked:
+    """What `check` finds; arguments and errors are its."""
     if images is not None and images < 1:
         raise ValueError(f"check: expected at least 1 image, got {images}")
-    reports, wrong = [], []
+    groups: list[Checked] = []
+    wrong: list[str] = []
     found = splits_of(spec)
     for split in found:
         try:
             dataset = open_checked(spec, split, value_range=value_range, crop=crop, size=size)
-            reports.append(_report(dataset, len(dataset) if images is None else images))
+            groups.append(_report(dataset, len(dataset) if images is None else images))
         except ValueError as error:
-            wrong.append(str(error))
-            reports.append(escaped(f"cannot be checked: {wrong[-1]}"))
+            wrong.append(str(error))  # the error itself would keep the file open
+            groups.append(Checked(escaped(f"cannot be checked: {error}"), is_readable=False))
     if len(wrong) == len(found):
         raise ValueError(wrong[0])
     if len(found) == 1:
-        return reports[0]
-    return "\n\n".join(f"{escaped(s)}:\n{report}" for s, report in zip(found, reports, strict=True))
+        return groups[0]
+    named = (f"{escaped(s)}:\n{group.report}" for s, group in zip(found, groups, strict=True))
+    return Checked("\n\n".join(named), all(group.is_readable for group in groups))
 
 
 def open_checked(
@@ -178,7 +205,7 @@ def _look(dataset: ObjectDataset, images: int) -> _Found:
     return found
 
 
-def _report(dataset: ObjectDataset, images: int) -> str:
+def _report(dataset: ObjectDataset, images: int) -> Checked:
     if images >= UNBOUNDED:
         raise ValueError(f"check: expected a number of images, since {dataset.name} has no end")
     found = _look(dataset, images)
@@ -197,23 +224,21 @@ def _report(dataset: ObjectDataset, images: int) -> str:
         ),
         *_unreadable(found),
     ]
-    return "\n".join(
-        escaped(line)
-        for line in [
-            f"{dataset.name}: {_size(dataset)}, {height}x{width} pixels; checked {len(found.read)}",
-            *(stored.describe() if stored else []),
-            f"values: {found.lowest} to {found.highest}{_meaning(dataset)}",
-            f"objects: {_histogram(found)}",
-            *_hidden(found),
-            f"masks: {_masks(found)}",
-            f"factors: {named or 'none'}",
-            f"speed: {_speed(dataset, found.read)}",
-            *([f"slow: {dataset.slow}"] if dataset.slow else []),
-            *(["as published?", *(f"  {answer}" for answer in asked)] if asked else []),
-            "problems:" if listed else "problems: none",
-            *listed,
-        ]
-    )
+    lines = [
+        f"{dataset.name}: {_size(dataset)}, {height}x{width} pixels; checked {len(found.read)}",
+        *(stored.describe() if stored else []),
+        f"values: {found.lowest} to {found.highest}{_meaning(dataset)}",
+        f"objects: {_histogram(found)}",
+        *_hidden(found),
+        f"masks: {_masks(found)}",
+        f"factors: {named or 'none'}",
+        f"speed: {_speed(dataset, found.read)}",
+        *([f"slow: {dataset.slow}"] if dataset.slow else []),
+        *(["as published?", *(f"  {answer}" for answer in asked)] if asked else []),
+        "problems:" if listed else "problems: none",
+        *listed,
+    ]
+    return Checked("\n".join(map(escaped, lines)), is_readable=not found.unread)
 
 
 def _histogram(found: _Found) -> str:

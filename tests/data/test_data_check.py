@@ -215,7 +215,7 @@ def test_all_pictures_that_cannot_be_read_are_listed(tmp_path, capsys):
         Image.fromarray(picture).save(folder / f"{number:02}.png")
     (folder / "00.png").write_bytes(b"no picture")
     os.truncate(folder / "35.png", 60)
-    assert main(f"data check {folder} --sheet {sheet}".split()) == 0
+    assert main(f"data check {folder} --sheet {sheet}".split()) == 1
     report = capsys.readouterr().out
     assert "40 images, 6x6 pixels; checked 38\n" in report
     listed = report.partition("problems:\n")[2].splitlines()[:3]
@@ -238,7 +238,7 @@ def test_a_sheet_shows_the_first_pictures_that_can_be_read(tmp_path):
     assert readable(dataset, 8) == [12, 13, 14]
     assert readable(dataset, 2) == [12, 13]
     sheet = tmp_path / "sheet.png"
-    assert main(f"data check {folder} --sheet {sheet}".split()) == 0
+    assert main(f"data check {folder} --sheet {sheet}".split()) == 1
     assert sheet.is_file()
 
 

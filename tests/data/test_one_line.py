@@ -80,7 +80,7 @@ def test_names_that_are_no_text_are_escaped(tmp_path: Path, capsys: Any) -> None
             file.create_group(name)["imgs"] = IMAGES
     assert main(["data", "convert", str(path), "--out", str(out)]) == 0
     assert capsys.readouterr().out.endswith("; not stored: a\\nb, \\xff\\xfe\n")
-    assert main(["data", "check", str(path)]) == 0
+    assert main(["data", "check", str(path)]) == 1
     report = capsys.readouterr().out
     assert "a\\nb:\ncannot be checked: split: expected a name of letters" in report
     assert "train:\na: 6 images" in report

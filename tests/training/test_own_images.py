@@ -123,6 +123,16 @@ def test_a_folder_of_photographs_is_enough(tmp_path, capsys, monkeypatch):
     assert "fg_ari" not in result["metrics"]
 
 
+def test_a_picture_that_cannot_be_read_leads_to_what_lists_all(tmp_path, capsys):
+    folder = photographs(tmp_path / "photos", (16, 16), (16, 16))
+    (folder / "train/x.png").write_bytes(b"no picture")
+    line = ["train", "--data.train", str(folder), "--out", str(tmp_path / "run")]
+    assert main([*line, *TINY, "--trainer.steps=2"]) == 2
+    told = capsys.readouterr().err
+    assert told.endswith(f"; emorl data check {folder} lists all such\n")
+    assert not (tmp_path / "run").exists()
+
+
 def test_slot_attention_follows_a_folder_too(tmp_path, capsys):
     folder = photographs(tmp_path / "photos", (16, 16), (16, 16), labels=3)
     run = tmp_path / "run"
