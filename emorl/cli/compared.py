@@ -12,7 +12,10 @@ from emorl.runs.folder import run_of
 from emorl.runs.trained import located, short_name
 
 _COLUMNS = ("fg_ari", "ari", "fg_miou", "mse", "dci_disentanglement", "dci_completeness")
-_ALONE = "no mean over runs: it is of those whose configurations differ in trainer.seed alone"
+_ALONE = (
+    "no mean over runs: it is of those whose configurations differ in trainer.seed, and in it alone"
+)
+_SEED = "trainer.seed"
 _PLANNED = ("trainer.steps", "trainer.cooldown_steps", "trainer.least_steps")
 
 Result = dict[str, Any]
@@ -33,7 +36,7 @@ class Compared(NamedTuple):
 
 
 def configuration_of(target: Path, checkpoint: Path) -> Result | None:
-    """By what a model was trained, but for the seed, and the steps where minutes decide on them.
+    """By what a model was trained, but for the steps where minutes decide on them.
 
     Args:
         target: as the user named it; a checkpoint of a run is not the run.
@@ -49,7 +52,7 @@ def configuration_of(target: Path, checkpoint: Path) -> Result | None:
     if run is None:
         return None
     config = load_config(run.config)
-    left_out = ("trainer.seed", *(_PLANNED if config.trainer.max_minutes is not None else ()))
+    left_out = _PLANNED if config.trainer.max_minutes is not None else ()
     named = None if real(located(target)) == real(run.path) else checkpoint.name
     values = {key: x for key, x in flat(asdict(config)).items() if key not in left_out}
     return {**values, "checkpoint": named}
@@ -73,23 +76,23 @@ def compare(
     results = [model.result for model in models]
     summary = across_runs(results, failures, least_fg_ari=least_fg_ari)
     groups = _groups(models)
-    spreads = [means_of_runs([model.result for model in group]) for group in groups]
+    spreads = [means_of_runs([model.result for model in _of_each_seed(group)]) for group in groups]
     configurations = [
         {"checkpoints": [model.result["checkpoint"] for model in group], "metrics": spread}
         for group, spread in zip(groups, spreads, strict=True)
     ]
-    text = _table(groups, spreads, summary)
+    text = _table(groups, spreads, summary) + _failed(models, failures, summary, least_fg_ari)
+    summary["metrics"] = spreads[0]
     if len(groups) > 1:
         del summary["metrics"]
     return {**summary, "configurations": configurations, "results": results}, text
 
 
 def _groups(models: Sequence[Compared]) -> list[list[Compared]]:
-    """Runs of one configuration together, in the order of the first of each."""
+    """Runs of one configuration but for the seed together, in the order of the first of each."""
     groups: list[list[Compared]] = []
     for model in models:
-        known = model.configuration is not None
-        own = [g for g in groups if known and g[0].configuration == model.configuration]
+        own = [group for group in groups if _is_another_seed(group[0], model)]
         if own:
             own[0].append(model)
         else:
@@ -97,34 +100,49 @@ def _groups(models: Sequence[Compared]) -> list[list[Compared]]:
     return groups
 
 
+def _is_another_seed(first: Compared, second: Compared) -> bool:
+    if first.configuration is None or second.configuration is None:
+        return False
+    return {**first.configuration, _SEED: 0} == {**second.configuration, _SEED: 0}
+
+
+def _of_each_seed(group: Sequence[Compared]) -> list[Compared]:
+    """The first run of each seed: a copy of a run is no other seed."""
+    first: dict[Any, Compared] = {}
+    for model in group:
+        first.setdefault((model.configuration or {}).get(_SEED), model)
+    return [*first.values()]
+
+
 def _table(groups: Sequence[Sequence[Compared]], spreads: Sequence[Result], summary: Result) -> str:
     names = [name for name in _COLUMNS if name in summary["metrics"]]
     rows: list[tuple[str, list[float]]] = []
     for group, spread in zip(groups, spreads, strict=True):
         rows += [(m.name, [m.result["metrics"][name]["mean"] for name in names]) for m in group]
-        if len(group) > 1:
+        seeds = len(_of_each_seed(group))
+        if seeds > 1:
             rows += [
-                (f"  {label} over these {len(group)} runs", [spread[name][label] for name in names])
+                (f"  {label} over {seeds} seeds", [spread[name][label] for name in names])
                 for label in ("mean", "std")
             ]
     width = max(len(title) for title, _ in rows)
     lines = [" ".join([f"{'run':{width}}", *(f"{name:>19}" for name in names)])]
     lines += [" ".join([f"{title:{width}}", *(f"{x:19.5g}" for x in xs)]) for title, xs in rows]
-    alone = [_ALONE] if 1 < len(groups) == sum(map(len, groups)) else []
-    return "\n".join(
-        [
-            f"protocol {summary['protocol']}, {summary['data']}",
-            *lines,
-            *alone,
-            *_failed(groups, summary),
-        ]
-    )
+    several = any(len(_of_each_seed(group)) > 1 for group in groups)
+    alone = [_ALONE] if len(rows) > 1 and not several else []
+    return "\n".join([f"protocol {summary['protocol']}, {summary['data']}", *lines, *alone])
 
 
-def _failed(groups: Sequence[Sequence[Compared]], summary: Result) -> list[str]:
-    """How many failed, and each with the reason."""
-    known = {model.result["checkpoint"]: model.name for group in groups for model in group}
-    failures: dict[str, str] = summary["failures"]
-    count = f"{len(failures)} of {summary['runs']} runs failed ({summary['failure']})"
-    reasons = [f"failed: {known.get(m) or short_name(m)}: {why}" for m, why in failures.items()]
-    return [count, *reasons]
+def _failed(
+    models: Sequence[Compared], failures: Mapping[str, str], summary: Result, least_fg_ari: float
+) -> str:
+    """Lines about what could not be evaluated, and about what counts as failed."""
+    known = {model.result["checkpoint"]: model.name for model in models}
+    low = [f"{known[m]} ({why})" for m, why in summary["failures"].items() if m in known]
+    lines = [
+        f"could not be evaluated: {short_name(m)}: {why.removeprefix(f'{m}: ')}"
+        for m, why in failures.items()
+    ]
+    if low:
+        lines.append(f"FG-ARI below {least_fg_ari:g}, which counts as failed: {', '.join(low)}")
+    return "".join(f"\n{line}" for line in lines)

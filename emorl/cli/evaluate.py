@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from emorl.cli import FAILURE
 from emorl.cli.arguments import Parser, local_path, number, sweep_of, whole_number
 from emorl.cli.compared import Compared, compare, configuration_of
 from emorl.cli.held_out import add_data_options, data_of, open_images, read_from, spec_of
@@ -51,6 +52,8 @@ def run(arguments: list[str]) -> int:
     subjects = _subjects(options, failures)
     if subjects:
         require_alike([subject.images() for subject in subjects])
+    for subject in subjects:
+        _require_replaceable(subject)
     models, lone = [], len(subjects) + len(failures) == 1
     while subjects:
         subject = subjects.pop(0)  # no model stays on the device
@@ -60,7 +63,7 @@ def run(arguments: list[str]) -> int:
     accelerator.end_training()
     if accelerator.is_main_process:
         _finish(options, models, failures)
-    return 0
+    return FAILURE if failures else 0
 
 
 @contextmanager
@@ -102,6 +105,10 @@ class _Subject(NamedTuple):
     def name(self) -> str:
         """The model's, as the user knows it."""
         return short_name(self.options.target)
+
+    def kept(self) -> list[Path]:
+        """The files in which its run keeps the result."""
+        return kept_files(self.options, self.model, self.dataset.name, self.split)
 
     def images(self) -> dict[str, str]:
         """Which images these are, for its result."""
@@ -146,17 +153,22 @@ def _source_of(spec: str, dataset: ObjectDataset, data: DataConfig) -> str:
     return f"{spec}, {height}x{width}{crop}{few}"
 
 
-def _measure(subject: _Subject, device: torch.device, is_main_process: bool) -> dict[str, Any]:
-    """Measure one model; print and store its result."""
-    options, model, dataset = subject.options, subject.model, subject.dataset
-    kept = kept_files(options, model, dataset.name, subject.split)
+def _require_replaceable(subject: _Subject) -> None:
+    """Refuse, before anything is measured, what would replace a result that holds more."""
+    options, kept = subject.options, subject.kept()
     for path in kept:
         require_place(path, "RUN")
     if kept:
-        images = dataset.count(options.images)
+        images = subject.dataset.count(options.images)
         require_replaceable(
             kept[0], subject.checkpoint, subject.data, subject.source, images, options
         )
+
+
+def _measure(subject: _Subject, device: torch.device, is_main_process: bool) -> dict[str, Any]:
+    """Measure one model; print and store its result."""
+    options, model, dataset = subject.options, subject.model, subject.dataset
+    kept = subject.kept()
     result = {
         "checkpoint": str(subject.checkpoint),
         **subject.images(),
@@ -230,7 +242,7 @@ def _add_representations(
             batch_size=options.batch_size,
             seed=options.seed,
         )
-    except ModuleNotFoundError as error:
+    except ImportError as error:
         if options.disentanglement == "yes":
             raise
         metrics, details = {}, {}

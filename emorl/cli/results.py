@@ -16,7 +16,7 @@ _SWEPT = ("fg_ari", "fg_miou", "mse")
 def table(result: dict[str, Any]) -> str:
     """The result of an evaluation as text for a terminal."""
     steps = result["refinement_steps"]
-    refined = "" if steps is None else f", {steps} refinement steps"
+    refined = "" if steps is None else f", {steps} refinement step{'s' * (steps != 1)}"
     head = (
         f"{_subject(result)}{refined}, seed {result['seed']}\n"
         f"protocol {result['protocol']}: {result['protocol_meaning']}\n\n"

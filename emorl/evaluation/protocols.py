@@ -266,7 +266,7 @@ def _notes(
 ) -> list[str]:
     name, notes = measurement.dataset.name, []
     if count < requested:
-        notes.append(f"{name} has {count} images; {requested} were asked for")
+        notes.append(f"{name} has {count} images, fewer than the {requested} to measure")
     if "ari" not in metrics:
         notes.append(f"{name} has no masks: no segmentation metrics")
     elif measurement.attention and f"{FROM_ATTENTION}ari" not in metrics:

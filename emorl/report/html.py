@@ -22,6 +22,7 @@ from emorl.runs import RunFolder
 from emorl.runs.contents import RunContents, read_contents
 from emorl.runs.files import write_atomically
 from emorl.runs.folder import holds, step_of
+from emorl.runs.outputs import PAGE, require_kind
 from emorl.runs.trained import is_trained, short_name
 
 CAPTIONS = {
@@ -71,7 +72,8 @@ def write_report(
         The path of the report, which is written whole or not at all.
 
     Raises:
-        ValueError: if a folder is neither a run's nor a model's, or a place is needed.
+        ValueError: if a folder is neither a run's nor a model's, a place is needed, or another
+            file than a page of emorl's is there.
     """
     if place is None and holds(run_dir) == "model":
         raise ValueError(f"place: needed, since {run_dir} is no run")
@@ -80,6 +82,7 @@ def write_report(
     if place is None:
         folder = RunFolder(run_dir)
         place = folder.report if other is None else folder.comparison
+    require_kind(local(place), "place", PAGE)
     return write_atomically(local(place), page.encode())
 
 

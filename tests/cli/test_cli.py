@@ -448,11 +448,11 @@ def test_runs_on_other_files_are_not_put_together(run_dir, tmp_path, capsys, mon
 def test_several_runs_are_compared_and_failures_counted(run_dir, tmp_path, capsys):
     place = tmp_path / "all.json"
     line = ["evaluate", str(run_dir), str(tmp_path / "no"), "--images", "2", "--json", str(place)]
-    assert main(line) == 0
+    assert main(line) == 1
     printed = capsys.readouterr().out
     assert "mean over" not in printed  # of one
-    assert "2 of 2 runs failed (not to be evaluated, or FG-ARI below 0.8)" in printed
-    assert "no: no such folder" in printed
+    assert f"could not be evaluated: {tmp_path / 'no'}: no such folder" in printed
+    assert "FG-ARI below 0.8, which counts as failed: " in printed
     stored = json.loads(place.read_text())
     assert stored["metrics"]["mse"]["runs"] == len(stored["results"]) == 1
     assert main(["evaluate", str(tmp_path / "no"), str(tmp_path / "no2")]) == 2
@@ -489,12 +489,12 @@ def test_the_weights_of_a_run_and_its_checkpoint_count_once(run_dir, tmp_path, c
     options = ["--split", "val", "--images", "2", "--seed", "9", "--json", str(tmp_path / "a.json")]
     for targets in ([newest, run_dir], [run_dir, newest]):
         assert main(["evaluate", *map(str, targets), *options]) == 0
-        assert "runs failed" not in capsys.readouterr().out
+        assert "as failed" not in capsys.readouterr().out
         assert json.loads((tmp_path / "a.json").read_text())["checkpoint"] == str(newest)
         (run_dir / "evaluation/tetrominoes-val-seed9.json").unlink()
     missing = str(tmp_path / "no")
-    assert main(["evaluate", str(run_dir), str(newest), missing, *options]) == 0
-    assert "2 of 2 runs failed" in capsys.readouterr().out
+    assert main(["evaluate", str(run_dir), str(newest), missing, *options]) == 1
+    assert "could not be evaluated: " in capsys.readouterr().out
 
 
 def test_nothing_is_written_beside_a_trained_model(capsys):
@@ -550,6 +550,28 @@ def test_what_does_not_go_with_a_sweep(run_dir, capsys, options, message):
     assert message in complaint(capsys)
     assert main(["evaluate", str(run_dir), "--plot", "a.png"]) == 2
     assert "--plot: is of --sweep" in complaint(capsys)
+
+
+def test_a_scikit_learn_that_is_broken_is_a_note(run_dir, capsys, monkeypatch):
+    def broken(package):
+        raise ImportError("libgomp.so.1: cannot open shared object file")
+
+    monkeypatch.setattr("emorl.evaluation.representations.LEAST_OBJECTS", 0)
+    monkeypatch.setattr("emorl.evaluation.representations.require_package", broken)
+    assert main(["evaluate", str(run_dir), "--images", "4", "--seed", "6"]) == 0
+    assert "note: no DCI: libgomp.so.1: cannot open" in capsys.readouterr().out
+
+
+def test_nothing_is_measured_where_a_result_cannot_be_replaced(run_dir, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(run_dir, other)
+    assert main(["evaluate", str(run_dir), "--images", "4", "--seed", "7"]) == 0
+    capsys.readouterr()
+    line = ["evaluate", str(other), str(run_dir), "--images", "2", "--seed", "7"]
+    assert main(line) == 2
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert "holds the result of 4 images, more than 2" in told.err
 
 
 def test_an_evaluation_does_without_scikit_learn(run_dir, capsys, monkeypatch):

@@ -25,21 +25,21 @@ def rows_of(text: str) -> dict[str, list[str]]:
     return {name.strip(): numbers for name, *numbers in filter(None, parts)}
 
 
-def compared(name: str, trained: str | None, fg_ari: float) -> Compared:
+def compared(name: str, trained: str | None, fg_ari: float, seed: int = 0) -> Compared:
     """A result of `evaluate`, as far as it is compared."""
     alike = dict.fromkeys(("data", "source", "split", "images", "samples", "seed"), "x")
     metrics = {"fg_ari": {"mean": fg_ari}}
     result = {"checkpoint": f"{name}/step", "protocol": "sample", **alike, "metrics": metrics}
-    return Compared(name, trained and {"model": trained}, result)
+    return Compared(name, {"model": trained, "trainer.seed": seed} if trained else None, result)
 
 
 def test_a_mean_is_over_runs_of_one_configuration():
-    models = [compared("a", "A", 0.9), compared("b", "B", 0.6), compared("c", "A", 1.0)]
+    models = [compared("a", "A", 0.9), compared("b", "B", 0.6), compared("c", "A", 1.0, 1)]
     whole, text = compare(models, {}, least_fg_ari=0.8)
     rows = rows_of(text)
-    assert [*rows][2:-2] == ["a", "c", "mean over these 2 runs", "std over these 2 runs", "b"]
-    assert float(rows["mean over these 2 runs"][0]) == 0.95
-    assert "failed: b: FG-ARI 0.600" in text
+    assert [*rows][2:-1] == ["a", "c", "mean over 2 seeds", "std over 2 seeds", "b"]
+    assert float(rows["mean over 2 seeds"][0]) == 0.95
+    assert "FG-ARI below 0.8, which counts as failed: b (FG-ARI 0.600)" in text
     assert "metrics" not in whole
     group, alone = whole["configurations"]
     assert group["checkpoints"] == ["a/step", "c/step"]
@@ -52,17 +52,35 @@ def test_a_mean_is_over_runs_of_one_configuration():
 def test_there_is_no_mean_over_others(second):
     whole, text = compare([compared("a", None, 1), compared("b", second, 1)], {}, least_fg_ari=0.8)
     assert "no mean over runs" in text
-    assert "mean over these" not in text
+    assert "mean over 2" not in text
     assert len(whole["configurations"]) == 2
 
 
 def test_one_configuration_has_the_means_of_all():
-    whole, _ = compare([compared("a", "A", 1), compared("b", "A", 0)], {}, least_fg_ari=0.8)
+    whole, _ = compare([compared("a", "A", 1), compared("b", "A", 0, 1)], {}, least_fg_ari=0.8)
     assert whole["metrics"]["fg_ari"] == {"mean": 0.5, "std": 0.5, "runs": 2}
+
+
+def test_a_copy_of_a_run_is_no_other_seed():
+    models = [compared(*run) for run in (("a", "A", 1, 0), ("copy", "A", 1, 0), ("b", "A", 0, 1))]
+    whole, text = compare(models, {}, least_fg_ari=0)
+    assert whole["metrics"]["fg_ari"] == {"mean": 0.5, "std": 0.5, "runs": 2}
+    assert "copy" in rows_of(text)
+    assert "mean over 2 seeds" in text
+    _, text = compare(models[:2], {}, least_fg_ari=0)
+    assert "no mean over runs" in text
+
+
+def test_what_could_not_be_evaluated_is_named_once():
+    failures = {"runs/no": "runs/no: no such folder"}
+    _, text = compare([compared("a", "A", 1)], failures, least_fg_ari=0.8)
+    assert text.endswith("could not be evaluated: runs/no: no such folder")
+    assert "FG-ARI below" not in text
 
 
 def test_only_the_seed_may_differ():
     own, other, seed = (configuration_of(Path(name), located(name)) for name in NAMES)
+    own, other, seed = ({**found, "trainer.seed": 0} for found in (own, other, seed))
     assert own == seed != other
     assert configuration_of(Path("elsewhere"), Path("elsewhere")) is None
 
@@ -78,7 +96,7 @@ def test_checkpoints_that_are_named_are_different_and_newest_ones_are_alike(tmp_
     runs = [tmp_path / "run0", tmp_path / "run1"]
     newest = [next(run.glob("checkpoints/*")) for run in runs]
     first, second = (configuration_of(*pair) for pair in zip(runs, newest, strict=True))
-    assert first == second
+    assert {**first, "trainer.seed": 1} == second
     first, second = (configuration_of(step, step) for step in newest)
     assert first != second
 

@@ -87,8 +87,8 @@ def test_pictures_of_mixed_sizes_are_checked_and_converted(tmp_path, capsys):
         pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
         Image.fromarray(pixels).save(folder / f"{name}.png")
     check = ["data", "check", str(folder)]
-    assert main(check) == 2
-    assert "data.size (--size) resizes all to the same" in capsys.readouterr().err
+    assert main(check) == 1
+    assert "data.size (--size) resizes all to the same" in capsys.readouterr().out
     assert main([*check, "--size", "[8,10]"]) == 0
     assert "2 images, 8x10 pixels; checked 2\n" in capsys.readouterr().out
     assert main([*check, "--crop", "[1, 9, 2, 12]"]) == 0

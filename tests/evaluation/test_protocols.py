@@ -77,7 +77,7 @@ def test_images_without_objects_are_excluded_and_counted():
 def test_fewer_images_than_asked_for_are_announced():
     result = evaluate(FakeModel(), FakeImages(length=5), images=320)
     assert result["images"] == 5
-    assert "squares has 5 images; 320 were asked for" in result["notes"]
+    assert "squares has 5 images, fewer than the 320 to measure" in result["notes"]
 
 
 def test_slots_beyond_all_memory_are_refused():
@@ -188,7 +188,7 @@ def test_the_papers_protocol_is_taken_whole():
         evaluate(FakeModel(), FakeImages(), protocol="best")
     paper = evaluate(FakeModel(), FakeImages(), protocol="paper")
     assert paper["images"] == 48
-    assert "squares has 48 images; 320 were asked for" in paper["notes"]
+    assert "squares has 48 images, fewer than the 320 to measure" in paper["notes"]
 
 
 class LargeImages(FakeImages):

@@ -210,3 +210,11 @@ def test_what_differs_is_written_in_full():
         ("trainer.name", ['"1"', "1"]),
         ("trainer.same", ["null", "-"]),
     ]
+
+
+def test_a_report_replaces_no_other_file(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("model: efficient_morl")
+    with pytest.raises(ValueError, match="place: expected a new file or a page of emorl's, got"):
+        write_report("tetrominoes-laptop", place=mine)
+    assert mine.read_text() == "model: efficient_morl"
