@@ -17,7 +17,7 @@ from PIL import Image
 
 from emorl.data import check, open_dataset
 from emorl.data.readers.images import ImageFolder, find_pictures, split_of
-from emorl.data.readers.pictures import read_colours, read_header
+from emorl.data.readers.pictures import read_colours, read_header, require_bright
 
 RNG = np.random.default_rng(0)
 COLOURS = RNG.integers(0, 256, (12, 16, 3), np.uint8)
@@ -372,6 +372,22 @@ def test_pictures_are_found_in_subfolders_by_name_without_their_label_maps(tmp_p
     assert find_pictures(tmp_path) == sorted(names)
     with pytest.raises(ValueError, match="expected a folder of pictures, got no folder"):
         find_pictures(tmp_path / "no")
+
+
+def test_a_chunk_that_declares_too_much_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    """Also where only the brightest number is looked for."""
+    path = save(tmp_path / "a.png", COLOURS)
+    content = bytearray(path.read_bytes())
+    start = content.index(b"IDAT") - 4
+    length = int.from_bytes(content[start : start + 4])
+    content[start : start + 4] = (length | 1 << 30).to_bytes(4)
+    header = read_header(path)
+    path.write_bytes(content)
+    asked: list[object] = []
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load_end", asked.append)
+    with pytest.raises(ValueError, match=r"a\.png: "):
+        require_bright({path: header})
+    assert not asked
 
 
 def test_what_is_no_picture_file_is_left_alone(tmp_path):

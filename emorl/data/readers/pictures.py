@@ -197,6 +197,7 @@ def framed(pixels: NDArray[Any], box: Box, shape: Shape, method: str) -> NDArray
 def _brightest(path: str | Path) -> int:
     """The largest number of a picture."""
     with _opened(path) as file:
+        _require_checksums(file, path)  # first: Pillow asks for as much memory as a chunk declares
         return int(_numbers(file).max())
 
 
