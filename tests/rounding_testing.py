@@ -38,8 +38,7 @@ def rounding_of(
     Of one tensor alone chance may find little: it is at least the share of the tensor's largest
     number that is the largest share of all. A tensor of which errors are a large part does not
     count there. It is zero but for rounding, such as the gradient of the queries' bias, on which no
-    softmax over slots depends: of such noise a few draws say little, and four times as much is
-    expected.
+    softmax over slots depends.
 
     Args:
         run: gives results of a module and inputs, always the same for the same.
@@ -61,7 +60,7 @@ def rounding_of(
     largest = [x.detach().abs().max().item() for x in expected]
     pairs = [*zip(errors, largest, strict=True)]
     share = max([unit, *(error / most for error, most in pairs if error < most / 8)])
-    return [max(error if error < most / 8 else 4 * error, share * most) for error, most in pairs]
+    return [max(error, share * most) for error, most in pairs]
 
 
 def _moved(x: Tensor, unit: float, generator: torch.Generator) -> Tensor:
