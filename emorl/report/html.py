@@ -78,12 +78,11 @@ def write_report(
     if place is None and holds(run_dir) == "model":
         raise ValueError(f"place: needed, since {run_dir} is no run")
     runs = [read_contents(path) for path in (run_dir, other) if path is not None]
-    page = _page(runs, view_of)
     if place is None:
         folder = RunFolder(run_dir)
         place = folder.report if other is None else folder.comparison
     require_kind(local(place), "place", PAGE)
-    return write_atomically(local(place), page.encode())
+    return write_atomically(local(place), _page(runs, view_of).encode())
 
 
 def _page(runs: Sequence[RunContents], view_of: Callable[[Path], View] | None) -> str:
