@@ -82,9 +82,9 @@ def compare(
         for group, spread in zip(groups, spreads, strict=True)
     ]
     text = _table(groups, spreads, summary) + _failed(models, failures, summary, least_fg_ari)
-    summary["metrics"] = spreads[0]
-    if len(groups) > 1:
-        del summary["metrics"]
+    del summary["metrics"]  # of all runs, whatever their configurations
+    if len(groups) == 1:
+        summary["metrics"] = spreads[0]
     return {**summary, "configurations": configurations, "results": results}, text
 
 
